@@ -1,0 +1,158 @@
+"""The arguments of all mixing operators and the checks on them.
+
+Everything that can be known when the graph is built is checked there, with one error that names the
+argument, what came and what was expected.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any, NamedTuple
+
+from nvidia.dali.pipeline import DataNode
+
+METHODS: tuple[str, ...] = ("none", "mixup", "cutmix", "stochastic", "hmix", "gmix")
+CONVENTIONS: tuple[str, ...] = ("reference", "paper")
+GRANULARITIES: tuple[str, ...] = ("sample", "batch")
+LAYOUTS: tuple[str, ...] = ("HWC", "CHW")
+BACKENDS: tuple[str, ...] = ("auto", "kernel", "graph")
+
+
+class MixParams(NamedTuple):
+    """What was drawn for a batch; the third result of an operator with ``return_params=True``."""
+
+    lam: DataNode
+    """Label weight of the own image, the mean of its mask: float32 scalar, CPU."""
+    partner: DataNode
+    """Index of the partner within the batch: int32 scalar, CPU."""
+    mask: DataNode
+    """Weight of the own image: float32 HxWx1 (1xHxW for layout CHW), on the device of the images."""
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Raise ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
+
+
+def _check_number(name: str, value: object, expected: str, *, node_allowed: bool = True) -> float | None:
+    """The finite number `value`, or None for a node whose values only show at run time."""
+    if node_allowed and isinstance(value, DataNode):
+        if value.device != "cpu":
+            raise ValueError(f"{name} must be a CPU node (random draws are made there); got one on the GPU")
+        return None
+    if isinstance(value, bool) or not isinstance(value, Real):
+        alternative = " or a DALI node" if node_allowed else ""
+        raise TypeError(f"{name} must be {expected}{alternative}; got {value!r} ({type(value).__name__})")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be {expected}; got {value!r}")
+    return float(value)
+
+
+def check_fraction(name: str, value: object, *, node_allowed: bool = True) -> None:
+    """Raise unless `value` is a number in [0, 1] (or a CPU node)."""
+    number = _check_number(name, value, "a number in [0, 1]", node_allowed=node_allowed)
+    if number is not None and not 0.0 <= number <= 1.0:
+        raise ValueError(f"{name} must be in [0, 1]; got {value!r}")
+
+
+def check_positive(name: str, value: object) -> None:
+    """Raise unless `value` is a number above 0 (or a CPU node)."""
+    number = _check_number(name, value, "a number above 0")
+    if number is not None and number <= 0.0:
+        raise ValueError(f"{name} must be above 0; got {value!r}")
+
+
+def check_integer(name: str, value: object, minimum: int) -> None:
+    """Raise unless `value` is an integer of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer; got {value!r} ({type(value).__name__})")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}; got {value!r}")
+
+
+def _check_center(center: object) -> None:
+    if center is None:
+        return
+    if isinstance(center, DataNode):
+        _check_number("center", center, "")
+        return
+    if isinstance(center, str) or not isinstance(center, Sequence) or len(center) != 2:
+        raise TypeError(f"center must be (row, column) in pixels or a DALI node of shape [2]; got {center!r}")
+    for name, value in zip(("center row", "center column"), center, strict=True):
+        number = _check_number(name, value, "a pixel index of at least 0", node_allowed=False)
+        if number is not None and (number < 0 or number != int(number)):
+            raise ValueError(f"{name} must be a pixel index of at least 0; got {value!r}")
+
+
+@dataclass(frozen=True)
+class MixArguments:
+    """The checked arguments of one mixing operator; see :func:`dali_msda.mix` for their meaning."""
+
+    method: str
+    num_classes: int
+    alpha: float | DataNode = 1.0
+    mixup_alpha: float | DataNode = 1.0
+    switch_probability: float | DataNode = 0.5
+    ratio: float | DataNode = 1.0
+    probability: float | DataNode = 1.0
+    label_smoothing: float = 0.0
+    convention: str = "reference"
+    granularity: str = "sample"
+    layout: str = "HWC"
+    seed: int | None = None
+    lam: float | DataNode | None = None
+    center: Sequence[int] | DataNode | None = None
+    partner: int | DataNode | None = None
+    return_params: bool = False
+    backend: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_choice("method", self.method, METHODS)
+        check_integer("num_classes", self.num_classes, 1)
+        stochastic = self.method == "stochastic"
+        check_positive("cutmix_alpha" if stochastic else "alpha", self.alpha)
+        check_positive("mixup_alpha", self.mixup_alpha)
+        check_fraction("switch_probability", self.switch_probability)
+        check_fraction("ratio", self.ratio)
+        check_fraction("probability", self.probability)
+        check_fraction("label_smoothing", self.label_smoothing, node_allowed=False)
+        check_choice("convention", self.convention, CONVENTIONS)
+        check_choice("granularity", self.granularity, GRANULARITIES)
+        check_choice("layout", self.layout, LAYOUTS)
+        check_choice("backend", self.backend, BACKENDS)
+        if self.seed is not None:
+            check_integer("seed", self.seed, 0)
+        if self.lam is not None:
+            check_fraction("lam", self.lam)
+        _check_center(self.center)
+        if isinstance(self.partner, DataNode):
+            _check_number("partner", self.partner, "")
+        elif self.partner is not None:
+            check_integer("partner", self.partner, 0)
+        if not isinstance(self.return_params, bool):
+            raise TypeError(f"return_params must be True or False; got {self.return_params!r}")
+
+    @property
+    def method_code(self) -> int:
+        """Position of the method in :data:`METHODS`, as the compiled kernel knows it."""
+        return METHODS.index(self.method)
+
+
+def check_inputs(images: Any, labels: Any, backend: str) -> None:
+    """Raise unless `images` and `labels` are nodes on devices the operators can take them from."""
+    for name, value in (("images", images), ("labels", labels)):
+        if not isinstance(value, DataNode):
+            raise TypeError(
+                f"{name} must be a DALI node made inside a pipeline definition; got {type(value).__name__}"
+            )
+    if labels.device != "cpu":
+        raise ValueError(
+            "labels must be on the CPU, where DALI's readers put them and where they are checked against"
+            " num_classes; got a GPU node: mix before labels.gpu() (targets come back on the images' device)"
+        )
+    if backend == "kernel" and images.device != "cpu":
+        raise ValueError("backend='kernel' runs on the CPU; got images on the GPU: use 'auto' or 'graph'")

@@ -1,0 +1,66 @@
+"""The CPU backend: one compiled operator mixes the images, another one the labels."""
+
+from __future__ import annotations
+
+import numpy as np
+from nvidia.dali import fn, types
+from nvidia.dali.pipeline import DataNode
+
+from ._arguments import MixArguments, MixParams
+from ._checks import label_in_range, no_fault
+from ._dtypes import static_dtype
+from ._entry_points import make_mask, mix_images, mix_targets
+from ._kernel import INFO_LAM
+
+
+def mix(
+    images: DataNode, labels: DataNode, draws: DataNode, partner: DataNode, arguments: MixArguments
+) -> tuple[DataNode, DataNode, MixParams | None]:
+    """Mix a batch on the CPU in compiled code.
+
+    Parameters
+    ----------
+    images : DataNode
+        uint8, float16 or float32, three-dimensional, CPU.
+    labels : DataNode
+        int32 [1], CPU.
+    draws : DataNode
+        float64 [SLOTS] of :mod:`._draws`.
+    partner : DataNode
+        Index within the batch, int32 scalar, CPU.
+    arguments : MixArguments
+        Checked arguments.
+
+    Returns
+    -------
+    images, targets, params
+        As :func:`dali_msda.mix`; params is None unless they were asked for.
+    """
+    # float16 does not exist in Numba on the CPU, and a type that the graph does not show could be
+    # anything: both are mixed as float32 and go back to what they were.
+    exact = static_dtype(images) in (types.UINT8, types.FLOAT)
+    own = images if exact else fn.cast(images, dtype=types.FLOAT)
+    element = types.UINT8 if static_dtype(own) == types.UINT8 else types.FLOAT
+    mixed, info, fault = mix_images(
+        element,
+        own,
+        draws,
+        fn.permute_batch(own, indices=partner),
+        fn.get_property(images, key="layout"),
+    )
+    mixed = fn.reshape(mixed, layout=arguments.layout)  # the plugin's operator drops it
+    if not exact:
+        mixed = fn.cast_like(mixed, images)
+    targets = mix_targets(
+        types.Constant(np.zeros(arguments.num_classes, np.float32), device="cpu"),
+        labels,
+        fn.permute_batch(labels, indices=partner),
+        info,
+        label_in_range(labels, arguments.num_classes),
+        no_fault(fault),
+    )
+    if not arguments.return_params:
+        return mixed, targets, None
+    mask = fn.reshape(make_mask(element, own, draws, arguments.layout), layout=arguments.layout)
+    lam = fn.reshape(fn.slice(info, start=[INFO_LAM], shape=[1], axes=[0]), shape=[])
+    return mixed, targets, MixParams(lam, partner, mask)

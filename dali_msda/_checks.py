@@ -1,0 +1,34 @@
+"""Checks on the data itself, made by DALI at run time.
+
+DALI has no operator that raises a message of one's own, but every slice is checked against the bounds of
+what it cuts, and the error shows the lines of Python that made the operator. Each check is therefore a
+tiny slice that stays within its bounds if all is well, on a line that says what is wrong if it is not.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from nvidia.dali import fn, types
+from nvidia.dali.pipeline import DataNode
+
+# Faults found while mixing, one number each.
+SIZES_DIFFER, LAYOUT_DIFFERS = 1, 2
+
+
+def label_in_range(labels: DataNode, num_classes: int) -> DataNode:
+    """Stop the pipeline where a label is not in [0, num_classes); a float32 [1] otherwise."""
+    classes = types.Constant(np.zeros(num_classes, np.float32), device="cpu")
+    return fn.slice(classes, start=labels, shape=[1], axes=[0])  # a label must be in [0, num_classes)
+
+
+def no_fault(fault: DataNode) -> DataNode:
+    """Stop the pipeline where `fault` (integer [1]) is not 0; a float32 [1] otherwise."""
+    zero = types.Constant(np.zeros(1, np.float32), device="cpu")
+    return fn.slice(
+        zero, start=fault, shape=[1], axes=[0]
+    )  # anchor 1: images differ in size, 2: wrong layout=
+
+
+def three_dimensional(images: DataNode) -> DataNode:
+    """Stop the pipeline where `images` are not three-dimensional; the images themselves otherwise."""
+    return fn.reshape(images, src_dims=[0, 1, 2])  # images must be three-dimensional: HxWxC or CxHxW

@@ -1,0 +1,64 @@
+"""What element type does a node carry? Seen from the graph, before anything runs.
+
+The compiled kernel needs the type of its images when the graph is built. DALI (2.4) knows it only at run
+time, so it is read off the operators that made the images. Where that fails the answer is None, and the
+caller takes a slower path that works for every type: this is an optimisation, never a guess.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nvidia.dali import types
+
+_UINT8_BY_DEFAULT = {
+    "Image", "ImageCrop", "ImageRandomCrop", "ImageSlice", "ImageDecoder", "ImageDecoderCrop",
+    "ImageDecoderRandomCrop", "ImageDecoderSlice", "JpegCompressionDistortion",
+}  # fmt: skip
+_FLOAT_BY_DEFAULT = {"CropMirrorNormalize", "Normalize"}
+# Operators whose result has the type of their first input unless they are told otherwise.
+_AS_INPUT = {
+    "Brightness", "BrightnessContrast", "CLAHE", "ColorSpaceConversion", "ColorTwist", "Contrast", "Copy",
+    "Crop", "Equalize", "Erase", "ExpandDims", "FastResizeCropMirror", "Flip", "GaussianBlur", "GridMask",
+    "Hsv", "Hue", "Jitter", "Pad", "Paste", "PermuteBatch", "RandomResizedCrop", "Reshape", "Resize",
+    "ResizeCropMirror", "Rotate", "Saturation", "Slice", "Sphere", "Squeeze", "Transpose", "WarpAffine",
+    "Water",
+}  # fmt: skip
+
+
+def static_dtype(node: Any) -> types.DALIDataType | None:
+    """Element type of a node where the graph shows it.
+
+    Parameters
+    ----------
+    node : nvidia.dali.pipeline.DataNode
+        Any node of a graph under construction.
+
+    Returns
+    -------
+    nvidia.dali.types.DALIDataType or None
+        None where the operators leading to the node do not tell.
+    """
+    seen = 0
+    while node is not None and seen < 64:  # the bound only guards against a cycle of internals
+        seen += 1
+        if getattr(node, "dtype", None) is not None:
+            return node.dtype
+        source = getattr(node, "source", None)
+        operator = getattr(source, "_op", None)
+        if operator is None or getattr(node, "index", 0) not in (0, None):
+            return None
+        arguments = {**getattr(operator, "_init_args", {}), **getattr(operator, "_call_args", {})}
+        declared = arguments.get("dtype", getattr(operator, "_dtype", None))
+        if isinstance(declared, types.DALIDataType):
+            return declared
+        name = type(operator).__name__
+        if declared is not None or name not in _UINT8_BY_DEFAULT | _FLOAT_BY_DEFAULT | _AS_INPUT:
+            return None
+        if name in _UINT8_BY_DEFAULT:
+            return types.UINT8
+        if name in _FLOAT_BY_DEFAULT:
+            return types.FLOAT
+        inputs = getattr(source, "inputs", None)
+        node = inputs[0] if inputs else None
+    return None

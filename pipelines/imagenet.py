@@ -1,0 +1,323 @@
+"""ImageNet-style pipelines: read, decode, crop, resize, mirror, mix, normalise.
+
+The same definition runs on the CPU and on the GPU. On the GPU decoding is split between the CPU and the
+GPU's decoders ("mixed") and everything after it stays there.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali.pipeline import DataNode, Pipeline
+
+import dali_msda as msda
+
+from .folders import ImageFolder, list_images, split_folder
+
+# Mean and standard deviation of ImageNet's training set, on the scale of the pixels.
+MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+
+READER = "Reader"
+DEVICES = ("cpu", "gpu")
+OUTPUT_LAYOUTS = ("CHW", "HWC")
+
+# Sides of the largest images of ImageNet: buffers of that size are taken once, at the start, instead of
+# growing (and stalling the GPU) in the middle of an epoch.
+_PREALLOCATE_WIDTH, _PREALLOCATE_HEIGHT = 5980, 6430
+_DEVICE_PADDING, _HOST_PADDING = 211_025_920, 140_544_512
+
+
+def train_pipeline(
+    data_dir: str | os.PathLike[str],
+    *,
+    mix: str = "hmix",
+    num_classes: int,
+    image_size: int = 224,
+    batch_size: int,
+    num_threads: int,
+    device: str = "cpu",
+    shard_id: int = 0,
+    num_shards: int = 1,
+    seed: int | None = None,
+    mix_alpha: float | None = None,
+    mix_ratio: float | None = None,
+    mix_probability: float = 1.0,
+    mix_convention: str = "reference",
+    label_smoothing: float = 0.0,
+    random_area: tuple[float, float] = (0.08, 1.0),
+    random_aspect_ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    mirror_probability: float = 0.5,
+    output_layout: str = "CHW",
+    output_dtype: types.DALIDataType = types.FLOAT,
+    device_id: int = 0,
+    hw_decoder_load: float = 0.65,
+    prefetch_queue_depth: int = 2,
+    enable_checkpointing: bool = False,
+) -> Pipeline:
+    """The training pipeline.
+
+    Parameters
+    ----------
+    data_dir : path
+        A folder of class folders, or a dataset with such a folder in ``train/``.
+    mix : {"none", "mixup", "cutmix", "stochastic", "hmix", "gmix"}
+        Mixing method, see :func:`dali_msda.mix`.
+    num_classes : int
+        Length of the targets; at least the number of class folders.
+    image_size : int
+        Side of the square output in pixels.
+    batch_size, num_threads : int
+        Images per batch; CPU threads of DALI.
+    device : {"cpu", "gpu"}
+        Where the images are decoded, mixed and left.
+    shard_id, num_shards : int
+        The part of the data this pipeline reads. The whole set is shuffled anew every epoch before it is
+        cut into shards, so `seed` has to be the same in all of them.
+    seed : int, optional
+        Makes the order and all draws repeatable; shards draw differently.
+    mix_alpha, mix_ratio : float, optional
+        ``alpha`` and ``ratio`` of the method, None for its defaults (`mix_ratio` is only for "hmix").
+    mix_probability, mix_convention, label_smoothing
+        As ``probability``, ``convention``, ``label_smoothing`` of :func:`dali_msda.mix`.
+    random_area, random_aspect_ratio : pair of float
+        Share of the image's area and width / height of the random crop.
+    mirror_probability : float
+        Probability of a horizontal mirror.
+    output_layout : {"CHW", "HWC"}
+        Layout of the images. HWC suits models in ``channels_last`` format (see :class:`.loader.DALILoader`).
+    output_dtype : DALIDataType
+        ``types.FLOAT`` or ``types.FLOAT16``.
+    device_id : int
+        GPU number for ``device="gpu"``.
+    hw_decoder_load : float
+        Share of the JPEGs for the GPU's hardware decoder, where it has one.
+    prefetch_queue_depth : int
+        Batches made ahead.
+    enable_checkpointing : bool
+        Let ``pipeline.checkpoint()`` work.
+
+    Returns
+    -------
+    nvidia.dali.Pipeline
+        Outputs ``images`` (normalised, `output_dtype`, `output_layout`) and ``targets`` (float32
+        [num_classes]), on `device`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument cannot be taken or `data_dir` is not a folder of class folders with images.
+    """
+    folder = list_images(split_folder(data_dir, "train"))
+    _check(image_size, batch_size, num_threads, device, shard_id, num_shards, output_layout)
+    _check_classes(folder, num_classes)
+    seeds = np.random.SeedSequence(0 if seed is None else seed)
+    order_seed, *shard_seeds = seeds.spawn(1 + num_shards)
+
+    @pipeline_def
+    def pipeline() -> tuple[DataNode, DataNode]:
+        # DALI shuffles with a seed of its own; shuffling the list first makes the order depend on ours.
+        order = np.random.default_rng(order_seed).permutation(len(folder.files))
+        encoded, labels = _read(folder, order, shard_id, num_shards, shuffle_after_epoch=True)
+        images = fn.decoders.image_random_crop(
+            encoded,
+            **_decoder(device, hw_decoder_load),
+            random_area=list(random_area),
+            random_aspect_ratio=list(random_aspect_ratio),
+            num_attempts=10,
+        )
+        # A region of interest that ends before it starts mirrors at no cost.
+        mirrored = fn.random.coin_flip(probability=mirror_probability, shape=[1])
+        left = mirrored * types.Constant(np.array([0.0, 1.0], np.float32), device="cpu")
+        right = types.Constant(np.array([1.0, 1.0], np.float32), device="cpu") - left
+        images = fn.resize(
+            images,
+            size=[image_size, image_size],
+            roi_start=left,
+            roi_end=right,
+            roi_relative=True,
+            interp_type=types.INTERP_LINEAR,
+            antialias=True,
+        )
+        images, targets = msda.mix(
+            images,
+            labels,
+            method=mix,
+            num_classes=num_classes,
+            alpha=mix_alpha,
+            ratio=mix_ratio,
+            probability=mix_probability,
+            convention=mix_convention,
+            label_smoothing=label_smoothing,
+        )
+        return _normalized(images, output_layout, output_dtype), targets
+
+    built = pipeline(
+        batch_size=batch_size,
+        num_threads=num_threads,
+        device_id=device_id if device == "gpu" else None,
+        seed=-1 if seed is None else int(shard_seeds[shard_id].generate_state(1)[0] >> 1),
+        prefetch_queue_depth=prefetch_queue_depth,
+        enable_checkpointing=enable_checkpointing,
+    )
+    assert isinstance(built, Pipeline)
+    return built
+
+
+def val_pipeline(
+    data_dir: str | os.PathLike[str],
+    *,
+    image_size: int = 224,
+    resize_size: int | None = None,
+    batch_size: int,
+    num_threads: int,
+    device: str = "cpu",
+    shard_id: int = 0,
+    num_shards: int = 1,
+    output_layout: str = "CHW",
+    output_dtype: types.DALIDataType = types.FLOAT,
+    device_id: int = 0,
+    hw_decoder_load: float = 0.65,
+    prefetch_queue_depth: int = 2,
+) -> Pipeline:
+    """The validation pipeline: resize the shorter side (antialiased), centre crop, normalise.
+
+    Parameters
+    ----------
+    data_dir : path
+        A folder of class folders, or a dataset with such a folder in ``val/``.
+    image_size : int
+        Side of the crop in pixels.
+    resize_size : int, optional
+        Length of the shorter side before the crop; 256/224 of `image_size` by default.
+    batch_size, num_threads, device, shard_id, num_shards, output_layout, output_dtype, device_id, \
+hw_decoder_load, prefetch_queue_depth
+        See :func:`train_pipeline`.
+
+    Returns
+    -------
+    nvidia.dali.Pipeline
+        Outputs ``images`` (normalised) and ``labels`` (int64 scalars), on `device`, in the order of the
+        sorted file names. The last batch is padded with its last image; :class:`.loader.DALILoader` cuts
+        that off.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`train_pipeline`.
+    """
+    folder = list_images(split_folder(data_dir, "val"))
+    _check(image_size, batch_size, num_threads, device, shard_id, num_shards, output_layout)
+    shorter = round(image_size * 256 / 224) if resize_size is None else resize_size
+    if shorter < image_size:
+        raise ValueError(f"resize_size must be at least image_size ({image_size}); got {shorter}")
+
+    @pipeline_def
+    def pipeline() -> tuple[DataNode, DataNode]:
+        order = np.arange(len(folder.files))
+        encoded, labels = _read(folder, order, shard_id, num_shards, stick_to_shard=True)
+        images = fn.decoders.image(encoded, **_decoder(device, hw_decoder_load))
+        images = fn.resize(
+            images,
+            size=[shorter, shorter],
+            mode="not_smaller",
+            interp_type=types.INTERP_LINEAR,
+            antialias=True,
+        )
+        labels = fn.reshape(fn.cast(labels, dtype=types.INT64), shape=[])
+        images = _normalized(images, output_layout, output_dtype, crop=image_size)
+        return images, labels.gpu() if device == "gpu" else labels
+
+    built = pipeline(
+        batch_size=batch_size,
+        num_threads=num_threads,
+        device_id=device_id if device == "gpu" else None,
+        prefetch_queue_depth=prefetch_queue_depth,
+    )
+    assert isinstance(built, Pipeline)
+    return built
+
+
+def _read(
+    folder: ImageFolder, order: np.ndarray, shard_id: int, num_shards: int, **order_arguments: bool
+) -> tuple[DataNode, DataNode]:
+    """Encoded images and labels; epochs begin at the start of a batch because the last one is padded."""
+    encoded, labels = fn.readers.file(
+        file_root=str(folder.root),
+        files=[folder.files[i] for i in order],
+        labels=[folder.labels[i] for i in order],
+        shard_id=shard_id,
+        num_shards=num_shards,
+        pad_last_batch=True,
+        name=READER,
+        **order_arguments,
+    )
+    return encoded, labels
+
+
+def _decoder(device: str, hw_decoder_load: float) -> dict[str, Any]:
+    arguments: dict[str, Any] = {"output_type": types.RGB}
+    if device == "cpu":
+        return arguments | {"device": "cpu"}
+    return arguments | {
+        "device": "mixed",
+        "hw_decoder_load": hw_decoder_load,
+        "preallocate_width_hint": _PREALLOCATE_WIDTH,
+        "preallocate_height_hint": _PREALLOCATE_HEIGHT,
+        "device_memory_padding": _DEVICE_PADDING,
+        "host_memory_padding": _HOST_PADDING,
+    }
+
+
+def _normalized(
+    images: DataNode, layout: str, dtype: types.DALIDataType, crop: int | None = None
+) -> DataNode:
+    """Zero mean and unit variance per channel, of the centre crop where `crop` is given."""
+    return fn.crop_mirror_normalize(
+        images,
+        dtype=dtype,
+        output_layout=layout,
+        mean=list(MEAN),
+        std=list(STD),
+        **({} if crop is None else {"crop": [crop, crop]}),
+    )
+
+
+def _check(
+    image_size: int,
+    batch_size: int,
+    num_threads: int,
+    device: str,
+    shard_id: int,
+    num_shards: int,
+    output_layout: str,
+) -> None:
+    for name, value in (
+        ("image_size", image_size),
+        ("batch_size", batch_size),
+        ("num_threads", num_threads),
+        ("num_shards", num_shards),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} must be an integer of at least 1; got {value!r}")
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1; got {value!r}")
+    if not 0 <= shard_id < num_shards:
+        raise ValueError(f"shard_id must be in [0, {num_shards}); got {shard_id!r}")
+    for name, choice, choices in (
+        ("device", device, DEVICES),
+        ("output_layout", output_layout, OUTPUT_LAYOUTS),
+    ):
+        if choice not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {choice!r}")
+
+
+def _check_classes(folder: ImageFolder, num_classes: int) -> None:
+    if len(folder.classes) > num_classes:
+        raise ValueError(
+            f"num_classes must be at least the number of class folders; got {num_classes},"
+            f" {folder.root} holds {len(folder.classes)}"
+        )

@@ -1,0 +1,148 @@
+"""Masks, labels and images of every method against the NumPy reference, through real pipelines."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import reference
+from running import random_images, run_mix
+
+SIZES = [(1, 1), (2, 3), (5, 5), (7, 12), (32, 32), (33, 20), (64, 64)]
+METHODS = ["mixup", "cutmix", "hmix", "gmix"]
+LAMS = [0.0, 1e-6, 0.1, 0.25, 0.36, 0.4999999, 0.5, 0.65, 0.75, 0.9, 0.999999, 1.0]
+
+
+def draws(size: tuple[int, int], seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """lam, ratio, centre and partner for a batch: every lam of LAMS and as many random ones."""
+    rng = np.random.default_rng(seed)
+    lam = np.concatenate([LAMS, rng.uniform(size=len(LAMS))])
+    ratio = rng.choice([0.0, 0.5, 0.75, 1.0, 0.3141], len(lam))
+    center = np.stack([rng.integers(0, size[0], len(lam)), rng.integers(0, size[1], len(lam))], axis=1)
+    return lam, ratio, center, rng.permutation(len(lam)).astype(np.int32)
+
+
+def assert_rounded(image: np.ndarray, exact: np.ndarray) -> None:
+    """The image holds the nearest integers; where two are equally near to float32 precision, either."""
+    assert np.abs(image - exact).max() <= 0.5 + 1e-4
+
+
+@pytest.mark.parametrize("backend", ["kernel", "graph"])
+@pytest.mark.parametrize("convention", ["reference", "paper"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_mask_label_and_image(size: tuple[int, int], method: str, convention: str, backend: str) -> None:
+    lam, ratio, center, partner = draws(size, seed=7)
+    images = random_images(len(lam), size)
+    labels = [i % 4 for i in range(len(lam))]
+    result = run_mix(
+        method,
+        images,
+        labels,
+        num_classes=4,
+        lam=lam,
+        center=center,
+        partner=partner,
+        convention=convention,
+        backend=backend,
+        label_smoothing=0.1,
+        **({"ratio": ratio} if method == "hmix" else {}),
+    )
+    assert result.layout == "HWC"
+    np.testing.assert_array_equal(result.partner, partner)
+    for i in range(len(lam)):
+        mask = reference.mask(
+            method, size, lam[i], center=tuple(center[i]), ratio=ratio[i], convention=convention
+        )
+        np.testing.assert_allclose(result.mask[i, :, :, 0], mask, rtol=0, atol=2e-7)
+        np.testing.assert_allclose(result.lam[i], mask.mean(), rtol=0, atol=5e-7)
+        np.testing.assert_allclose(result.lam[i], result.mask[i].astype(np.float64).mean(), rtol=0, atol=5e-7)
+        assert_rounded(result.images[i], reference.blend(images[i], images[partner[i]], mask))
+        targets = reference.targets(labels[i], labels[partner[i]], mask.mean(), 4, 0.1)
+        np.testing.assert_allclose(result.targets[i], targets, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["kernel", "graph"])
+def test_boxes_at_the_edge_of_rounding(backend: str) -> None:
+    """Sides that are whole numbers up to rounding: the box must be the one of float64, pixel for pixel.
+
+    In float32 the side of the second case, 112.00000000000003, falls below 112, and the box loses a row.
+    """
+    for side, lam, ratio in [(224, 0.25, 0.75), (224, 0.5, 0.5), (64, 0.5, 0.5), (100, 0.36, 1.0)]:
+        images = random_images(2, (side, side))
+        center = (side // 2, side // 2)
+        result = run_mix("hmix", images, lam=lam, ratio=ratio, center=center, partner=1, backend=backend)
+        expected = reference.mask("hmix", (side, side), lam, center=center, ratio=ratio)
+        np.testing.assert_allclose(result.mask[0, :, :, 0], expected, rtol=0, atol=2e-7)
+        assert (expected == 0).sum() == (result.mask[0] == 0).sum()
+
+
+@pytest.mark.parametrize("backend", ["kernel", "graph"])
+@pytest.mark.parametrize("convention", ["reference", "paper"])
+def test_stochastic_is_mixup_or_cutmix(convention: str, backend: str) -> None:
+    size = (24, 17)
+    lam, _, center, partner = draws(size, seed=3)
+    images = random_images(len(lam), size)
+    result = run_mix(
+        "stochastic", images, lam=lam, center=center, partner=partner, convention=convention, backend=backend
+    )
+    chosen = []
+    for i in range(len(lam)):
+        masks = [
+            reference.mask(
+                "stochastic", size, lam[i], center=tuple(center[i]), convention=convention, use_mixup=m
+            )
+            for m in (True, False)
+        ]
+        errors = [np.abs(result.mask[i, :, :, 0] - mask).max() for mask in masks]
+        assert min(errors) < 2e-7
+        chosen.append(int(np.argmin(errors)))
+        mask = masks[chosen[-1]]
+        np.testing.assert_allclose(result.lam[i], mask.mean(), rtol=0, atol=5e-7)
+        assert_rounded(result.images[i], reference.blend(images[i], images[partner[i]], mask))
+    assert set(chosen) == {0, 1}
+
+
+@pytest.mark.parametrize("convention", ["reference", "paper"])
+@pytest.mark.parametrize("method", [*METHODS, "stochastic"])
+def test_kernel_and_graph_agree(method: str, convention: str) -> None:
+    """Own draws, so that both forms also draw alike: pixels to the last bit, weights to float32 rounding."""
+    images = random_images(16, (48, 37))
+    kernel, graph = (
+        run_mix(method, images, convention=convention, seed=11, backend=backend, probability=0.8)
+        for backend in ("kernel", "graph")
+    )
+    np.testing.assert_array_equal(kernel.partner, graph.partner)
+    np.testing.assert_allclose(kernel.mask, graph.mask, rtol=0, atol=1.2e-7)
+    np.testing.assert_allclose(kernel.lam, graph.lam, rtol=0, atol=2e-7)
+    np.testing.assert_allclose(kernel.targets, graph.targets, rtol=0, atol=3e-7)
+    difference = np.abs(kernel.images.astype(int) - graph.images)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 1e-4  # a weight that differs in its last bit, next to a tie
+
+
+@pytest.mark.parametrize("method", [*METHODS, "stochastic"])
+@pytest.mark.parametrize("backend", ["kernel", "graph"])
+def test_channels_first_equals_channels_last(method: str, backend: str) -> None:
+    images = random_images(8, (19, 26))
+    last = run_mix(method, images, seed=4, backend=backend)
+    first = run_mix(method, images.transpose(0, 3, 1, 2).copy(), seed=4, layout="CHW", backend=backend)
+    assert first.layout == "CHW"
+    np.testing.assert_array_equal(first.images, last.images.transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(first.mask, last.mask.transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(first.targets, last.targets)
+
+
+@pytest.mark.parametrize("backend", ["kernel", "graph"])
+@pytest.mark.parametrize("typed", [True, False], ids=["typed", "untyped"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32])
+@pytest.mark.parametrize("method", ["mixup", "hmix", "gmix"])
+def test_dtypes(method: str, dtype: type, typed: bool, backend: str) -> None:
+    """Every element type, whether or not the graph shows it, one and four channels included."""
+    for channels in (1, 3, 4):
+        images = random_images(6, (15, 22), channels, dtype=dtype)
+        result = run_mix(method, images, seed=2, typed=typed, backend=backend)
+        assert result.images.dtype == dtype
+        for i in range(len(images)):
+            exact = reference.blend(images[i], images[result.partner[i]], result.mask[i, :, :, 0])
+            bound = {np.uint8: 0.5 + 1e-4, np.float16: 2e-3, np.float32: 1e-6}[dtype]
+            assert np.abs(result.images[i] - exact).max() <= bound
