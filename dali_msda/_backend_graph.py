@@ -155,7 +155,8 @@ def mix(
     base, rows, columns, weight = _mask_parts(draws, size, arguments)
     faultless = no_fault(_fault(images, shape, partner, arguments.layout))
 
-    mask = _expand(base, rows, columns, arguments.layout, images.device)
+    # Through the base everything that follows waits for the check.
+    mask = _expand(base + faultless, rows, columns, arguments.layout, images.device)
     # DALI's arithmetic does not take float16, and a type that the graph does not show could be that.
     plain = static_dtype(images) in (types.UINT8, types.FLOAT)
     own = images if plain else fn.cast(images, dtype=types.FLOAT)
@@ -164,7 +165,7 @@ def mix(
         mixed = images  # nothing to mix with; float32 weights would change the last bit
 
     hot = _one_hot(labels, arguments)
-    weight = weight + (label_in_range(labels, arguments.num_classes) + faultless)
+    weight = weight + label_in_range(labels, arguments.num_classes)
     targets = weight * hot + (1.0 - weight) * fn.permute_batch(hot, indices=partner)
     targets = _to_device(targets, images.device)
     if not arguments.return_params:

@@ -2,7 +2,8 @@
 
 DALI has no operator that raises a message of one's own, but every slice is checked against the bounds of
 what it cuts, and the error shows the lines of Python that made the operator. Each check is therefore a
-tiny slice that stays within its bounds if all is well, on a line that says what is wrong if it is not.
+tiny slice that stays within its bounds if all is well, on a line that says what is wrong if it is not (and
+that has to stay one line).
 """
 
 from __future__ import annotations
@@ -24,9 +25,7 @@ def label_in_range(labels: DataNode, num_classes: int) -> DataNode:
 def no_fault(fault: DataNode) -> DataNode:
     """Stop the pipeline where `fault` (integer [1]) is not 0; a float32 [1] otherwise."""
     zero = types.Constant(np.zeros(1, np.float32), device="cpu")
-    return fn.slice(
-        zero, start=fault, shape=[1], axes=[0]
-    )  # anchor 1: images differ in size, 2: wrong layout=
+    return fn.slice(zero, start=fault, shape=[1], axes=[0])  # 1: images differ in size, 2: wrong layout=
 
 
 def three_dimensional(images: DataNode) -> DataNode:

@@ -1,0 +1,97 @@
+"""The paper's figure 3: what every method makes of the same two images, and its mask.
+
+    python -m experiments.figure3 [OUTPUT.png]
+
+Two images of the demo set, lam = 0.65 and r = 0.5 as in the paper, one centre for all methods, mixed by a
+DALI pipeline on the CPU.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from nvidia.dali import Pipeline, fn
+
+import dali_msda as msda
+from pipelines.demo_data import make_demo_dataset
+
+LAM, RATIO, SIZE, CENTER = 0.65, 0.5, 224, (95, 125)
+METHODS = {"mixup": "Mixup", "cutmix": "CutMix", "hmix": "HMix", "gmix": "GMix"}
+
+
+def mix_two(own: Path, partner: Path) -> dict[str, tuple[np.ndarray, np.ndarray | None, float | None]]:
+    """The two images and what every method makes of them: title -> image, mask, label weight."""
+    pipeline = Pipeline(batch_size=2, num_threads=1, device_id=None, seed=0)
+    with pipeline:
+        encoded, labels = fn.readers.file(files=[str(own), str(partner)], labels=[0, 1])
+        images = fn.resize(fn.decoders.image(encoded), size=[SIZE, SIZE], mode="not_smaller")
+        images = fn.crop(images, crop=[SIZE, SIZE])
+        outputs = [images]
+        for method in METHODS:
+            mixed, _, params = msda.mix(
+                images,
+                labels,
+                method=method,
+                num_classes=2,
+                lam=LAM,
+                center=CENTER,
+                partner=1,
+                return_params=True,
+                **({"ratio": RATIO} if method == "hmix" else {}),
+            )
+            outputs += [mixed, params.mask, params.lam]
+        pipeline.set_outputs(*outputs)
+    pipeline.build()
+    arrays = [np.array(tensors.as_array()) for tensors in pipeline.run()]
+    panels: dict[str, tuple[np.ndarray, np.ndarray | None, float | None]] = {
+        "own image": (arrays[0][0], None, None),
+        "partner": (arrays[0][1], None, None),
+    }
+    for number, title in enumerate(METHODS.values()):
+        mixed, mask, lam = arrays[1 + 3 * number : 4 + 3 * number]
+        panels[title] = (mixed[0], mask[0, :, :, 0], float(lam[0]))
+    return panels
+
+
+def draw(panels: dict[str, tuple[np.ndarray, np.ndarray | None, float | None]], output: Path) -> None:
+    """Image row and mask row, white where the own image shows."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(2, len(panels), figsize=(2 * len(panels), 4.4), layout="constrained")
+    for column, (title, (image, mask, lam)) in enumerate(panels.items()):
+        axes[0, column].imshow(image)
+        axes[0, column].set_title(title)
+        if mask is not None:
+            axes[1, column].imshow(mask, cmap="gray", vmin=0, vmax=1)
+            axes[1, column].set_title(f"label: {lam:.0%} own", fontsize=9)
+            axes[1, column].add_patch(
+                pyplot.Rectangle(
+                    (0, 0), 1, 1, transform=axes[1, column].transAxes, fill=False, lw=0.5, clip_on=False
+                )
+            )
+    for axis in axes.flat:
+        axis.axis("off")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_suffix(f".tmp{output.suffix}")
+    figure.savefig(temporary, dpi=110)
+    temporary.replace(output)
+
+
+def main() -> None:
+    """Make the images, mix them, draw."""
+    output = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/methods.png")
+    with tempfile.TemporaryDirectory() as folder:
+        data = make_demo_dataset(Path(folder) / "demo", train_per_class=4, val_per_class=1)
+        classes = sorted((data / "train").iterdir())
+        panels = mix_two(sorted(classes[5].iterdir())[1], sorted(classes[8].iterdir())[1])
+    draw(panels, output)
+    print(f"wrote {output}")
+
+
+if __name__ == "__main__":
+    main()

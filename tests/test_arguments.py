@@ -1,0 +1,162 @@
+"""Bad input: one clear error that names the argument, what came and what was expected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from nvidia.dali import Pipeline, fn, types
+from running import build, image_source, random_images, run_mix, source
+
+import dali_msda as msda
+
+IMAGES = random_images(4, (8, 8))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"method": "hmixx"}, ValueError, ["method", "'hmixx'", "'none', 'mixup', 'cutmix'", "'gmix'"]),
+        ({"convention": "papers"}, ValueError, ["convention", "'papers'", "'reference', 'paper'"]),
+        ({"granularity": "pair"}, ValueError, ["granularity", "'pair'", "'sample', 'batch'"]),
+        ({"layout": "NHWC"}, ValueError, ["layout", "'NHWC'", "'HWC', 'CHW'"]),
+        ({"backend": "numba"}, ValueError, ["backend", "'numba'", "'auto', 'kernel', 'graph'"]),
+        ({"alpha": 0}, ValueError, ["alpha", "above 0", "got 0"]),
+        ({"alpha": -1.5}, ValueError, ["alpha", "above 0", "-1.5"]),
+        ({"alpha": float("nan")}, ValueError, ["alpha", "above 0", "nan"]),
+        ({"alpha": "1"}, TypeError, ["alpha", "number above 0", "'1'", "str"]),
+        ({"ratio": 1.01}, ValueError, ["ratio", "[0, 1]", "1.01"]),
+        ({"ratio": True}, TypeError, ["ratio", "[0, 1]", "True"]),
+        ({"probability": -0.1}, ValueError, ["probability", "[0, 1]", "-0.1"]),
+        ({"label_smoothing": 2}, ValueError, ["label_smoothing", "[0, 1]", "2"]),
+        ({"lam": 1.5}, ValueError, ["lam", "[0, 1]", "1.5"]),
+        ({"center": 3}, TypeError, ["center", "(row, column)", "3"]),
+        ({"center": (1, -2)}, ValueError, ["center column", "pixel index", "-2"]),
+        ({"center": (1.5, 2)}, ValueError, ["center row", "pixel index", "1.5"]),
+        ({"partner": -1}, ValueError, ["partner", "at least 0", "-1"]),
+        ({"partner": 1.0}, TypeError, ["partner", "integer", "1.0"]),
+        ({"seed": -3}, ValueError, ["seed", "at least 0", "-3"]),
+        ({"num_classes": 0}, ValueError, ["num_classes", "at least 1", "0"]),
+        ({"num_classes": 10.0}, TypeError, ["num_classes", "integer", "10.0"]),
+        ({"return_params": "yes"}, TypeError, ["return_params", "True or False", "'yes'"]),
+        ({"method": "mixup", "ratio": 0.5}, TypeError, ["ratio", "'mixup'", "alpha", "0.5"]),
+        ({"method": "gmix", "switch_probability": 0.5}, TypeError, ["switch_probability", "'gmix'"]),
+        ({"method": "stochastic", "mixup_alpha": 0.0}, ValueError, ["mixup_alpha", "above 0", "0.0"]),
+        ({"method": "stochastic", "cutmix_alpha": -1}, ValueError, ["cutmix_alpha", "above 0", "-1"]),
+        (
+            {"method": "stochastic", "switch_probability": 7},
+            ValueError,
+            ["switch_probability", "[0, 1]", "7"],
+        ),
+        ({"smoothing": 0.1}, TypeError, ["hmix", "'smoothing'", "label_smoothing", "convention"]),
+    ],
+    ids=str,
+)
+def test_bad_argument(arguments: dict[str, Any], error: type[Exception], words: list[str]) -> None:
+    with Pipeline(4, 1, None):
+        data, labels = image_source(IMAGES, "HWC"), source([np.array([0], np.int32)] * 4)
+        with pytest.raises(error) as caught:
+            msda.mix(data, labels, **{"num_classes": 10, "method": "hmix", **arguments})
+    assert not [word for word in words if word not in str(caught.value)], str(caught.value)
+
+
+def test_inputs_that_are_no_nodes() -> None:
+    with Pipeline(4, 1, None):
+        data, labels = image_source(IMAGES, "HWC"), source([np.array([0], np.int32)] * 4)
+        with pytest.raises(TypeError, match=r"images must be a DALI node.*ndarray"):
+            msda.hmix(IMAGES, labels, num_classes=10)
+        with pytest.raises(TypeError, match=r"labels must be a DALI node.*list"):
+            msda.hmix(data, [1, 2], num_classes=10)
+
+
+def test_wrong_devices() -> None:
+    with Pipeline(4, 1, 0):
+        data, labels = image_source(IMAGES, "HWC"), source([np.array([0], np.int32)] * 4)
+        with pytest.raises(ValueError, match="labels must be on the CPU"):
+            msda.hmix(data.gpu(), labels.gpu(), num_classes=10)
+        with pytest.raises(ValueError, match="backend='kernel' runs on the CPU"):
+            msda.hmix(data.gpu(), labels, num_classes=10, backend="kernel")
+        with pytest.raises(ValueError, match="lam must be a CPU node"):
+            msda.hmix(data, labels, num_classes=10, lam=fn.random.uniform(range=[0.0, 1.0]).gpu())
+
+
+BACKENDS = ["kernel", "graph"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("method", msda.METHODS)
+@pytest.mark.parametrize("label", [10, -1, 2**31 + 3])
+def test_label_out_of_range(label: int, method: str, backend: str) -> None:
+    labels = [np.array([value], np.int64) for value in (0, 1, label, 9)]
+    pipeline = build(
+        lambda: msda.mix(
+            image_source(IMAGES, "HWC"), source(labels), method=method, num_classes=10, backend=backend
+        ),
+        4,
+    )
+    with pytest.raises(RuntimeError, match=r"a label must be in \[0, num_classes\)"):
+        pipeline.run()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("method", ["mixup", "cutmix", "hmix", "gmix"])
+@pytest.mark.parametrize(
+    ("sizes", "partner"),
+    [
+        ([(8, 8), (8, 9)], None),
+        ([(8, 8), (4, 16)], None),  # the same number of pixels
+        ([(8, 8), (1, 1)], 1),  # a partner that would broadcast
+        ([(8, 8), (4, 4)], 1),
+        ([(500, 500), (2, 2)], 1),
+    ],
+)
+def test_sizes_that_differ(
+    sizes: list[tuple[int, int]], partner: int | None, method: str, backend: str
+) -> None:
+    images = [random_images(1, size)[0] for size in sizes] * 3
+    # With this seed the permutation does not only swap images of equal size.
+    with pytest.raises(RuntimeError, match="images differ in size") as caught:
+        run_mix(method, images, partner=partner, backend=backend, seed=0)
+    assert "slice_anchor={1}" in str(caught.value)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("shape", [(8, 8), (2, 8, 8, 3)])
+def test_images_that_are_not_three_dimensional(shape: tuple[int, ...], backend: str) -> None:
+    data = [np.zeros(shape, np.uint8)] * 2
+    pipeline = build(
+        lambda: msda.hmix(
+            source(data, dtype=types.UINT8),
+            source([np.array([0], np.int32)] * 2),
+            num_classes=2,
+            backend=backend,
+        ),
+        2,
+    )
+    with pytest.raises(RuntimeError, match=r"three.dimension"):
+        pipeline.run()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("layout", "told"), [("CHW", "HWC"), ("HWC", "CHW")])
+def test_layout_that_is_not_the_images(layout: str, told: str, backend: str) -> None:
+    pipeline = build(
+        lambda: msda.hmix(
+            image_source(IMAGES, layout),
+            source([np.array([0], np.int32)] * 4),
+            num_classes=2,
+            layout=told,
+            backend=backend,
+        ),
+        4,
+    )
+    with pytest.raises(RuntimeError, match="wrong layout=") as caught:
+        pipeline.run()
+    assert "slice_anchor={2}" in str(caught.value)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_partner_out_of_range(backend: str) -> None:
+    with pytest.raises(RuntimeError, match=r"out of range|index"):
+        run_mix("mixup", IMAGES, partner=4, backend=backend)
