@@ -30,14 +30,24 @@ def test_lam_is_beta_distributed(method: str, alpha: float, backend: str) -> Non
 def test_stochastic_draws_lam_by_the_method_it_switches_to(alphas: tuple[float, float]) -> None:
     images = random_images(4000, (64, 64), 1)
     result = run_mix(
-        "stochastic", images, mixup_alpha=alphas[0], cutmix_alpha=alphas[1], switch_probability=0.3, seed=5
+        "stochastic",
+        images,
+        mixup_alpha=alphas[0],
+        cutmix_alpha=alphas[1],
+        switch_probability=0.3,
+        convention="paper",
+        seed=5,
     )
     is_mixup = np.array([mask.min() > 0 and mask.max() < 1 for mask in result.mask])
     assert abs(is_mixup.sum() - 1200) < 4 * np.sqrt(4000 * 0.3 * 0.7)
     assert stats.kstest(result.lam[is_mixup], stats.beta(alphas[0], alphas[0]).cdf).pvalue > SIGNIFICANCE
-    # Of CutMix only the box is seen: its spread tells a Beta(0.3, 0.3) from a Beta(4, 4).
-    spread = result.lam[~is_mixup].std()
-    assert spread < 0.25 if alphas[1] == 4.0 else spread > 0.3
+    # Of CutMix the side of the box is seen, int(64 * sqrt(1 - lam)): lam lies between two values, and its
+    # place between their quantiles, filled up at random, is uniform.
+    side = np.sqrt((result.mask[~is_mixup] == 0).sum(axis=(1, 2, 3)))
+    beta = stats.beta(alphas[1], alphas[1])
+    low, high = beta.cdf(1 - ((side + 1) / 64) ** 2), beta.cdf(1 - (side / 64) ** 2)
+    filled = low + np.random.default_rng(0).uniform(size=len(side)) * (high - low)
+    assert stats.kstest(filled, "uniform").pvalue > SIGNIFICANCE
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -1,0 +1,68 @@
+"""The element type seen from the graph is the one that DALI finds at run time, or not claimed at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from nvidia.dali import Pipeline, fn, types
+from PIL import Image
+from running import source
+
+from dali_msda._dtypes import static_dtype
+
+
+def encoded() -> Any:
+    import io
+
+    file = io.BytesIO()
+    Image.new("RGB", (20, 16), (200, 30, 90)).save(file, "JPEG")
+    return source([np.frombuffer(file.getvalue(), np.uint8)] * 2, dtype=types.UINT8)
+
+
+def photo() -> Any:
+    return fn.decoders.image(encoded())
+
+
+SEEN: dict[str, Callable[[], Any]] = {
+    "decoder": photo,
+    "random crop": lambda: fn.decoders.image_random_crop(encoded()),
+    "decoder as float": lambda: fn.decoders.image(encoded(), dtype=types.FLOAT),
+    "resize": lambda: fn.resize(photo(), size=[8, 8]),
+    "resize to float": lambda: fn.resize(photo(), size=[8, 8], dtype=types.FLOAT),
+    "flip of resize": lambda: fn.flip(fn.resize(photo(), size=[8, 8])),
+    "crop": lambda: fn.crop(photo(), crop=[8, 8]),
+    "normalised": lambda: fn.crop_mirror_normalize(photo()),
+    "normalised to half": lambda: fn.crop_mirror_normalize(photo(), dtype=types.FLOAT16),
+    "cast": lambda: fn.cast(photo(), dtype=types.FLOAT),
+    "colour twist": lambda: fn.color_twist(photo(), hue=10.0),
+    "jpeg distortion": lambda: fn.jpeg_compression_distortion(photo(), quality=10),
+    "transposed": lambda: fn.transpose(photo(), perm=[2, 0, 1]),
+    "external, told": lambda: source([np.zeros((4, 4, 3), np.float32)] * 2, dtype=types.FLOAT),
+}
+NOT_SEEN: dict[str, Callable[[], Any]] = {
+    "external": lambda: source([np.zeros((4, 4, 3), np.uint8)] * 2),
+    "arithmetic": lambda: photo() * 2.0,
+    "cast like": lambda: fn.cast_like(photo(), photo()),
+    "resize of external": lambda: fn.resize(source([np.zeros((4, 4, 3), np.float32)] * 2), size=[8, 8]),
+}
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_seen_type_is_the_type(name: str) -> None:
+    pipeline = Pipeline(2, 1, None)
+    with pipeline:
+        node = SEEN[name]()
+        seen = static_dtype(node)
+        pipeline.set_outputs(node)
+    pipeline.build()
+    assert seen is not None
+    assert pipeline.run()[0].dtype == seen
+
+
+@pytest.mark.parametrize("name", NOT_SEEN)
+def test_unseen_type_is_not_guessed(name: str) -> None:
+    with Pipeline(2, 1, None):
+        assert static_dtype(NOT_SEEN[name]()) is None
