@@ -41,7 +41,7 @@ def mix_two(own: Path, partner: Path) -> dict[str, tuple[np.ndarray, np.ndarray 
                 center=CENTER,
                 partner=1,
                 return_params=True,
-                **({"ratio": RATIO} if method == "hmix" else {}),
+                ratio=RATIO if method == "hmix" else None,
             )
             outputs += [mixed, params.mask, params.lam]
         pipeline.set_outputs(*outputs)
@@ -60,7 +60,7 @@ def mix_two(own: Path, partner: Path) -> dict[str, tuple[np.ndarray, np.ndarray 
 def draw(panels: dict[str, tuple[np.ndarray, np.ndarray | None, float | None]], output: Path) -> None:
     """Image row and mask row, white where the own image shows."""
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import patches, pyplot
 
     figure, axes = pyplot.subplots(2, len(panels), figsize=(2 * len(panels), 4.4), layout="constrained")
     for column, (title, (image, mask, lam)) in enumerate(panels.items()):
@@ -70,7 +70,7 @@ def draw(panels: dict[str, tuple[np.ndarray, np.ndarray | None, float | None]], 
             axes[1, column].imshow(mask, cmap="gray", vmin=0, vmax=1)
             axes[1, column].set_title(f"label: {lam:.0%} own", fontsize=9)
             axes[1, column].add_patch(
-                pyplot.Rectangle(
+                patches.Rectangle(
                     (0, 0), 1, 1, transform=axes[1, column].transAxes, fill=False, lw=0.5, clip_on=False
                 )
             )

@@ -98,4 +98,5 @@ def run_mix(
         return mixed, targets, params.lam, params.partner, params.mask
 
     lists = build(define, len(images), pipeline_seed).run()
-    return Result(*(np.array(tensors.as_array()) for tensors in lists), lists[0].layout())
+    images, targets, lam, partner, mask = (np.array(tensors.as_array()) for tensors in lists)
+    return Result(images, targets, lam, partner, mask, lists[0].layout())

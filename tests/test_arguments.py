@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 from nvidia.dali import Pipeline, fn, types
-from running import build, image_source, random_images, run_mix, source
 
 import dali_msda as msda
+from tests.running import build, image_source, random_images, run_mix, source
 
 IMAGES = random_images(4, (8, 8))
 

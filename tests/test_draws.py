@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from running import build, image_source, outputs, random_images, run_mix, source
 from scipy import stats
 
 import dali_msda as msda
+from tests.running import build, image_source, outputs, random_images, run_mix, source
 
 BACKENDS = ["kernel", "graph"]
 # Fixed seeds make every p-value below a constant; a wrong distribution gives one of 1e-20 or less.

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from nvidia.dali import Pipeline, fn, types
 from PIL import Image
-from running import source
 
 from dali_msda._dtypes import static_dtype
+from tests.running import source
 
 
 def encoded() -> Any:

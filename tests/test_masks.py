@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import reference
-from running import random_images, run_mix
+
+from tests import reference
+from tests.running import random_images, run_mix
 
 SIZES = [(1, 1), (2, 3), (5, 5), (7, 12), (32, 32), (33, 20), (64, 64)]
 METHODS = ["mixup", "cutmix", "hmix", "gmix"]
@@ -45,7 +46,7 @@ def test_mask_label_and_image(size: tuple[int, int], method: str, convention: st
         convention=convention,
         backend=backend,
         label_smoothing=0.1,
-        **({"ratio": ratio} if method == "hmix" else {}),
+        ratio=ratio if method == "hmix" else None,
     )
     assert result.layout == "HWC"
     np.testing.assert_array_equal(result.partner, partner)
@@ -144,5 +145,5 @@ def test_dtypes(method: str, dtype: type, typed: bool, backend: str) -> None:
         assert result.images.dtype == dtype
         for i in range(len(images)):
             exact = reference.blend(images[i], images[result.partner[i]], result.mask[i, :, :, 0])
-            bound = {np.uint8: 0.5 + 1e-4, np.float16: 2e-3, np.float32: 1e-6}[dtype]
+            bound = {"uint8": 0.5 + 1e-4, "float16": 2e-3, "float32": 1e-6}[np.dtype(dtype).name]
             assert np.abs(result.images[i] - exact).max() <= bound

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import reference
 from nvidia.dali import fn, types
-from running import build, image_source, outputs, random_images, run_mix, source
 
 import dali_msda as msda
+from tests import reference
+from tests.running import build, image_source, outputs, random_images, run_mix, source
 
 MIXING = ["mixup", "cutmix", "stochastic", "hmix", "gmix"]
 BACKENDS = ["kernel", "graph"]
@@ -107,8 +107,8 @@ def test_lam_one_is_own_and_lam_zero_is_partner(method: str, backend: str) -> No
     np.testing.assert_array_equal(own.images, images)
     np.testing.assert_array_equal(own.lam, 1)
     # With an even size and the centre in the middle the box of lam = 0 covers the image: nothing is left.
-    ratio = {"ratio": 1.0} if method == "hmix" else {}
-    partner = run_mix(method, images, lam=0.0, center=(8, 8), backend=backend, **ratio)
+    ratio = 1.0 if method == "hmix" else None
+    partner = run_mix(method, images, lam=0.0, center=(8, 8), backend=backend, ratio=ratio)
     np.testing.assert_array_equal(partner.images, images[partner.partner])
     np.testing.assert_array_equal(partner.lam, 0)
 
@@ -216,7 +216,7 @@ def test_lam_of_a_node_is_clipped() -> None:
 @pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint8])
 def test_labels_of_every_integer_type(dtype: type, shape: tuple[int, ...], backend: str) -> None:
     images = random_images(3, (4, 4))
-    labels = [np.full(shape, i, dtype) for i in range(3)]
+    labels: list[np.ndarray] = [np.full(shape, i, dtype) for i in range(3)]
     targets = outputs(
         lambda: msda.mixup(
             image_source(images, "HWC"), source(labels), num_classes=3, lam=0.75, partner=1, backend=backend

@@ -17,6 +17,8 @@ from torch import nn
 
 import train_imagenet
 from pipelines.demo_data import CLASSES, make_demo_dataset
+from pipelines.imagenet import val_pipeline
+from pipelines.loader import DALILoader
 
 SMALL = ["--arch", "resnet18", "--image-size", "32", "--batch-size", "8", "--epochs", "2", "--log-every", "2"]
 SMALL += ["--warmup-epochs", "1", "--amp", "none", "--device", "cpu"]
@@ -94,13 +96,11 @@ def test_checkpoints_hold_what_was_measured(run: tuple[Path, list[dict[str, Any]
     for name, line in (("last.pt", evals[-1]), ("best.pt", best)):
         content = torch.load(run[0] / name, weights_only=True)
         assert content["epoch"] == line["epoch"]
-        model = train_imagenet.build_model("resnet18", 10).to(memory_format=torch.channels_last)
+        model = train_imagenet.build_model("resnet18", 10)
         model.load_state_dict(content["model"])
         model.eval()
-        loader = train_imagenet.DALILoader(
-            train_imagenet.val_pipeline(
-                data, image_size=32, batch_size=8, num_threads=1, output_layout="HWC"
-            ),
+        loader = DALILoader(
+            val_pipeline(data, image_size=32, batch_size=8, num_threads=1, output_layout="HWC"),
             layout="HWC",
         )
         with torch.inference_mode():

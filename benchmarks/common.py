@@ -1,0 +1,92 @@
+"""What every benchmark shares: a description of the machine, statistics, and a dated file of results."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = (
+    "nvidia-dali-cuda120",
+    "numba",
+    "numpy",
+    "torch",
+    "torchvision",
+    "timm",
+    "kornia",
+    "ffcv",
+    "pillow",
+)
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores in use, memory, GPU and versions."""
+    model = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "processor": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_GiB": round(pages / 2**30, 1),
+        "gpu": _gpu(),
+        "versions": versions,
+    }
+
+
+def _gpu() -> str:
+    import torch
+
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, the quartiles and the number of rounds."""
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return {"median": median, "q1": low, "q3": high, "rounds": len(values)}
+
+
+def save(name: str, results: dict[str, Any], folder: Path = Path("benchmarks/results")) -> Path:
+    """Write results, machine, command and date to ``folder/DATE-name.json``, never over an older file."""
+    now = datetime.now().astimezone()
+    content = {
+        "benchmark": name,
+        "date": now.isoformat(timespec="seconds"),
+        "command": " ".join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]]),
+        "machine": machine(),
+        "results": results,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{now:%Y-%m-%d-%H%M%S}-{name}.json"
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.replace(path)
+    return path
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table with aligned columns."""
+    cells = [list(header), ["---"] * len(header), *map(list, rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in cells
+    )

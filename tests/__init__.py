@@ -1,0 +1,1 @@
+"""Tests of the library, the pipelines and the trainer."""
