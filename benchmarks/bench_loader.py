@@ -254,11 +254,17 @@ def measure(settings: Settings) -> dict[str, Any]:
     return results
 
 
+def _mean_size(files: list[Path]) -> float:
+    return sum(path.stat().st_size for path in files) / len(files)
+
+
 def main() -> None:
     """Measure, print a table, write the results."""
     settings = tyro.cli(Settings, description=__doc__)
     if settings.loaders == ["all"]:
         settings = dataclasses.replace(settings, loaders=list(LOADERS))
+    if not settings.data.is_dir():
+        raise SystemExit(f"--data must be a folder of class folders; there is no folder {settings.data}")
     unknown = [name for name in settings.loaders if name not in LOADERS]
     if unknown:
         raise SystemExit(f"--loaders must be among {', '.join(LOADERS)}; got {unknown[0]}")
@@ -284,7 +290,12 @@ def main() -> None:
         "first batch, s",
     ]
     print(table(header, rows))
-    content = {"settings": {key: str(value) for key, value in vars(settings).items()}, "loaders": results}
+    files = [path for path in settings.data.rglob("*") if path.is_file()]
+    content = {
+        "settings": vars(settings)
+        | {"data": settings.data.name, "files": len(files), "kB_per_file": _mean_size(files) / 1000},
+        "loaders": results,
+    }
     print(f"wrote {save('bench_loader', content)}")
 
 

@@ -65,12 +65,16 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def save(name: str, results: dict[str, Any], folder: Path = Path("benchmarks/results")) -> Path:
-    """Write results, machine, command and date to ``folder/DATE-name.json``, never over an older file."""
+    """Write results, machine, command and date to ``folder/DATE-name.json``, never over an older file.
+
+    Of paths on the command line only the last part is written: the results are published.
+    """
     now = datetime.now().astimezone()
+    arguments = [Path(argument).name if "/" in argument else argument for argument in sys.argv[1:]]
     content = {
         "benchmark": name,
         "date": now.isoformat(timespec="seconds"),
-        "command": " ".join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]]),
+        "command": " ".join(["python", "-m", f"benchmarks.{name}", *arguments]),
         "machine": machine(),
         "results": results,
     }

@@ -64,7 +64,7 @@ def _mask_parts(
         base, scale, width = _FORMULAS.gmix_levels(lam, paper)
         area = size[0] * size[1]
         pi = _pick(draws, slot.PI)
-        center = place if given else _FORMULAS.drawn_center(place, size, size * 0.0, paper)
+        center = place if given else _FORMULAS.drawn_center(place, size, size * 0.0 + 1.0, paper)
         rows, columns = _profiles(
             [center], size, lambda pixels, middle: _FORMULAS.gaussian(pixels - middle, width, area, pi)
         )

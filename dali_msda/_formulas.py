@@ -51,7 +51,8 @@ class MaskFormulas:
             """Centre along one axis from a uniform draw in [0, 1).
 
             The authors' code takes any pixel of the image; in the paper (equation 10) the box lies
-            inside the image, so the centre keeps its distance from the border.
+            inside the image, so the centre keeps its distance from the border. A point is a box of
+            side 1.
             """
             if paper:
                 first = floor(side * 0.5)

@@ -62,7 +62,7 @@ def _fill_box(size: int, value: float, lam: float, ratio: float, draws: Any, pro
 @numba.njit
 def _fill_gaussian(size: int, value: float, width: float, area: float, draws: Any, profile: Any) -> float:
     """Write the blob along one axis; return its mean."""
-    center = _axis_center(value, float(size), 0.0, draws)
+    center = _axis_center(value, float(size), 1.0, draws)  # a point is a box of one pixel
     total = 0.0
     for i in range(size):
         profile[i] = _gaussian(i - center, width, area, draws[_PI])

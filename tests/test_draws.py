@@ -9,6 +9,8 @@ import pytest
 from scipy import stats
 
 import dali_msda as msda
+from dali_msda import _draws
+from dali_msda._arguments import MixArguments
 from tests.running import build, image_source, outputs, random_images, run_mix, source
 
 BACKENDS = ["kernel", "graph"]
@@ -51,12 +53,15 @@ def test_stochastic_draws_lam_by_the_method_it_switches_to(alphas: tuple[float, 
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("method", ["cutmix", "gmix"])
-def test_reference_centre_is_any_pixel(method: str, backend: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "convention"), [("cutmix", "reference"), ("gmix", "reference"), ("gmix", "paper")]
+)
+def test_centre_is_any_pixel(method: str, convention: str, backend: str) -> None:
     """Chi-square over the 5 x 7 pixels of the image; odd sizes, so that the border counts."""
     size, count = (5, 7), 7000
     images = random_images(count, size, 1)
-    result = run_mix(method, images, lam=0.9 if method == "gmix" else 0.8, seed=6, backend=backend)
+    lam = 0.9 if method == "gmix" else 0.8
+    result = run_mix(method, images, lam=lam, convention=convention, seed=6, backend=backend)
     if method == "gmix":
         # The own weight is smallest where the partner's blob has its centre.
         flat = result.mask.reshape(count, -1).argmin(axis=1)
@@ -162,6 +167,17 @@ def test_draws_are_uncorrelated(seed: int | None) -> None:
     assert stats.spearmanr(lam[both], other_lam[both]).pvalue > SIGNIFICANCE
     # The coin that decides whether a sample is mixed says nothing about its partner.
     assert stats.mannwhitneyu(partner[mixed], partner[~mixed]).pvalue > SIGNIFICANCE
+
+
+def test_every_random_operator_has_a_seed_of_its_own() -> None:
+    """One seed for several DALI operators correlates them, in ways that need not show in a rank test."""
+    seeds = [
+        _draws._seed(MixArguments(method="stochastic", num_classes=2, seed=seed), stream)["seed"]
+        for seed in range(50)
+        for stream in range(4)
+    ]
+    assert len(set(seeds)) == 200
+    assert all(0 <= seed < 2**63 for seed in seeds)
 
 
 def test_operators_of_one_pipeline_draw_apart() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nvidia.dali import fn, types
+from nvidia.dali import fn, pipeline_def, types
 
 import dali_msda as msda
 from tests import reference
@@ -230,3 +230,30 @@ def test_labels_of_every_integer_type(dtype: type, shape: tuple[int, ...], backe
 def test_one_class() -> None:
     result = run_mix("hmix", random_images(4, (8, 8)), [0] * 4, num_classes=1, label_smoothing=0.3)
     np.testing.assert_allclose(result.targets, 1, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_inside_a_pipeline_with_conditionals(backend: str) -> None:
+    """DALI's ``if`` rewrites the pipeline's functions, ours included; same seed, same result."""
+    images = random_images(8, (12, 12))
+
+    def define(branch: bool) -> Any:
+        data, labels = image_source(images, "HWC"), source([np.array([i], np.int32) for i in range(8)])
+        if branch:
+            flip = fn.random.coin_flip(dtype=types.BOOL)
+            if flip:  # noqa: SIM108 (DALI's if, not Python's)
+                data = fn.flip(data)
+            else:
+                data = fn.copy(data)
+        return msda.hmix(data, labels, num_classes=8, seed=3, backend=backend)
+
+    plain = outputs(lambda: define(False), 8)[0]
+    conditional = pipeline_def(define, batch_size=8, num_threads=2, device_id=None, enable_conditionals=True)
+    with_branch = conditional(True)
+    with_branch.build()
+    mixed, targets = (np.array(tensors.as_array()) for tensors in with_branch.run())
+    np.testing.assert_array_equal(targets, plain[1])
+    assert (mixed != plain[0]).any()
+    without = conditional(False)
+    without.build()
+    np.testing.assert_array_equal(np.array(without.run()[0].as_array()), plain[0])
