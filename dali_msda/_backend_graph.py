@@ -28,7 +28,7 @@ def _pick(draws: DataNode, index: int, length: int = 1) -> DataNode:
     return fn.slice(draws, start=[index], shape=[length], axes=[0])
 
 
-def _profiles(values: DataNode, size: DataNode, make: Any) -> tuple[DataNode, DataNode]:
+def _profiles(values: list[DataNode], size: DataNode, make: Any) -> tuple[DataNode, DataNode]:
     """One profile along each axis, float32 [H] and [W].
 
     `values` holds what differs between the axes (float64, one column per axis), `make` maps the pixel
@@ -155,6 +155,9 @@ def mix(
     base, rows, columns, weight = _mask_parts(draws, size, arguments)
     faultless = no_fault(_fault(images, shape, partner, arguments.layout))
 
+    if arguments.return_params and rows is None:
+        # The caller's mask is as large as the image, also where one number would do.
+        rows, columns = _profiles([], size, lambda pixels: pixels * 0.0)
     # Through the base everything that follows waits for the check.
     mask = _expand(base + faultless, rows, columns, arguments.layout, images.device)
     # DALI's arithmetic does not take float16, and a type that the graph does not show could be that.
@@ -170,8 +173,5 @@ def mix(
     targets = _to_device(targets, images.device)
     if not arguments.return_params:
         return mixed, targets, None
-    if rows is None:
-        everywhere = fn.slice(images, start=[0], shape=[1], axes=[2 if arguments.layout == "HWC" else 0])
-        mask = fn.cast(fn.zeros_like(everywhere), dtype=types.FLOAT) + mask
     lam = fn.reshape(weight, shape=[])
     return mixed, targets, MixParams(lam, partner, fn.reshape(mask, layout=arguments.layout))

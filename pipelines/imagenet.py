@@ -159,7 +159,7 @@ def train_pipeline(
         batch_size=batch_size,
         num_threads=num_threads,
         device_id=device_id if device == "gpu" else None,
-        seed=-1 if seed is None else int(shard_seeds[shard_id].generate_state(1)[0] >> 1),
+        seed=None if seed is None else int(shard_seeds[shard_id].generate_state(1)[0] >> 1),
         prefetch_queue_depth=prefetch_queue_depth,
         enable_checkpointing=enable_checkpointing,
     )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
 from nvidia.dali.pipeline import Pipeline
-from nvidia.dali.plugin.base_iterator import LastBatchPolicy
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
 
@@ -16,13 +16,18 @@ class DALILoader:
     Parameters
     ----------
     pipeline : nvidia.dali.Pipeline
-        Two outputs, images and targets, and one reader (made with ``pad_last_batch=True``).
+        Two outputs, images and targets, and one reader, made with ``pad_last_batch=True``.
     drop_last : bool
-        Leave out the last batch of an epoch where it is not full. Otherwise (default) it comes short, and
-        every sample of the shard exactly once.
+        Full batches only, as many in every shard. Otherwise (default) the last batch of an epoch may come
+        short, and every sample of the shard comes exactly once.
     layout : {"CHW", "HWC"}
         Layout of the pipeline's images. HWC batches come out as an N x C x H x W view, which is
         PyTorch's ``channels_last`` memory format without a copy.
+
+    Raises
+    ------
+    ValueError
+        Another layout; no reader, or several; a reader that does not pad.
 
     Notes
     -----
@@ -34,23 +39,51 @@ class DALILoader:
         if layout not in ("CHW", "HWC"):
             raise ValueError(f"layout must be one of 'CHW', 'HWC'; got {layout!r}")
         pipeline.build()
-        readers = list(pipeline.reader_meta())
+        readers = pipeline.reader_meta()
         if len(readers) != 1:
-            raise ValueError(f"pipeline must have exactly one reader; got {readers or 'none'}")
+            raise ValueError(f"pipeline must have exactly one reader; got {', '.join(readers) or 'none'}")
+        (self._reader,) = readers.values()
+        if not self._reader["pad_last_batch"]:
+            raise ValueError("the pipeline's reader must be made with pad_last_batch=True; got False")
+        self._batch_size: int = pipeline.max_batch_size
+        self._drop_last = drop_last
         self._layout = layout
-        self._iterator = DALIGenericIterator(
-            [pipeline],
-            ["images", "targets"],
-            reader_name=readers[0],
-            auto_reset=True,
-            last_batch_policy=LastBatchPolicy.DROP if drop_last else LastBatchPolicy.PARTIAL,
-        )
+        self._epoch = 0
+        self._position = 0  # batches taken from the pipeline in this epoch
+        # Without a size or reader the iterator does no counting of its own: with shards of different
+        # sizes DALI's (2.4) makes empty batches, or leaves padding for the next epoch to begin with.
+        self._batches = DALIGenericIterator([pipeline], ["images", "targets"])
+
+    def _shard_size(self) -> int:
+        """Samples of the part that is read in this epoch."""
+        samples, shards = self._reader["epoch_size"], self._reader["number_of_shards"]
+        shard = self._reader["shard_id"]
+        if not self._reader["stick_to_shard"]:
+            shard = (shard + self._epoch) % shards
+        return int(samples * (shard + 1) // shards - samples * shard // shards)
 
     def __len__(self) -> int:
-        """Batches per epoch."""
-        return len(self._iterator)
+        """Batches of this epoch."""
+        if self._drop_last:
+            smallest = self._reader["epoch_size"] // self._reader["number_of_shards"]
+            return int(smallest // self._batch_size)
+        return math.ceil(self._shard_size() / self._batch_size)
+
+    def _finish_epoch(self) -> None:
+        """Take what is left of the epoch: padding, which makes all shards as long as the longest."""
+        longest = math.ceil(self._reader["epoch_size"] / self._reader["number_of_shards"])
+        for _ in range(self._position, math.ceil(longest / self._batch_size)):
+            next(self._batches)
+        self._position = 0
+        self._epoch += 1
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for (batch,) in self._iterator:
-            images = batch["images"]
-            yield images.permute(0, 3, 1, 2) if self._layout == "HWC" else images, batch["targets"]
+        if self._position >= len(self):  # the last loop was left after its last batch
+            self._finish_epoch()
+        while self._position < len(self):
+            (batch,) = next(self._batches)
+            real = self._shard_size() - self._position * self._batch_size
+            self._position += 1
+            images, targets = batch["images"][:real], batch["targets"][:real]
+            yield images.permute(0, 3, 1, 2) if self._layout == "HWC" else images, targets
+        self._finish_epoch()

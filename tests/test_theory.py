@@ -8,6 +8,7 @@ the places a box or a point can take (equations 10 and 11 before the integral), 
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ SIDE, LAM, RATIO, DRAWS = 16, 0.4, 0.6, 4000
 PIXELS = [(0, 0), (0, 15), (3, 7), (7, 8), (8, 8), (8, 9), (12, 5), (15, 15)]
 
 
-def masks(method: str, backend: str, **arguments: float) -> np.ndarray:
+def masks(method: str, backend: str, **arguments: Any) -> np.ndarray:
     """DRAWS masks, DRAWS x SIDE x SIDE: white images mixed with the black one at index 0."""
     images = np.ones((DRAWS + 1, SIDE, SIDE, 1), np.float32)
     images[0] = 0
@@ -100,7 +101,7 @@ def test_gmix_second_moment_is_equation_11_far_from_the_border() -> None:
     y, x = np.mgrid[:n, :n]
 
     def weight(row: int, column: int) -> np.ndarray:
-        return np.exp(-np.pi * ((y - row) ** 2 + (x - column) ** 2) / (2 * (1 - lam) * n**2))
+        return np.asarray(np.exp(-np.pi * ((y - row) ** 2 + (x - column) ** 2) / (2 * (1 - lam) * n**2)))
 
     for j, k in [((32, 32), (32, 32)), ((32, 32), (32, 38)), ((30, 33), (36, 28))]:
         total = (weight(*j) * weight(*k)).sum() / n**2

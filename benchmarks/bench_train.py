@@ -1,0 +1,107 @@
+"""Images per second of training with real loading, against the same model on one batch kept in memory.
+
+    python -m benchmarks.bench_train --data DIR [--arch resnet50] [--image-size 224] [--batch-size 64]
+
+The trainer's own step is timed: forward, backward, optimiser. ``memory`` repeats one batch; every method
+loads, mixes and trains with a loader of its own. All take turns on the same model. The share lost to loading
+and mixing is 1 - (images/s of the method) / (images/s in memory).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+
+from benchmarks.common import save, spread, table
+from train_imagenet import Config, Run
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured."""
+
+    data: Path
+    """Folder with train/ and val/."""
+
+    arch: str = "resnet50"
+    """Any classification model of torchvision."""
+
+    image_size: int = 224
+    """Side of the images in pixels."""
+
+    batch_size: int = 64
+    """Images per step."""
+
+    steps: int = 4
+    """Steps per turn."""
+
+    rounds: int = 7
+    """Turns of every contender, after one that does not count."""
+
+
+def endless(run: Run) -> Iterator[Batch]:
+    """The batches of a run's training loader, epoch after epoch."""
+    while True:
+        yield from run.train_loader
+
+
+def main() -> None:
+    """Measure, print a table, write the results."""
+    settings = tyro.cli(Settings, description=__doc__)
+    config = Config(
+        data=settings.data,
+        arch=settings.arch,
+        image_size=settings.image_size,
+        batch_size=settings.batch_size,
+        epochs=1000,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        runs = {
+            method: Run(dataclasses.replace(config, mix=method, output=Path(folder) / method))
+            for method in typing.get_args(typing.get_type_hints(Config)["mix"])
+        }
+    trainer = runs["none"]
+    kept = next(endless(trainer))
+    kept = kept[0].clone(memory_format=torch.preserve_format), kept[1].clone()
+
+    def in_memory() -> Iterator[Batch]:
+        while True:
+            yield kept
+
+    sources = {"memory": in_memory(), **{method: endless(run) for method, run in runs.items()}}
+    rates: dict[str, list[float]] = {name: [] for name in sources}
+    for number in range(settings.rounds + 1):
+        for name, batches in sources.items():
+            began = time.perf_counter()
+            for _ in range(settings.steps):
+                loss = trainer.train_step(*next(batches))
+            float(loss)  # wait for the device
+            if number:
+                rates[name].append(settings.steps * settings.batch_size / (time.perf_counter() - began))
+    results = {name: spread(values) for name, values in rates.items()}
+    memory = results["memory"]["median"]
+    rows = [
+        [
+            name,
+            f"{value['median']:.1f} ({value['q1']:.1f}-{value['q3']:.1f})",
+            f"{1 - value['median'] / memory:.1%}",
+        ]
+        for name, value in results.items()
+    ]
+    print(table(["batches from", "images/s (quartiles)", "share lost"], rows))
+    content = {"settings": vars(settings) | {"data": settings.data.name}, "images_per_s": results}
+    print(f"wrote {save('bench_train', content)}")
+
+
+if __name__ == "__main__":
+    main()

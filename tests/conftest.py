@@ -1,0 +1,56 @@
+"""Small image sets, made once; no test changes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.image_sets import CLASSES, TRAIN_COUNTS, VAL_COUNTS, plain, write_split
+
+
+@pytest.fixture(scope="session")
+def coded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """23 training and 17 validation images of three classes; each shows nothing but its index."""
+    root = tmp_path_factory.mktemp("coded")
+    write_split(root / "train", TRAIN_COUNTS, plain)
+    write_split(root / "val", VAL_COUNTS, plain)
+    return root
+
+
+@pytest.fixture(scope="session")
+def primaries(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four images of each of three classes, which are plain red, green and blue."""
+    root = tmp_path_factory.mktemp("primaries")
+    for position, name in enumerate(CLASSES):
+        (root / name).mkdir()
+        color = tuple(np.eye(3, dtype=int)[position] * 255)
+        for i in range(4):
+            Image.new("RGB", (40, 30 + i), color).save(root / name / f"{i}.png")
+    return root
+
+
+def _copies(root: Path, image: np.ndarray, count: int) -> Path:
+    (root / "same").mkdir()
+    Image.fromarray(image).save(root / "same" / "000.png")
+    for i in range(1, count):
+        (root / "same" / f"{i:03d}.png").hardlink_to(root / "same" / "000.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def halves(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """64 images with a dark left and a bright right half."""
+    image = np.full((32, 32, 3), 20, np.uint8)
+    image[:, 16:] = 235
+    return _copies(tmp_path_factory.mktemp("halves"), image, 64)
+
+
+@pytest.fixture(scope="session")
+def ramps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """64 images whose red is the column and whose green is the row."""
+    rows, columns = np.mgrid[0:256, 0:256]
+    image = np.stack([columns, rows, 0 * rows], axis=2).astype(np.uint8)
+    return _copies(tmp_path_factory.mktemp("ramps"), image, 64)

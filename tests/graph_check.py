@@ -1,0 +1,91 @@
+"""Check without a GPU that a DALI graph can stand on one.
+
+A graph under construction knows where each operator stands and where its inputs lie, and DALI's registry
+and schemas know where they may; comparing the two needs no device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from nvidia.dali import backend
+from nvidia.dali.pipeline import DataNode
+
+_REGISTERED = {
+    "cpu": set(backend.RegisteredCPUOps()),
+    "gpu": set(backend.RegisteredGPUOps()),
+    "mixed": set(backend.RegisteredMixedOps()),
+}
+# Parts of the names of operators that call Python, or what Numba compiled on this machine.
+_FOREIGN = ("Numba", "Python", "Torch", "Jax")
+
+
+def operators(outputs: Sequence[DataNode]) -> list[Any]:
+    """All operator instances that the outputs depend on, each after those that it depends on."""
+    found: dict[int, Any] = {}
+    stack = [output.source for output in reversed(outputs)]
+    while stack:
+        instance = stack.pop()
+        if id(instance) in found:
+            continue
+        missing = [node.source for node in instance.inputs if id(node.source) not in found]
+        if missing:
+            stack += [instance, *missing]
+        else:
+            found[id(instance)] = instance
+    return list(found.values())
+
+
+def problems(outputs: Sequence[DataNode], device: str = "gpu") -> list[str]:
+    """What keeps a graph from running on a GPU, or makes it wait for the CPU.
+
+    Parameters
+    ----------
+    outputs : sequence of DataNode
+        Outputs of the graph.
+    device : {"gpu", "cpu"}, optional
+        Where the outputs themselves have to lie.
+
+    Returns
+    -------
+    list of str
+        One line for each problem, naming the operator; empty if there is none.
+    """
+    found = [f"output {i} lies on the {o.device}" for i, o in enumerate(outputs) if o.device != device]
+    found += [f"output {i} comes back from the GPU" for i, o in enumerate(outputs) if _returned(o)]
+    for instance in operators(outputs):
+        schema = instance._op.schema
+        found += [f"{instance.name} ({schema.Name()}): {problem}" for problem in _faults(instance)]
+    return found
+
+
+def _faults(instance: Any) -> Iterator[str]:
+    schema, spec, device = instance._op.schema, instance.spec, instance._op.device
+    if any(part in name for part in _FOREIGN for name in (schema.Name(), type(instance._op).__name__)):
+        yield "runs Python or Numba code"
+    elif device not in schema.GetSupportedBackends() or schema.Name() not in _REGISTERED[device]:
+        yield f"stands on {device!r}, made for {schema.GetSupportedBackends()}"
+    try:
+        schema.CheckArgs(spec)
+    except RuntimeError as error:
+        yield f"has wrong arguments: {error}"
+    for position, node in enumerate(instance.inputs):
+        if _returned(node):
+            yield f"its input {node.name} comes back from the GPU"
+        if position >= spec.NumRegularInput():
+            if node.device != "cpu":
+                yield f"its argument {node.name} lies on the {node.device}"
+        elif node.device != (wanted := _accepted(schema, position, node.device, device)):
+            yield f"its input {node.name} lies on the {node.device}, not on the {wanted}"
+
+
+def _accepted(schema: Any, position: int, actual: str, device: str) -> str:
+    """Where an input may lie: its actual device, if the operator takes it from there."""
+    accepted = schema.GetInputDevice(position, actual, device)
+    return "cpu" if accepted == "mixed" else str(accepted)
+
+
+def _returned(node: DataNode) -> bool:
+    """Whether the node is the copy on the CPU of what an operator made on the GPU."""
+    return bool(node.device == "cpu" and node.source._op.device in ("gpu", "mixed"))

@@ -1,0 +1,84 @@
+"""Images whose pixels tell which image they are, which class they have or where they were cropped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+# ImageNet's statistics as torchvision documents them, on the scale of the pixels.
+MEAN: np.ndarray = 255 * np.array([0.485, 0.456, 0.406])
+STD: np.ndarray = 255 * np.array([0.229, 0.224, 0.225])
+
+CLASSES = ("ant", "bee", "cat")
+# Uneven, so that a label does not follow from the position of its image.
+TRAIN_COUNTS, VAL_COUNTS = (11, 7, 5), (6, 8, 3)
+TRAIN_LABELS, VAL_LABELS = (np.repeat(np.arange(3), counts) for counts in (TRAIN_COUNTS, VAL_COUNTS))
+_LEVELS, _FIRST, _STEP = 5, 30, 48
+
+
+def index_color(index: int) -> tuple[int, int, int]:
+    """A colour for every index below 125, far from those of the others."""
+    digits = (index % _LEVELS, index // _LEVELS % _LEVELS, index // _LEVELS**2)
+    red, green, blue = (_FIRST + _STEP * digit for digit in digits)
+    return red, green, blue
+
+
+def pixels(images: Any) -> np.ndarray:
+    """Undo the normalisation of N x 3 x H x W: float64 on the scale of the pixels."""
+    scaled: np.ndarray = np.asarray(images, np.float64) * STD[:, None, None]
+    return np.asarray(scaled + MEAN[:, None, None])
+
+
+def indices(images: Any) -> list[int]:
+    """The indices whose colours a batch N x 3 x H x W shows."""
+    found = pixels(images)
+    digits = np.rint((found - _FIRST) / _STEP).astype(int)
+    # JPEG moves a colour by a level or two.
+    assert np.abs(found - (_FIRST + _STEP * digits)).max() < 4 if found.size else True
+    digits = digits[:, :, 0, 0]
+    return [int(index) for index in digits @ np.array([1, _LEVELS, _LEVELS**2])]
+
+
+def index_name(index: int) -> str:
+    """File name of the image of an index: JPEG and PNG take turns; sorted by index."""
+    return f"{index:03d}.{'png' if is_exact(index) else 'JPEG'}"
+
+
+def is_exact(index: int) -> bool:
+    """Whether the image is stored without loss."""
+    return index % 2 == 1
+
+
+def write_split(root: Path, counts: tuple[int, ...], make: Callable[[int, str], Image.Image]) -> None:
+    """Write ``root/CLASS/index.{JPEG,png}`` for `counts` images per class, numbered across the classes."""
+    index = 0
+    for name, count in zip(CLASSES, counts, strict=False):
+        (root / name).mkdir(parents=True)
+        for _ in range(count):
+            make(index, name).save(root / name / index_name(index), quality=95)
+            index += 1
+
+
+def plain(index: int, _: str = "") -> Image.Image:
+    """An image of nothing but the colour of its index, of a size of its own."""
+    return Image.new("RGB", (24 + 5 * index % 37, 24 + 7 * index % 31), index_color(index))
+
+
+def photo(height: int, width: int, seed: int, channels: int = 3) -> np.ndarray:
+    """Smooth colours with grain, H x W x channels: what a decoder and a resize meet in a photo."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (max(2, height // 24), max(2, width // 24), 3), np.uint8)
+    smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC), float)
+    image = smooth[:, :, :channels] + rng.normal(0, 10, (height, width, channels))
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def run(pipeline: Any, batches: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The next batches of a pipeline with two outputs; copies, because DALI reuses its buffers."""
+    for _ in range(batches):
+        first, second = (np.array(tensors.as_array()) for tensors in pipeline.run())
+        yield first, second

@@ -1,0 +1,142 @@
+"""What is found in class folders, and the one clear error for each thing that can be wrong with them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from torchvision.datasets import ImageFolder as TorchImageFolder
+
+from pipelines.folders import EXTENSIONS, check_dataset, list_images, split_folder
+from tests.image_sets import CLASSES, TRAIN_COUNTS, VAL_COUNTS
+
+
+def tree(root: Path, *files: str) -> Path:
+    """Make empty files below `root`; a name that ends in a slash is a folder."""
+    for name in files:
+        path = root / name
+        (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
+        if not name.endswith("/"):
+            path.touch()
+    return root
+
+
+def error(root: Path, names: Path) -> str:
+    """The message of check_dataset's ValueError, which has to name the folder `names` and be one line."""
+    with pytest.raises(ValueError, match=re.escape(str(names))) as caught:
+        check_dataset(root)
+    # The folder itself, not one of which it is the parent.
+    assert re.search(re.escape(str(names)) + r"(?![\w/])", str(caught.value))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_lists_what_torchvision_lists(coded: Path) -> None:
+    for split, counts in (("train", TRAIN_COUNTS), ("val", VAL_COUNTS)):
+        found, expected = list_images(coded / split), TorchImageFolder(coded / split)
+        assert found.root == coded / split
+        assert list(found.classes) == expected.classes
+        assert [str(found.root / name) for name in found.files] == [path for path, _ in expected.samples]
+        assert found.labels == expected.targets
+        assert found.classes == CLASSES
+        assert tuple(map(found.labels.count, range(3))) == counts
+
+
+def test_order_is_that_of_the_names(tmp_path: Path) -> None:
+    """Code points decide: capitals first, 10 before 9, class by class."""
+    tree(tmp_path, "b/2.jpg", "b/10.jpg", "a/z.png", "B/1.jpg", "10/x.jpg", "9/x.jpg", "b/A.jpg")
+    found = list_images(tmp_path)
+    assert found.classes == ("10", "9", "B", "a", "b")
+    assert found.files == ["10/x.jpg", "9/x.jpg", "B/1.jpg", "a/z.png", "b/10.jpg", "b/2.jpg", "b/A.jpg"]
+    assert found.labels == [0, 1, 2, 3, 4, 4, 4]
+
+
+def test_passes_over_what_is_no_image(tmp_path: Path) -> None:
+    tree(
+        tmp_path,
+        ".cache/x.jpg", "README.txt", "stray.jpg",
+        "a/1.jpg", "a/.2.jpg", "a/._1.jpg", "a/.DS_Store",
+        "a/notes.txt", "a/jpg", "a/1.jpg.txt", "a/folder.jpg/", "a/deeper/3.jpg",
+    )  # fmt: skip
+    found = list_images(tmp_path)
+    assert (found.classes, found.files, found.labels) == (("a",), ["a/1.jpg"], [0])
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_extensions_in_any_case(extension: str, tmp_path: Path) -> None:
+    names = [f"{i}{variant}" for i, variant in enumerate((extension, extension.upper(), extension.title()))]
+    tree(tmp_path, *(f"a/{name}" for name in names))
+    assert list_images(tmp_path).files == [f"a/{name}" for name in names]
+
+
+def test_links_are_followed(tmp_path: Path) -> None:
+    tree(tmp_path, "elsewhere/1.jpg", "elsewhere/2.jpg", "set/b/1.jpg")
+    (tmp_path / "set" / "a").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "set" / "b" / "0.jpg").symlink_to(tmp_path / "elsewhere" / "1.jpg")
+    (tmp_path / "set" / "b" / "gone.jpg").symlink_to(tmp_path / "nowhere")
+    assert list_images(tmp_path / "set").files == ["a/1.jpg", "a/2.jpg", "b/0.jpg", "b/1.jpg"]
+
+
+def test_split_folder(coded: Path, tmp_path: Path) -> None:
+    assert split_folder(coded, "train") == coded / "train"
+    assert split_folder(str(coded), "val") == coded / "val"
+    assert split_folder(coded / "train", "train") == coded / "train"
+    assert split_folder(coded / "val", "train") == coded / "val"
+    tree(tmp_path, "train")  # a file
+    assert split_folder(tmp_path, "train") == tmp_path
+
+
+def test_dataset(coded: Path) -> None:
+    train, val = check_dataset(coded)
+    assert (train, val) == (list_images(coded / "train"), list_images(coded / "val"))
+    assert train.classes == val.classes
+    assert (len(train.files), len(val.files)) == (sum(TRAIN_COUNTS), sum(VAL_COUNTS))
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    assert "no folder" in error(tmp_path / "typo", names=tmp_path / "typo")
+    tree(tmp_path, "file.zip")
+    assert "no folder" in error(tmp_path / "file.zip", names=tmp_path / "file.zip")
+    with pytest.raises(ValueError, match=re.escape(f"no folder {tmp_path / 'typo'}")):
+        list_images(tmp_path / "typo")
+
+
+def test_empty_folder(tmp_path: Path) -> None:
+    assert "nothing" in error(tmp_path, names=tmp_path)
+    with pytest.raises(ValueError, match=re.escape(f"{tmp_path}; it holds no folders")):
+        list_images(tmp_path)
+
+
+@pytest.mark.parametrize(("present", "absent"), [("train", "val"), ("val", "train")])
+def test_split_missing(present: str, absent: str, tmp_path: Path) -> None:
+    tree(tmp_path, f"{present}/a/1.jpg", "notes.txt")
+    message = error(tmp_path, names=tmp_path)
+    assert f"no {absent}/" in message
+    assert f"it holds notes.txt, {present}" in message
+
+
+@pytest.mark.parametrize(("full", "empty"), [("train", "val"), ("val", "train")])
+def test_split_without_classes(full: str, empty: str, tmp_path: Path) -> None:
+    tree(tmp_path, f"{full}/a/1.jpg", f"{empty}/1.jpg")
+    assert "no folders" in error(tmp_path, names=tmp_path / empty)
+
+
+@pytest.mark.parametrize(("full", "lacking"), [("train", "val"), ("val", "train")])
+def test_class_missing(full: str, lacking: str, coded: Path, tmp_path: Path) -> None:
+    shutil.copytree(coded, tmp_path / "set")
+    shutil.rmtree(tmp_path / "set" / lacking / "bee")
+    message = error(tmp_path / "set", names=tmp_path / "set" / lacking)
+    assert message.endswith("lacks bee")
+    shutil.rmtree(tmp_path / "set" / lacking / "ant")
+    message = error(tmp_path / "set", names=tmp_path / "set" / lacking)
+    assert message.endswith("lacks ant and 1 more")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_class_without_images(split: str, coded: Path, tmp_path: Path) -> None:
+    shutil.copytree(coded, tmp_path / "set")
+    for path in (tmp_path / "set" / split / "bee").iterdir():
+        path.rename(path.with_suffix(".txt"))
+    assert "no images" in error(tmp_path / "set", names=tmp_path / "set" / split / "bee")

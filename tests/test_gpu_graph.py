@@ -1,0 +1,253 @@
+"""The graphs for the GPU, checked without one: every operator and every input on a device that fits."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from nvidia.dali import Pipeline, fn, types
+from nvidia.dali.pipeline import DataNode
+
+import dali_msda as msda
+from pipelines.imagenet import train_pipeline, val_pipeline
+from tests.graph_check import operators, problems
+
+METHODS = ["none", "mixup", "cutmix", "stochastic", "hmix", "gmix"]
+CONVENTIONS = ["reference", "paper"]
+LAYOUTS = ["HWC", "CHW"]
+GRANULARITIES = ["sample", "batch"]
+METHODS_AND_PARAMS = list(itertools.product(METHODS, [False, True]))
+
+
+def trace(define: Callable[[], Any], batch_size: int = 8) -> Any:
+    """What `define` makes of a graph for the GPU, which is not built."""
+    with Pipeline(batch_size, 2, 0):
+        return define()
+
+
+def values(device: str = "cpu", **known: Any) -> DataNode:
+    return fn.external_source(source=lambda: None, device=device, **known)
+
+
+def count(outputs: Any, name: str, device: str) -> int:
+    """Number of operators of a schema on a device."""
+    found = ((instance._op.schema.Name(), instance._op.device) for instance in operators(outputs))
+    return sum(operator == (name, device) for operator in found)
+
+
+def assert_fits_the_gpu(result: Any, *, params: bool) -> None:
+    """No problems; images, targets and the mask on the GPU, lam and partner on the CPU."""
+    assert len(result) == 2 + params
+    on_gpu = list(result[:2])
+    if params:
+        on_gpu.append(result[2].mask)
+        assert problems([result[2].lam, result[2].partner], "cpu") == []
+    assert problems(on_gpu) == []
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("convention", CONVENTIONS)
+@pytest.mark.parametrize(("method", "return_params"), METHODS_AND_PARAMS)
+def test_methods(method: str, convention: str, layout: str, granularity: str, return_params: bool) -> None:
+    def define() -> Any:
+        return msda.mix(
+            values("gpu", layout=layout, dtype=types.UINT8, ndim=3),
+            values(),
+            method=method,
+            num_classes=10,
+            convention=convention,
+            layout=layout,
+            granularity=granularity,
+            return_params=return_params,
+            label_smoothing=0.1,
+            probability=0.5,
+        )
+
+    result = trace(define)
+    assert_fits_the_gpu(result, params=return_params)
+    # The images are mixed, and they are mixed there: partners are fetched on the GPU.
+    assert count(result[:1], "PermuteBatch", "gpu") == (method != "none")
+    assert count(result[:1], "CastLike", "gpu") == (method != "none")
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["drawn", "given"])
+@pytest.mark.parametrize("dtype", [None, types.UINT8, types.FLOAT16, types.FLOAT], ids=str)
+@pytest.mark.parametrize(("method", "return_params"), METHODS_AND_PARAMS)
+def test_dtypes_and_own_draws(method: str, return_params: bool, dtype: Any, given: bool) -> None:
+    """Any element type, seen by the graph or not, and all draws as nodes of the caller."""
+
+    def define() -> Any:
+        draws: dict[str, Any] = {}
+        if given:
+            names = ["lam", "center", "partner", "probability"]
+            names += ["ratio"] if method == "hmix" else []
+            names += ["switch_probability"] if method == "stochastic" else []
+            draws = {name: values() for name in names}
+        images = values("gpu", layout="HWC", **({} if dtype is None else {"dtype": dtype, "ndim": 3}))
+        return msda.mix(images, values(), method=method, num_classes=10, return_params=return_params, **draws)
+
+    assert_fits_the_gpu(trace(define), params=return_params)
+    assert_fits_the_gpu(trace(define, batch_size=1), params=return_params)
+
+
+@pytest.mark.parametrize("output_layout", ["CHW", "HWC"])
+@pytest.mark.parametrize("mix", METHODS)
+def test_train_pipeline(mix: str, output_layout: str, coded: Path) -> None:
+    for batch_size, checkpointing in itertools.product([1, 32], [False, True]):
+        pipeline = train_pipeline(
+            coded,
+            mix=mix,
+            num_classes=3,
+            batch_size=batch_size,
+            num_threads=2,
+            device="gpu",
+            output_layout=output_layout,
+            output_dtype=types.FLOAT16,
+            enable_checkpointing=checkpointing,
+        )
+        outputs = pipeline._graph_out
+        assert len(outputs) == 2
+        assert problems(outputs) == []
+        assert count(outputs, "decoders__ImageRandomCrop", "mixed") == 1
+        for name in ("Resize", "CropMirrorNormalize"):
+            assert count(outputs, name, "gpu") == 1
+        assert pipeline.device_id == 0
+
+
+@pytest.mark.parametrize("output_layout", ["CHW", "HWC"])
+def test_val_pipeline(output_layout: str, coded: Path) -> None:
+    pipeline = val_pipeline(
+        coded, batch_size=32, num_threads=2, device="gpu", output_layout=output_layout, device_id=3
+    )
+    outputs = pipeline._graph_out
+    assert len(outputs) == 2
+    assert problems(outputs) == []
+    assert count(outputs, "decoders__Image", "mixed") == 1
+    for name in ("Resize", "CropMirrorNormalize"):
+        assert count(outputs, name, "gpu") == 1
+    assert pipeline.device_id == 3
+
+
+def test_cpu_pipelines_use_no_gpu(coded: Path) -> None:
+    training = train_pipeline(coded, num_classes=3, batch_size=4, num_threads=1)
+    validation = val_pipeline(coded, batch_size=4, num_threads=1)
+    for pipeline in (training, validation):
+        assert pipeline.device_id is None
+        assert {instance._op.device for instance in operators(pipeline._graph_out)} == {"cpu"}
+    # The compiled kernel is what the check is there to find: one operator for the images, one for labels.
+    assert sum("Numba" in problem for problem in problems(training._graph_out, "cpu")) == 2
+    assert problems(validation._graph_out, "cpu") == []
+
+
+# The check itself: each of these graphs is wrong in one way, and that one way is found.
+
+
+def compiled() -> list[DataNode]:
+    mixed, *_ = msda.mixup(values(layout="HWC", dtype=types.UINT8, ndim=3), values(), num_classes=3)
+    return [mixed.gpu()]
+
+
+def wrong_argument_device() -> list[DataNode]:
+    """DALI itself refuses a GPU node as an argument, so the node is moved after it was taken."""
+    images, size = values("gpu"), values()
+    with pytest.raises(ValueError, match="Named arguments must be on CPU"):
+        fn.resize(images, size=values("gpu"))
+    resized = fn.resize(images, size=size)
+    size.device = "gpu"
+    return [resized]
+
+
+def wrong_input_device() -> list[DataNode]:
+    """As with arguments: DALI refuses, so the node is moved afterwards."""
+    images = values().gpu()
+    with pytest.raises(RuntimeError, match="incompatible device"):
+        fn.resize(values(), device="gpu", size=[8, 8])
+    resized = fn.resize(images, size=[8, 8])
+    images.device = "cpu"
+    return [resized]
+
+
+def wrong_decoder_input() -> list[DataNode]:
+    encoded = values()
+    images = fn.decoders.image(encoded, device="mixed")
+    encoded.device = "gpu"
+    return [images]
+
+
+WRONG: dict[str, tuple[Callable[[], list[DataNode]], list[str]]] = {
+    "CPU operator on the GPU": (
+        lambda: [fn.random.beta(device="gpu", shape=[1])],
+        [r"\(random__Beta\): stands on 'gpu', made for \['cpu'\]"],
+    ),
+    "GPU operator as mixed": (
+        lambda: [fn.resize(values(), device="mixed", size=[8, 8])],
+        [r"\(Resize\): stands on 'mixed', made for \['cpu', 'gpu'\]"],
+    ),
+    "decoder on the GPU": (
+        lambda: [fn.decoders.image(values("gpu"), device="gpu")],
+        [r"\(decoders__Image\): stands on 'gpu', made for \['cpu', 'mixed'\]"],
+    ),
+    "Numba": (compiled, [r"\(NumbaFuncImpl\): runs Python or Numba code"]),
+    "Python": (
+        lambda: [fn.python_function(values(), function=np.copy).gpu()],
+        [r"\(DLTensorPythonFunctionImpl\): runs Python or Numba code"],
+    ),
+    "argument from the GPU": (wrong_argument_device, [r"\(Resize\): its argument .* lies on the gpu"]),
+    "input from the CPU": (wrong_input_device, [r"\(Resize\): its input .* lies on the cpu, not on the gpu"]),
+    "encoded images on the GPU": (
+        wrong_decoder_input,
+        [r"\(decoders__Image\): its input .* lies on the gpu, not on the cpu"],
+    ),
+    "no way back": (
+        lambda: [fn.cast(values("gpu").cpu(), dtype=types.FLOAT).gpu()],
+        [r"\(Cast\): its input .* comes back from the GPU"],
+    ),
+    "argument made on the GPU": (
+        lambda: [fn.resize(values("gpu"), size=fn.cast(values("gpu"), dtype=types.FLOAT).cpu())],
+        [r"\(Resize\): its input .* comes back from the GPU"],
+    ),
+    "output on the CPU": (
+        lambda: [values("gpu"), fn.cast(values(), dtype=types.FLOAT)],
+        ["output 1 lies on the cpu"],
+    ),
+    "output from the GPU on the CPU": (
+        lambda: [values("gpu").cpu()],
+        ["output 0 lies on the cpu", "output 0 comes back from the GPU"],
+    ),
+    "argument missing": (
+        lambda: [fn.cast(values("gpu"))],
+        [r"\(Cast\): has wrong arguments: .*dtype"],
+    ),
+    "behind correct operators": (
+        lambda: [fn.resize(values("gpu"), size=[8, 8]) + fn.random.beta(device="gpu") * 2.0],
+        [r"\(random__Beta\): stands on 'gpu', made for \['cpu'\]"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_graphs_are_found(name: str) -> None:
+    define, expected = WRONG[name]
+    found = trace(lambda: problems(define()))
+    assert len(found) == len(expected), found
+    for problem, pattern in zip(found, expected, strict=True):
+        assert re.search(pattern, problem), problem
+
+
+def test_right_graphs_pass() -> None:
+    """What is allowed although it may look wrong: metadata of GPU nodes on the CPU, copies to the GPU."""
+
+    def define() -> list[str]:
+        images = values("gpu", layout="HWC")
+        shape = images.shape()
+        assert shape.device == "cpu"
+        resized = fn.resize(images, size=fn.cast(shape[:2], dtype=types.FLOAT))
+        return problems([resized, shape.gpu(), fn.slice(images, values(), values(), axes=[0])])
+
+    assert trace(define) == []

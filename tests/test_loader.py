@@ -1,0 +1,223 @@
+"""The loader between a pipeline and PyTorch: lengths, epochs, last batches, layouts, memory."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nvidia.dali import Pipeline, fn
+
+from pipelines.imagenet import train_pipeline, val_pipeline
+from pipelines.loader import DALILoader
+from tests.image_sets import TRAIN_COUNTS, TRAIN_LABELS, VAL_COUNTS, VAL_LABELS, indices
+
+TRAIN, VAL = sum(TRAIN_COUNTS), sum(VAL_COUNTS)
+
+
+def train(data: Path, **changes: Any) -> Pipeline:
+    settings = {
+        "mix": "none",
+        "num_classes": 3,
+        "image_size": 8,
+        "batch_size": 4,
+        "num_threads": 1,
+        "seed": 5,
+    }
+    return train_pipeline(data, **{**settings, **changes})
+
+
+def val(data: Path, **changes: Any) -> Pipeline:
+    return val_pipeline(data, **{"image_size": 8, "batch_size": 4, "num_threads": 1, **changes})
+
+
+def epoch(loader: DALILoader) -> list[list[int]]:
+    """The indices of the images of one epoch, batch by batch; checks their targets."""
+    batches = []
+    for images, targets in loader:
+        batches.append(indices(images))
+        if targets.dtype == torch.int64:
+            assert targets.tolist() == VAL_LABELS[batches[-1]].tolist()
+        else:
+            assert targets.argmax(1).tolist() == TRAIN_LABELS[batches[-1]].tolist()
+    return batches
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 4, 5, 12, 17])
+@pytest.mark.parametrize(("make", "size"), [(train, TRAIN), (val, VAL)], ids=["train", "val"])
+def test_epochs(make: Any, size: int, batch_size: int, drop_last: bool, coded: Path) -> None:
+    """Full batches and, unless it is dropped, one for the rest; nothing twice, in any epoch."""
+    full, rest = divmod(size, batch_size)
+    sizes = [batch_size] * full + ([rest] if rest and not drop_last else [])
+    loader = DALILoader(make(coded, batch_size=batch_size), drop_last=drop_last)
+    assert len(loader) == len(sizes)
+    left_out = set()
+    for _ in range(4):
+        batches = epoch(loader)
+        assert list(map(len, batches)) == sizes
+        assert len(loader) == len(sizes)
+        seen = [index for batch in batches for index in batch]
+        assert len(set(seen)) == len(seen)
+        assert set(seen) <= set(range(size))
+        left_out.add(frozenset(range(size)) - frozenset(seen))
+    assert {len(missing) for missing in left_out} == {rest if drop_last else 0}
+    if make is train and drop_last and rest:
+        assert len(left_out) > 1  # the shuffle leaves out others every time
+
+
+@pytest.mark.parametrize("make", [train, val])
+def test_batch_larger_than_the_set(make: Any, coded: Path) -> None:
+    loader = DALILoader(make(coded, batch_size=30))
+    assert len(loader) == 1
+    for _ in range(3):
+        (batch,) = epoch(loader)
+        assert sorted(batch) == list(range(TRAIN if make is train else VAL))
+
+
+# Both pipelines in 2 and 3 shards, which divide neither 23 nor 17, so that shards differ in size. Where the
+# smaller shards are whole batches the larger ones need one batch more, for a single image.
+SHARD_CASES = [
+    pytest.param(make, size, shards, batch_size, id=f"{make.__name__}-{shards}-{batch_size}")
+    for make, size in ((train, TRAIN), (val, VAL))
+    for shards, batch_size in itertools.product([2, 3], [1, 2, 3, 4, 5])
+]
+
+
+@pytest.mark.parametrize(("make", "size", "shards", "batch_size"), SHARD_CASES)
+def test_shards_without_last_batches(make: Any, size: int, shards: int, batch_size: int, coded: Path) -> None:
+    """All shards make the same number of full batches, of different images."""
+    loaders = [
+        DALILoader(make(coded, batch_size=batch_size, shard_id=i, num_shards=shards), drop_last=True)
+        for i in range(shards)
+    ]
+    full = size // shards // batch_size
+    assert [len(loader) for loader in loaders] == [full] * shards
+    for _ in range(4):
+        batches = [epoch(loader) for loader in loaders]
+        assert [list(map(len, part)) for part in batches] == [[batch_size] * full] * shards
+        seen = [index for part in batches for batch in part for index in batch]
+        assert len(set(seen)) == len(seen)
+
+
+@pytest.mark.parametrize(("make", "size", "shards", "batch_size"), SHARD_CASES)
+def test_shards_with_last_batches(make: Any, size: int, shards: int, batch_size: int, coded: Path) -> None:
+    """Together the shards make every sample once; no batch is empty."""
+    loaders = [
+        DALILoader(make(coded, batch_size=batch_size, shard_id=i, num_shards=shards)) for i in range(shards)
+    ]
+    for _ in range(4):
+        batches = [epoch(loader) for loader in loaders]
+        assert sorted(index for part in batches for batch in part for index in batch) == list(range(size))
+        assert [len(part) for part in batches] == [len(loader) for loader in loaders]
+        assert all(map(len, itertools.chain(*batches)))
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 5])
+def test_shards_that_take_turns(batch_size: int, drop_last: bool, coded: Path) -> None:
+    """A reader that goes on to the next shard after every epoch, as DALI's do unless told otherwise."""
+    bounds = [0, 5, 11, 17]
+    for shard in range(3):
+        pipeline = Pipeline(batch_size, 1, None)
+        with pipeline:
+            encoded, labels = fn.readers.file(
+                files=sorted(map(str, (coded / "val").rglob("*.*"))),
+                labels=list(range(VAL)),
+                shard_id=shard,
+                num_shards=3,
+                pad_last_batch=True,
+            )
+            pipeline.set_outputs(fn.resize(fn.decoders.image(encoded), size=[8, 8]), labels)
+        loader = DALILoader(pipeline, drop_last=drop_last, layout="HWC")
+        for turn in range(shard, shard + 5):
+            part = list(range(bounds[turn % 3], bounds[turn % 3 + 1]))
+            expected = [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+            if drop_last:
+                expected = [batch for batch in expected if len(batch) == batch_size][: 5 // batch_size]
+            assert len(loader) == len(expected)
+            assert [labels[:, 0].tolist() for _, labels in loader] == expected
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("make", [train, val])
+def test_loop_left_early_goes_on(make: Any, drop_last: bool, coded: Path) -> None:
+    """Loops of two batches until the epoch, of 4 to 6 batches, is over; the next epochs are whole again."""
+    whole = DALILoader(make(coded), drop_last=drop_last)
+    parts = DALILoader(make(coded), drop_last=drop_last)
+    expected = [epoch(whole) for _ in range(3)]
+    found: list[list[int]] = []
+    while len(found) < len(whole):
+        found += [indices(images) for images, _ in itertools.islice(parts, 2)]
+    assert found == expected[0]
+    assert [epoch(parts), epoch(parts)] == expected[1:]
+
+
+def test_channels_last(coded: Path) -> None:
+    """HWC gives the same batches in PyTorch's channels_last format, CHW in the contiguous one."""
+    first, last = (
+        list(DALILoader(train(coded, mix="hmix", image_size=12, output_layout=layout), layout=layout))
+        for layout in ("CHW", "HWC")
+    )
+    assert len(first) == len(last) == 6
+    for (images, targets), (same_images, same_targets) in zip(first, last, strict=True):
+        assert images.shape[1:] == (3, 12, 12)
+        assert torch.equal(images, same_images)
+        assert torch.equal(targets, same_targets)
+        assert images.is_contiguous()
+        assert not images.is_contiguous(memory_format=torch.channels_last)
+        assert same_images.is_contiguous(memory_format=torch.channels_last)
+        assert not same_images.is_contiguous()
+
+
+@pytest.mark.parametrize("layout", ["CHW", "HWC"])
+def test_tensors(layout: str, coded: Path) -> None:
+    loaders = [DALILoader(make(coded, output_layout=layout), layout=layout) for make in (train, val)]
+    for loader, kind in zip(loaders, (torch.float32, torch.int64), strict=True):
+        for images, targets in loader:
+            assert type(images) is type(targets) is torch.Tensor
+            assert (images.dtype, targets.dtype) == (torch.float32, kind)
+            assert (images.device.type, targets.device.type) == ("cpu", "cpu")
+            assert images.shape == (len(targets), 3, 8, 8)
+            assert targets.shape[1:] == ((3,) if loader is loaders[0] else ())
+
+
+def test_batches_may_be_kept(coded: Path) -> None:
+    """No later batch is written over one that is still in use."""
+    loader = DALILoader(train(coded, mix="hmix"))
+    kept: list[torch.Tensor] = []
+    copies: list[torch.Tensor] = []
+    for _ in range(3):
+        for batch in loader:
+            kept += batch
+            copies += [tensor.clone() for tensor in batch]
+    assert all(map(torch.equal, kept, copies))
+    assert not torch.equal(kept[0], kept[2])
+
+
+def test_layout_error(coded: Path) -> None:
+    with pytest.raises(ValueError, match="layout must be one of 'CHW', 'HWC'; got 'NCHW'"):
+        DALILoader(train(coded), layout="NCHW")
+
+
+def test_pipeline_needs_one_reader(coded: Path) -> None:
+    for readers, found in ((0, "none"), (2, "first, second")):
+        pipeline = Pipeline(4, 1, None)
+        with pipeline:
+            nodes = [fn.random.uniform(shape=[2]), fn.random.uniform(shape=[2])]
+            for i, name in enumerate(("first", "second")[:readers]):
+                nodes[i] = fn.readers.file(file_root=str(coded / "train"), name=name)[1]
+            pipeline.set_outputs(*nodes)
+        with pytest.raises(ValueError, match=f"pipeline must have exactly one reader; got {found}"):
+            DALILoader(pipeline)
+
+
+def test_reader_has_to_pad(coded: Path) -> None:
+    pipeline = Pipeline(4, 1, None)
+    with pipeline:
+        encoded, labels = fn.readers.file(file_root=str(coded / "train"))
+        pipeline.set_outputs(fn.decoders.image(encoded), labels)
+    with pytest.raises(ValueError, match="pad_last_batch=True; got False"):
+        DALILoader(pipeline)
