@@ -72,7 +72,10 @@ def _fill_gaussian(size: int, value: float, width: float, area: float, draws: An
 
 @numba.njit
 def _fill_mask(draws: Any, rows: Any, columns: Any) -> tuple[float, float]:
-    """Write ``scale * rows`` and ``columns``; return the base and the mask's mean, the label weight."""
+    """Write ``scale * rows`` and ``columns``; return the base and the mask's mean, the label weight.
+
+    Both arrays come in uninitialised: every method writes all of them.
+    """
     method, paper = int(draws[_METHOD]), draws[_PAPER] != 0.0
     height, width = rows.size, columns.size
     lam = min(max(draws[_LAM], 0.0), 1.0)
@@ -94,8 +97,8 @@ def _fill_mask(draws: Any, rows: Any, columns: Any) -> tuple[float, float]:
         area = float(height) * float(width)
         share = _fill_gaussian(height, draws[_ROW], blob, area, draws, rows)
         share *= _fill_gaussian(width, draws[_COLUMN], blob, area, draws, columns)
-    elif method == _MIXUP:
-        base = lam
+    else:
+        base = lam if method == _MIXUP else 1.0
         rows[:] = 0.0
         columns[:] = 0.0
     base = _chosen(base, 1.0, draws[_APPLY], draws[_PROBABILITY])

@@ -10,7 +10,7 @@ import pytest
 import dali_msda as msda
 from dali_msda import _draws as slot
 from dali_msda._checks import LAYOUT_DIFFERS, SIZES_DIFFER
-from dali_msda._kernel import mix_image, write_targets
+from dali_msda._kernel import _fill_mask, mix_image, write_targets
 
 NO_LAYOUT = np.zeros(0, np.uint8)
 
@@ -83,3 +83,12 @@ def test_targets_of_labels_out_of_range_are_not_written() -> None:
     for own, other in ((10, 1), (1, 10), (-1, 1), (2**30, -(2**30))):
         write_targets(buffer[2:12], info, np.array([own], np.int32), np.array([other], np.int32))
         np.testing.assert_array_equal(buffer, [-1, -1] + [0] * 10 + [-1, -1])
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("method", msda.METHODS)
+def test_every_method_writes_the_whole_mask(method: str, lam: float) -> None:
+    """The buffers hold whatever lay in memory before."""
+    rows, columns = np.full(6, np.nan), np.full(9, np.nan)
+    base, weight = _fill_mask(draws(method, lam, SWITCH_PROBABILITY=0.5), rows, columns)
+    assert np.isfinite([*rows, *columns, base, weight]).all()
