@@ -6,7 +6,11 @@ GPU's decoders ("mixed") and everything after it stays there.
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Sequence
+from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +18,7 @@ from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.pipeline import DataNode, Pipeline
 
 import dali_msda as msda
+from dali_msda._arguments import check_choice, check_fraction, check_integer, check_positive
 
 from .folders import ImageFolder, list_images, split_folder
 
@@ -111,8 +116,24 @@ def train_pipeline(
     ValueError, TypeError
         An argument cannot be taken or `data_dir` is not a folder of class folders with images.
     """
-    folder = list_images(split_folder(data_dir, "train"))
-    _check(image_size, batch_size, num_threads, device, shard_id, num_shards, output_layout)
+    _check_mix(mix, mix_alpha, mix_ratio, mix_probability)
+    check_integer("num_classes", num_classes, 1)
+    if seed is not None:
+        check_integer("seed", seed, 0)
+    _check_range("random_area", random_area, 1.0)
+    _check_range("random_aspect_ratio", random_aspect_ratio, math.inf)
+    check_fraction("mirror_probability", mirror_probability, node_allowed=False)
+    folder = _check_common(
+        split_folder(data_dir, "train"),
+        output_dtype,
+        device=device,
+        output_layout=output_layout,
+        shard_id=shard_id,
+        num_shards=num_shards,
+        image_size=image_size,
+        batch_size=batch_size,
+        num_threads=num_threads,
+    )
     _check_classes(folder, num_classes)
     seeds = np.random.SeedSequence(0 if seed is None else seed)
     order_seed, *shard_seeds = seeds.spawn(1 + num_shards)
@@ -209,9 +230,19 @@ hw_decoder_load, prefetch_queue_depth
     ValueError, TypeError
         As :func:`train_pipeline`.
     """
-    folder = list_images(split_folder(data_dir, "val"))
-    _check(image_size, batch_size, num_threads, device, shard_id, num_shards, output_layout)
+    folder = _check_common(
+        split_folder(data_dir, "val"),
+        output_dtype,
+        device=device,
+        output_layout=output_layout,
+        shard_id=shard_id,
+        num_shards=num_shards,
+        image_size=image_size,
+        batch_size=batch_size,
+        num_threads=num_threads,
+    )
     shorter = round(image_size * 256 / 224) if resize_size is None else resize_size
+    check_integer("resize_size", shorter, 1)
     if shorter < image_size:
         raise ValueError(f"resize_size must be at least image_size ({image_size}); got {shorter}")
 
@@ -286,33 +317,54 @@ def _normalized(
     )
 
 
-def _check(
-    image_size: int,
-    batch_size: int,
-    num_threads: int,
+def _check_common(
+    folder: Path,
+    output_dtype: types.DALIDataType,
+    *,
     device: str,
-    shard_id: int,
-    num_shards: int,
     output_layout: str,
-) -> None:
-    for name, value in (
-        ("image_size", image_size),
-        ("batch_size", batch_size),
-        ("num_threads", num_threads),
-        ("num_shards", num_shards),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} must be an integer of at least 1; got {value!r}")
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1; got {value!r}")
-    if not 0 <= shard_id < num_shards:
+    shard_id: int,
+    **at_least_one: int,
+) -> ImageFolder:
+    """Check what both pipelines take, then list the folder."""
+    for name, value in at_least_one.items():
+        check_integer(name, value, 1)
+    check_integer("shard_id", shard_id, 0)
+    num_shards = at_least_one["num_shards"]
+    if shard_id >= num_shards:
         raise ValueError(f"shard_id must be in [0, {num_shards}); got {shard_id!r}")
-    for name, choice, choices in (
-        ("device", device, DEVICES),
-        ("output_layout", output_layout, OUTPUT_LAYOUTS),
-    ):
-        if choice not in choices:
-            raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {choice!r}")
+    check_choice("device", device, DEVICES)
+    check_choice("output_layout", output_layout, OUTPUT_LAYOUTS)
+    if output_dtype not in (types.FLOAT, types.FLOAT16):
+        raise ValueError(f"output_dtype must be types.FLOAT or types.FLOAT16; got {output_dtype!r}")
+    images = list_images(folder)
+    if len(images.files) < num_shards:
+        raise ValueError(
+            f"num_shards must be at most the number of images, {len(images.files)}; got {num_shards}"
+        )
+    return images
+
+
+def _check_mix(mix: str, alpha: float | None, ratio: float | None, probability: float) -> None:
+    """The mixing arguments under the names that they have here; the library checks the rest."""
+    check_choice("mix", mix, msda.METHODS)
+    if alpha is not None:
+        check_positive("mix_alpha", alpha)
+    if ratio is not None:
+        check_fraction("mix_ratio", ratio)
+        if mix != "hmix":
+            raise ValueError(f"mix_ratio is only for mix='hmix'; got {ratio!r} with mix={mix!r}")
+    check_fraction("mix_probability", probability)
+
+
+def _check_range(name: str, pair: Sequence[float], highest: float) -> None:
+    """Two numbers 0 < low <= high <= highest."""
+    numbers = isinstance(pair, Sequence) and all(isinstance(value, Real) for value in pair)
+    if not numbers or len(pair) != 2:
+        raise TypeError(f"{name} must be two numbers; got {pair!r}")
+    if not 0 < pair[0] <= pair[1] <= highest or not math.isfinite(pair[1]):
+        limit = "" if highest == math.inf else f" <= {highest:g}"
+        raise ValueError(f"{name} must be two numbers 0 < a <= b{limit}; got {pair!r}")
 
 
 def _check_classes(folder: ImageFolder, num_classes: int) -> None:

@@ -27,7 +27,8 @@ class DALILoader:
     Raises
     ------
     ValueError
-        Another layout; no reader, or several; a reader that does not pad.
+        Another layout; no reader, or several; a reader that does not pad; `drop_last` with a batch size above
+        the size of the shard.
 
     Notes
     -----
@@ -48,6 +49,11 @@ class DALILoader:
         self._batch_size: int = pipeline.max_batch_size
         self._drop_last = drop_last
         self._layout = layout
+        if drop_last and len(self) == 0:
+            raise ValueError(
+                f"drop_last leaves no batch: batch_size {self._batch_size} is more than the"
+                f" {self._reader['epoch_size'] // self._reader['number_of_shards']} samples of a shard"
+            )
         self._epoch = 0
         self._position = 0  # batches taken from the pipeline in this epoch
         # Without a size or reader the iterator does no counting of its own: with shards of different

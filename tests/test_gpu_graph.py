@@ -220,6 +220,10 @@ WRONG: dict[str, tuple[Callable[[], list[DataNode]], list[str]]] = {
         lambda: [values("gpu").cpu()],
         ["output 0 lies on the cpu", "output 0 comes back from the GPU"],
     ),
+    "decoded images on the CPU": (
+        lambda: [fn.resize(fn.decoders.image(values(), device="mixed").cpu(), size=[8, 8]).gpu()],
+        [r"\(Resize\): its input .* comes back from the GPU"],
+    ),
     "argument missing": (
         lambda: [fn.cast(values("gpu"))],
         [r"\(Cast\): has wrong arguments: .*dtype"],

@@ -214,6 +214,14 @@ def test_pipeline_needs_one_reader(coded: Path) -> None:
             DALILoader(pipeline)
 
 
+def test_no_full_batch_to_keep(coded: Path) -> None:
+    assert len(DALILoader(train(coded, batch_size=TRAIN), drop_last=True)) == 1
+    with pytest.raises(
+        ValueError, match="drop_last leaves no batch: batch_size 24 is more than the 23 samples"
+    ):
+        DALILoader(train(coded, batch_size=24), drop_last=True)
+
+
 def test_reader_has_to_pad(coded: Path) -> None:
     pipeline = Pipeline(4, 1, None)
     with pipeline:
