@@ -197,6 +197,8 @@ def _serve(name: str, settings: Settings, pipe: Connection) -> None:
     """Build a loader, then time a pass for every message until the other side closes."""
     import torch
 
+    # Worker processes start as they do outside of this benchmark, on Linux.
+    multiprocessing.set_start_method("fork", force=True)
     torch.set_num_threads(1)  # the loaders' own threads are what is compared
     began = time.perf_counter()
     batches = LOADERS[name](settings)

@@ -138,7 +138,7 @@ def _kornia(images: torch.Tensor, labels: torch.Tensor) -> dict[str, Mix]:
     except ImportError:
         return {}
     mixup = RandomMixUpV2(p=1.0, data_keys=["input", "class"])
-    cutmix = RandomCutMixV2(p=1.0, data_keys=["input", "class"])
+    cutmix = RandomCutMixV2(p=1.0, data_keys=["input", "class"], use_correct_lambda=True)
     return {
         "kornia-mixup-float32": lambda: mixup(images, labels),
         "kornia-cutmix-float32": lambda: cutmix(images, labels),
