@@ -52,9 +52,10 @@ def _mask_parts(
     """
     paper = arguments.convention == "paper"
     lam = math.clamp(_pick(draws, slot.LAM), 0.0, 1.0)
+    one = lam * 0.0 + 1.0  # float64 and one per sample, which DALI's constants are not
     applies = (_pick(draws, slot.APPLY_COIN), _pick(draws, slot.PROBABILITY))
     if arguments.method in ("none", "mixup"):
-        base = lam if arguments.method == "mixup" else lam * 0.0 + 1.0
+        base = lam if arguments.method == "mixup" else one
         base = fn.cast(_FORMULAS.chosen(base, 1.0, *applies), dtype=types.FLOAT)
         return base, None, None, base
 
@@ -69,16 +70,15 @@ def _mask_parts(
             [center], size, lambda pixels, middle: _FORMULAS.gaussian(pixels - middle, width, area, pi)
         )
     else:
-        ratio = 1.0
-        if arguments.method == "hmix":
-            ratio = math.clamp(_pick(draws, slot.RATIO), 0.0, 1.0)
-        side = _FORMULAS.box_side(size, lam, ratio if arguments.method == "hmix" else lam * 0.0 + 1.0)
+        is_hmix = arguments.method == "hmix"
+        ratio = math.clamp(_pick(draws, slot.RATIO), 0.0, 1.0) if is_hmix else one
+        side = _FORMULAS.box_side(size, lam, ratio)
         center = place if given else _FORMULAS.drawn_center(place, size, side, paper)
         low, high = _FORMULAS.box_span(center, size, side, paper)
         rows, columns = _profiles(
             [low, high], size, lambda pixels, first, after: 1.0 * (pixels >= first) * (pixels < after)
         )
-        if arguments.method == "hmix":
+        if is_hmix:
             shares = (high - low) / size
             base = _FORMULAS.hmix_level(lam, ratio, shares[0] * shares[1], paper)
             scale = -base
@@ -88,7 +88,7 @@ def _mask_parts(
             base = _FORMULAS.chosen(lam_mixup, 1.0, *switch)
             scale = _FORMULAS.chosen(0.0, -1.0, *switch)
         else:
-            base, scale = lam * 0.0 + 1.0, lam * 0.0 - 1.0
+            base, scale = one, -one
     base = _FORMULAS.chosen(base, 1.0, *applies)
     scale = _FORMULAS.chosen(scale, 0.0, *applies)
     share = fn.reductions.mean(rows) * fn.reductions.mean(columns)
