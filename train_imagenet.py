@@ -40,7 +40,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from tqdm import tqdm
 
 from pipelines.demo_data import make_demo_dataset
-from pipelines.folders import check_dataset
+from pipelines.folders import ImageFolder, check_dataset
 from pipelines.imagenet import train_pipeline, val_pipeline
 from pipelines.loader import DALILoader
 
@@ -335,7 +335,7 @@ class Run:
         self.device = torch.device(config.device)
         self.model = build_model(config.arch, self.num_classes).to(self.device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.train_loader, self.val_loader = self._loaders(data)
+        self.train_loader, self.val_loader = self._loaders(train_images, val_images)
         self.steps_per_epoch = len(self.train_loader)
         self.total_steps = config.epochs * self.steps_per_epoch
         if config.max_steps is not None:
@@ -362,7 +362,7 @@ class Run:
             flush=True,
         )
 
-    def _loaders(self, data: Path) -> tuple[DALILoader, DALILoader]:
+    def _loaders(self, train_images: ImageFolder, val_images: ImageFolder) -> tuple[DALILoader, DALILoader]:
         config = self.config
         common: dict[str, Any] = {
             "image_size": config.image_size,
@@ -372,7 +372,7 @@ class Run:
             "output_layout": "HWC",
         }
         train = train_pipeline(
-            data,
+            train_images,
             mix=config.mix,
             num_classes=self.num_classes,
             seed=config.seed,
@@ -386,7 +386,7 @@ class Run:
         )
         return (
             DALILoader(train, drop_last=True, layout="HWC"),
-            DALILoader(val_pipeline(data, **common), layout="HWC"),
+            DALILoader(val_pipeline(val_images, **common), layout="HWC"),
         )
 
     def autocast(self) -> torch.autocast:

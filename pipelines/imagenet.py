@@ -10,7 +10,6 @@ import math
 import os
 from collections.abc import Sequence
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,7 +36,7 @@ _DEVICE_PADDING, _HOST_PADDING = 211_025_920, 140_544_512
 
 
 def train_pipeline(
-    data_dir: str | os.PathLike[str],
+    data_dir: str | os.PathLike[str] | ImageFolder,
     *,
     mix: str = "hmix",
     num_classes: int,
@@ -67,8 +66,9 @@ def train_pipeline(
 
     Parameters
     ----------
-    data_dir : path
-        A folder of class folders, or a dataset with such a folder in ``train/``.
+    data_dir : path or ImageFolder
+        A folder of class folders, or a dataset with such a folder in ``train/``; or what
+        :func:`.folders.list_images` found there, which is then not looked for again.
     mix : {"none", "mixup", "cutmix", "stochastic", "hmix", "gmix"}
         Mixing method, see :func:`dali_msda.mix`.
     num_classes : int
@@ -124,7 +124,8 @@ def train_pipeline(
     _check_range("random_aspect_ratio", random_aspect_ratio, math.inf)
     check_fraction("mirror_probability", mirror_probability, node_allowed=False)
     folder = _check_common(
-        split_folder(data_dir, "train"),
+        data_dir,
+        "train",
         output_dtype,
         device=device,
         output_layout=output_layout,
@@ -189,7 +190,7 @@ def train_pipeline(
 
 
 def val_pipeline(
-    data_dir: str | os.PathLike[str],
+    data_dir: str | os.PathLike[str] | ImageFolder,
     *,
     image_size: int = 224,
     resize_size: int | None = None,
@@ -208,8 +209,8 @@ def val_pipeline(
 
     Parameters
     ----------
-    data_dir : path
-        A folder of class folders, or a dataset with such a folder in ``val/``.
+    data_dir : path or ImageFolder
+        A folder of class folders, or a dataset with such a folder in ``val/``; or its listing.
     image_size : int
         Side of the crop in pixels.
     resize_size : int, optional
@@ -231,7 +232,8 @@ hw_decoder_load, prefetch_queue_depth
         As :func:`train_pipeline`.
     """
     folder = _check_common(
-        split_folder(data_dir, "val"),
+        data_dir,
+        "val",
         output_dtype,
         device=device,
         output_layout=output_layout,
@@ -318,7 +320,8 @@ def _normalized(
 
 
 def _check_common(
-    folder: Path,
+    data_dir: str | os.PathLike[str] | ImageFolder,
+    split: str,
     output_dtype: types.DALIDataType,
     *,
     device: str,
@@ -337,7 +340,7 @@ def _check_common(
     check_choice("output_layout", output_layout, OUTPUT_LAYOUTS)
     if output_dtype not in (types.FLOAT, types.FLOAT16):
         raise ValueError(f"output_dtype must be types.FLOAT or types.FLOAT16; got {output_dtype!r}")
-    images = list_images(folder)
+    images = data_dir if isinstance(data_dir, ImageFolder) else list_images(split_folder(data_dir, split))
     if len(images.files) < num_shards:
         raise ValueError(
             f"num_shards must be at most the number of images, {len(images.files)}; got {num_shards}"

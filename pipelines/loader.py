@@ -52,7 +52,7 @@ class DALILoader:
         if drop_last and len(self) == 0:
             raise ValueError(
                 f"drop_last leaves no batch: batch_size {self._batch_size} is more than the"
-                f" {self._reader['epoch_size'] // self._reader['number_of_shards']} samples of a shard"
+                f" {self._smallest_shard()} samples of a shard"
             )
         self._epoch = 0
         self._position = 0  # batches taken from the pipeline in this epoch
@@ -68,11 +68,13 @@ class DALILoader:
             shard = (shard + self._epoch) % shards
         return int(samples * (shard + 1) // shards - samples * shard // shards)
 
+    def _smallest_shard(self) -> int:
+        return int(self._reader["epoch_size"] // self._reader["number_of_shards"])
+
     def __len__(self) -> int:
         """Batches of this epoch."""
         if self._drop_last:
-            smallest = self._reader["epoch_size"] // self._reader["number_of_shards"]
-            return int(smallest // self._batch_size)
+            return self._smallest_shard() // self._batch_size
         return math.ceil(self._shard_size() / self._batch_size)
 
     def _finish_epoch(self) -> None:

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nvidia.dali.pipeline import Pipeline
 from PIL import Image
+
+from pipelines.imagenet import train_pipeline, val_pipeline
 
 # ImageNet's statistics as torchvision documents them, on the scale of the pixels.
 MEAN: np.ndarray = 255 * np.array([0.485, 0.456, 0.406])
@@ -82,3 +85,21 @@ def run(pipeline: Any, batches: int = 1) -> Iterator[tuple[np.ndarray, np.ndarra
     for _ in range(batches):
         first, second = (np.array(tensors.as_array()) for tensors in pipeline.run())
         yield first, second
+
+
+def train(data: Path, **changes: Any) -> Pipeline:
+    """A training pipeline of small images, without mixing unless `changes` say so."""
+    settings = {
+        "mix": "none",
+        "num_classes": 3,
+        "image_size": 8,
+        "batch_size": 4,
+        "num_threads": 1,
+        "seed": 5,
+    }
+    return train_pipeline(data, **{**settings, **changes})
+
+
+def val(data: Path, **changes: Any) -> Pipeline:
+    """A validation pipeline of small images."""
+    return val_pipeline(data, **{"image_size": 8, "batch_size": 4, "num_threads": 1, **changes})

@@ -16,7 +16,6 @@ from PIL import Image
 from scipy import stats
 from torchvision.transforms.v2 import functional as tv
 
-from pipelines.imagenet import train_pipeline, val_pipeline
 from pipelines.loader import DALILoader
 from tests.image_sets import (
     MEAN,
@@ -31,6 +30,8 @@ from tests.image_sets import (
     photo,
     pixels,
     run,
+    train,
+    val,
 )
 from tests.running import image_source, outputs
 
@@ -38,22 +39,6 @@ METHODS = ["none", "mixup", "cutmix", "stochastic", "hmix", "gmix"]
 TRAIN, VAL = sum(TRAIN_COUNTS), sum(VAL_COUNTS)
 # The whole image and nothing else, as it is.
 WHOLE: dict[str, Any] = {"random_area": (1, 1), "random_aspect_ratio": (1, 1), "mirror_probability": 0.0}
-
-
-def train(data: Path, **changes: Any) -> Pipeline:
-    settings = {
-        "mix": "none",
-        "num_classes": 3,
-        "image_size": 8,
-        "batch_size": 4,
-        "num_threads": 1,
-        "seed": 5,
-    }
-    return train_pipeline(data, **{**settings, **changes})
-
-
-def val(data: Path, **changes: Any) -> Pipeline:
-    return val_pipeline(data, **{"image_size": 8, "batch_size": 4, "num_threads": 1, **changes})
 
 
 def epochs(pipeline: Pipeline, count: int) -> list[list[int]]:

@@ -10,27 +10,10 @@ import pytest
 import torch
 from nvidia.dali import Pipeline, fn
 
-from pipelines.imagenet import train_pipeline, val_pipeline
 from pipelines.loader import DALILoader
-from tests.image_sets import TRAIN_COUNTS, TRAIN_LABELS, VAL_COUNTS, VAL_LABELS, indices
+from tests.image_sets import TRAIN_COUNTS, TRAIN_LABELS, VAL_COUNTS, VAL_LABELS, indices, train, val
 
 TRAIN, VAL = sum(TRAIN_COUNTS), sum(VAL_COUNTS)
-
-
-def train(data: Path, **changes: Any) -> Pipeline:
-    settings = {
-        "mix": "none",
-        "num_classes": 3,
-        "image_size": 8,
-        "batch_size": 4,
-        "num_threads": 1,
-        "seed": 5,
-    }
-    return train_pipeline(data, **{**settings, **changes})
-
-
-def val(data: Path, **changes: Any) -> Pipeline:
-    return val_pipeline(data, **{"image_size": 8, "batch_size": 4, "num_threads": 1, **changes})
 
 
 def epoch(loader: DALILoader) -> list[list[int]]:
