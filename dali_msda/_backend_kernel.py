@@ -45,7 +45,7 @@ def mix(
         element,
         own,
         draws,
-        fn.permute_batch(own, indices=partner),
+        partner,
         fn.get_property(images, key="layout"),
     )
     mixed = fn.reshape(mixed, layout=arguments.layout)  # the plugin's operator drops it
