@@ -7,7 +7,7 @@
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help env train test lint format wheel lock clean
+.PHONY: help env train test bounds lint format wheel lock clean
 
 ENV_PYTHON := .venv/bin/python
 
@@ -20,6 +20,10 @@ train: env ## train (ARGS are the trainer's options; without any, the demo run)
 
 test: env ## run the tests (ARGS are pytest's options)
 	$(ENV_PYTHON) -m pytest $(value ARGS)
+
+bounds: env ## run the kernels' tests with every array access checked (NUMBA_BOUNDSCHECK)
+	NUMBA_BOUNDSCHECK=1 $(ENV_PYTHON) -m pytest -W error::pytest.PytestUnraisableExceptionWarning \
+		tests/test_kernel.py tests/test_entry_points.py tests/test_properties.py tests/test_masks.py
 
 lint: env ## check the formatting, the lint rules and the types
 	$(ENV_PYTHON) -m ruff format --check .

@@ -35,11 +35,12 @@ _SETUP = numba_types.void(_POINTER, _POINTER, _INT, _POINTER, _POINTER, _INT, _I
 
 
 def _source_version() -> int:
-    """A number that changes with the source of the kernels.
+    """A number that changes with the source of the kernels, and with NUMBA_BOUNDSCHECK.
 
-    Numba's cache notices changes of the file of the entry point only, not of what it calls.
+    Numba's cache notices changes of the file of the entry point only, not of what it calls, and would hand
+    out code without the checks when they are asked for.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(b"bounds checked" if numba.config.BOUNDSCHECK else b"")
     for name in ("_arguments", "_checks", "_draws", "_entry_points", "_formulas", "_kernel"):
         digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
     return int.from_bytes(digest.digest()[:4], "little")
