@@ -46,7 +46,13 @@ def static_dtype(node: Any) -> types.DALIDataType | None:
             return node.dtype
         source = getattr(node, "source", None)
         operator = getattr(source, "_op", None)
-        if operator is None or getattr(node, "index", 0) not in (0, None):
+        index = getattr(node, "index", 0) or 0
+        if operator is None:
+            return None
+        # Numba's operators are told the types of all their outputs.
+        if isinstance(outputs := getattr(operator, "out_types", None), list):
+            return outputs[index]
+        if index != 0:
             return None
         arguments = {**getattr(operator, "_init_args", {}), **getattr(operator, "_call_args", {})}
         declared = arguments.get("dtype", getattr(operator, "_dtype", None))

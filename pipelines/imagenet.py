@@ -1,7 +1,8 @@
 """ImageNet-style pipelines: read, decode, crop, resize, mirror, mix, normalise.
 
 The same definition runs on the CPU and on the GPU. On the GPU decoding is split between the CPU and the
-GPU's decoders ("mixed") and everything after it stays there.
+GPU's decoders ("mixed") and everything after it stays there. On the CPU the training images are resized and
+mixed by compiled operators.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import dali_msda as msda
 from dali_msda._arguments import check_choice, check_fraction, check_integer, check_positive
 
 from .folders import ImageFolder, list_images, split_folder
+from .resize import resize_mirrored
 
 # Mean and standard deviation of ImageNet's training set, on the scale of the pixels.
 MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
@@ -151,19 +153,8 @@ def train_pipeline(
             random_aspect_ratio=list(random_aspect_ratio),
             num_attempts=10,
         )
-        # A region of interest that ends before it starts mirrors at no cost.
-        mirrored = fn.random.coin_flip(probability=mirror_probability, shape=[1])
-        left = mirrored * types.Constant(np.array([0.0, 1.0], np.float32), device="cpu")
-        right = types.Constant(np.array([1.0, 1.0], np.float32), device="cpu") - left
-        images = fn.resize(
-            images,
-            size=[image_size, image_size],
-            roi_start=left,
-            roi_end=right,
-            roi_relative=True,
-            interp_type=types.INTERP_LINEAR,
-            antialias=True,
-        )
+        mirrored = fn.random.coin_flip(probability=mirror_probability, shape=[1], dtype=types.INT32)
+        images = _resized(images, mirrored, image_size, device)
         images, targets = msda.mix(
             images,
             labels,
@@ -303,6 +294,24 @@ def _decoder(device: str, hw_decoder_load: float) -> dict[str, Any]:
         "device_memory_padding": _DEVICE_PADDING,
         "host_memory_padding": _HOST_PADDING,
     }
+
+
+def _resized(images: DataNode, mirrored: DataNode, size: int, device: str) -> DataNode:
+    """Antialiased bilinear resize to a square, mirrored where `mirrored` (int32 [1]) is 1."""
+    if device == "cpu":
+        return resize_mirrored(images, mirrored, size)
+    # A region of interest that ends before it starts mirrors at no cost.
+    left = mirrored * types.Constant(np.array([0.0, 1.0], np.float32), device="cpu")
+    right = types.Constant(np.array([1.0, 1.0], np.float32), device="cpu") - left
+    return fn.resize(
+        images,
+        size=[size, size],
+        roi_start=left,
+        roi_end=right,
+        roi_relative=True,
+        interp_type=types.INTERP_LINEAR,
+        antialias=True,
+    )
 
 
 def _normalized(

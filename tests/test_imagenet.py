@@ -134,7 +134,7 @@ def test_mirror(probability: float, halves: Path) -> None:
 @pytest.mark.parametrize("mirror", [0.0, 1.0])
 @pytest.mark.parametrize("side", [97, 64, 41, 32, 20])
 def test_resize(side: int, mirror: float, tmp_path: Path) -> None:
-    """Without a crop: torchvision's antialiased resize up to rounding, and exactly DALI's own."""
+    """Without a crop: torchvision's antialiased resize, rounded, and DALI's own up to its roundings."""
     sources = [photo(side, side, seed) for seed in range(4)]
     (tmp_path / "a").mkdir()
     for i, source in enumerate(sources):
@@ -151,12 +151,11 @@ def test_resize(side: int, mirror: float, tmp_path: Path) -> None:
     for source, same in zip(sources, plain, strict=True):
         errors = np.abs(resized - bilinear(source, (32, 32))[:, :, :: -1 if mirror else 1])
         found = errors.max((1, 2, 3)).argmin()  # the order is random
-        # Rounding to uint8 makes a mean of 0.25; measured: 0.28 and at most 2.1, anything else is far off.
-        assert errors[found].mean() < 0.32
-        assert errors[found].max() < 2.5
+        # The nearest integer; the tensor went through uint8 and the normalisation.
+        assert errors[found].max() < 0.501
         assert np.delete(errors, found, axis=0).mean((1, 2, 3)).min() > 20
-        # The mirror works from the other end, which can tip a rounding.
-        assert np.abs(resized[found] - same).max() < (1.001 if mirror else 0.001)
+        # DALI rounds between its passes as well; measured against torchvision: 0.28 in the mean, at most 2.1.
+        assert np.abs(resized[found] - same).max() < 2.501
 
 
 @pytest.mark.parametrize("bounds", [((0.2, 0.5), (3 / 4, 4 / 3)), ((0.1, 0.3), (1.0, 2.0))], ids=str)

@@ -1,0 +1,107 @@
+"""Compiled functions as DALI operators.
+
+DALI's Numba plugin compiles the functions it is given anew for every operator of every pipeline, which
+takes seconds. Here each C-callable function is compiled once, kept on disk by Numba between runs, and handed
+to the plugin's operator as it is.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+from numba import carray  # type: ignore[attr-defined]
+from numba.core import types as numba_types
+from nvidia.dali.plugin.numba import NumbaFunction, address_as_void_pointer
+
+_POINTER, _INT = numba_types.uint64, numba_types.int32
+# DALI's calls: outputs' data, shapes and numbers of dimensions, their count, the same of the inputs; and
+# shapes and dimensions of outputs, count, of inputs, count, number of samples. Run per batch has that
+# number too; its tables of pointers hold all samples of the first array, then of the next.
+RUN = numba_types.void(_POINTER, _POINTER, _POINTER, _INT, _POINTER, _POINTER, _POINTER, _INT)
+RUN_BATCH = numba_types.void(_POINTER, _POINTER, _POINTER, _INT, _POINTER, _POINTER, _POINTER, _INT, _INT)
+SETUP = numba_types.void(_POINTER, _POINTER, _INT, _POINTER, _POINTER, _INT, _INT)
+
+
+@numba.njit
+def integers(address: int, count: int) -> Any:
+    """`count` int64 at an address."""
+    return carray(address_as_void_pointer(address), count, np.int64)
+
+
+@numba.njit
+def shape1(shapes: int, index: int) -> Any:
+    """The shape of a one-dimensional array, from a table of pointers to shapes."""
+    return (integers(integers(shapes, index + 1)[index], 1)[0],)
+
+
+@numba.njit
+def shape3(shapes: int, index: int) -> Any:
+    """The shape of a three-dimensional array."""
+    sides = integers(integers(shapes, index + 1)[index], 3)
+    return sides[0], sides[1], sides[2]
+
+
+@numba.njit
+def data_of(data: int, index: int) -> Any:
+    """The content of an array, from a table of pointers."""
+    return address_as_void_pointer(integers(data, index + 1)[index])
+
+
+def _version(sources: tuple[Path, ...]) -> int:
+    """A number that changes with the source of the kernels, and with NUMBA_BOUNDSCHECK.
+
+    Numba's cache notices changes of the file of the entry point only, not of what it calls, and would hand
+    out code without the checks when they are asked for.
+    """
+    checked = getattr(numba.config, "BOUNDSCHECK", None)  # set from the environment, unknown to type checkers
+    digest = hashlib.sha256(b"bounds checked" if checked else b"")
+    for path in (Path(__file__), *sources):
+        digest.update(path.read_bytes())
+    return int.from_bytes(digest.digest()[:4], "little")
+
+
+@functools.cache
+def compiled(
+    build: Callable[..., Callable[..., None]], signature: Any, sources: tuple[Path, ...], *closed_over: Any
+) -> Any:
+    """A C-callable function, compiled or read from Numba's cache; once per process.
+
+    Parameters
+    ----------
+    build : callable
+        Makes the function from a version number and `closed_over`, which are numbers and types: what a
+        function closes over is part of its key in Numba's cache, and the version has to be.
+    signature
+        `RUN`, `RUN_BATCH` or `SETUP`.
+    sources : tuple of Path
+        The files whose code is compiled.
+    """
+    function = build(_version(sources), *closed_over)
+    try:
+        return numba.cfunc(signature, cache=True)(function)
+    except RuntimeError as error:
+        # Numba found no folder to write to: neither beside the file nor in the user's cache.
+        warnings.warn(
+            f"dali_msda is compiled anew in every process ({error}); set NUMBA_CACHE_DIR to a folder that"
+            " can be written to",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return numba.cfunc(signature)(function)
+
+
+class CompiledOperator(NumbaFunction):
+    """The operator of DALI's Numba plugin, given compiled functions instead of Python ones."""
+
+    def _get_run_fn_cpu(self, run_fn: Any, *types_and_dimensions: Any) -> int:
+        return int(run_fn.address)
+
+    def _get_setup_fn_cpu(self, setup_fn: Any) -> int:
+        return int(setup_fn.address)

@@ -1,0 +1,87 @@
+"""The compiled resize against an independent one: every pixel is the nearest integer to the exact value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.resize import resize_image
+
+GUARD = 64
+
+
+def weights(source: int, target: int) -> np.ndarray:
+    """Triangle filter as a matrix, target x source, rows sum to 1: from its definition, in float64."""
+    scale = source / target
+    support = max(scale, 1.0)
+    centers = (np.arange(target) + 0.5) * scale
+    distance = np.abs(np.arange(source) + 0.5 - centers[:, None])
+    triangle = np.clip(1 - distance / support, 0, None)
+    return np.asarray(triangle / triangle.sum(1, keepdims=True))
+
+
+def exact(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    rows, columns = weights(image.shape[0], height), weights(image.shape[1], width)
+    return np.asarray(np.einsum("yi,xj,ijc->yxc", rows, columns, image.astype(np.float64)))
+
+
+def resized(image: np.ndarray, height: int, width: int, mirror: bool = False) -> np.ndarray:
+    """With guard bytes on both sides of the output, and of a copy of the input."""
+    buffer = np.full(height * width * 3 + 2 * GUARD, 171, np.uint8)
+    out = buffer[GUARD:-GUARD].reshape(height, width, 3)
+    padded = np.full(image.size + 2 * GUARD, 255, np.uint8)
+    source = padded[GUARD:-GUARD].reshape(image.shape)
+    source[:] = image
+    resize_image(out, source, mirror)
+    assert (buffer[:GUARD] == 171).all()
+    assert (buffer[-GUARD:] == 171).all()
+    np.testing.assert_array_equal(source, image)
+    return out
+
+
+def noise(height: int, width: int, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    source=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    target=st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    mirror=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_every_pixel_is_the_nearest(
+    source: tuple[int, int], target: tuple[int, int], mirror: bool, seed: int
+) -> None:
+    image = noise(*source, seed)
+    expected = exact(image, *target)[:, :: -1 if mirror else 1]
+    # float32 sums of up to 90 x 90 terms
+    assert np.abs(resized(image, *target, mirror) - expected).max() <= 0.5 + 1e-4
+
+
+@pytest.mark.parametrize("source", [(375, 500), (224, 224), (97, 1200), (3000, 7), (1, 1)], ids=str)
+def test_torch_agrees(source: tuple[int, int]) -> None:
+    image = noise(*source)
+    tensor = torch.from_numpy(image).permute(2, 0, 1)[None].double()
+    expected = torch.nn.functional.interpolate(tensor, size=(224, 224), mode="bilinear", antialias=True)
+    errors = np.abs(resized(image, 224, 224) - expected[0].permute(1, 2, 0).numpy())
+    assert errors.max() <= 0.5 + 1e-4
+
+
+@pytest.mark.parametrize("value", [0, 1, 127, 254, 255])
+def test_plain_images_stay_plain(value: int) -> None:
+    """Weights that sum to a little more than 1 must not carry 255 over to 0."""
+    for side in (1, 7, 100, 223, 224, 225, 333, 1001):
+        image = np.full((side, side + 3, 3), value, np.uint8)
+        assert (resized(image, 224, 64) == value).all()
+
+
+def test_same_size_is_the_same_image() -> None:
+    image = noise(33, 47)
+    np.testing.assert_array_equal(resized(image, 33, 47), image)
+    np.testing.assert_array_equal(resized(image, 33, 47, mirror=True), image[:, ::-1])
