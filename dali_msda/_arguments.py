@@ -88,6 +88,27 @@ def _check_center(center: object) -> None:
             raise ValueError(f"{name} must be a pixel index of at least 0; got {value!r}")
 
 
+def _check_normalization(mean: object, std: object, output_layout: object) -> None:
+    """`mean` and `std` come together, one finite number per channel; a layout only goes with them."""
+    if (mean is None) != (std is None):
+        raise ValueError(f"mean and std must be given together; got mean={mean!r}, std={std!r}")
+    if output_layout is not None:
+        check_choice("output_layout", output_layout, LAYOUTS)
+        if mean is None:
+            raise ValueError(f"output_layout is only for mean= and std=; got {output_layout!r} without them")
+    if mean is None:
+        return
+    for name, values in (("mean", mean), ("std", std)):
+        if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+            raise TypeError(f"{name} must be a sequence with one number per channel; got {values!r}")
+        for value in values:
+            _check_number(name, value, "one number per channel", node_allowed=False)
+            if name == "std" and value <= 0:
+                raise ValueError(f"std must be above 0 in every channel; got {values!r}")
+    if isinstance(mean, Sequence) and isinstance(std, Sequence) and len(mean) != len(std):
+        raise ValueError(f"mean and std must be equally long; got {len(mean)} and {len(std)} numbers")
+
+
 @dataclass(frozen=True)
 class MixArguments:
     """The checked arguments of one mixing operator; see :func:`dali_msda.mix` for their meaning."""
@@ -107,6 +128,9 @@ class MixArguments:
     lam: float | DataNode | None = None
     center: Sequence[int] | DataNode | None = None
     partner: int | DataNode | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    output_layout: str | None = None
     return_params: bool = False
     backend: str = "auto"
 
@@ -133,6 +157,7 @@ class MixArguments:
             _check_number("partner", self.partner, "")
         elif self.partner is not None:
             check_integer("partner", self.partner, 0)
+        _check_normalization(self.mean, self.std, self.output_layout)
         if not isinstance(self.return_params, bool):
             raise TypeError(f"return_params must be True or False; got {self.return_params!r}")
 

@@ -18,6 +18,7 @@ from ._arguments import MixArguments, MixParams
 from ._checks import LAYOUT_DIFFERS, SIZES_DIFFER, label_in_range, no_fault, three_dimensional
 from ._dtypes import static_dtype
 from ._formulas import MaskFormulas
+from ._normalization import asked_for, normalized
 
 _FORMULAS = MaskFormulas(sqrt=math.sqrt, floor=math.floor, exp=math.exp, minimum=math.min, maximum=math.max)
 # Sides of JPEG files end at 65535 pixels.
@@ -166,6 +167,8 @@ def mix(
     mixed = fn.cast_like(mask * own + (1.0 - mask) * fn.permute_batch(own, indices=partner), images)
     if Pipeline.current().max_batch_size == 1:
         mixed = images  # nothing to mix with; float32 weights would change the last bit
+    if normalization := asked_for(arguments):
+        mixed = normalized(mixed, normalization)
 
     hot = _one_hot(labels, arguments)
     weight = weight + label_in_range(labels, arguments.num_classes)

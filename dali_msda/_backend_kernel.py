@@ -11,6 +11,7 @@ from ._checks import label_in_range, no_fault
 from ._dtypes import static_dtype
 from ._entry_points import make_mask, mix_images, mix_targets
 from ._kernel import INFO_LAM
+from ._normalization import asked_for, normalized
 
 
 def mix(
@@ -41,16 +42,16 @@ def mix(
     exact = static_dtype(images) in (types.UINT8, types.FLOAT)
     own = images if exact else fn.cast(images, dtype=types.FLOAT)
     element = types.UINT8 if static_dtype(own) == types.UINT8 else types.FLOAT
-    mixed, info, fault = mix_images(
-        element,
-        own,
-        draws,
-        partner,
-        fn.get_property(images, key="layout"),
-    )
-    mixed = fn.reshape(mixed, layout=arguments.layout)  # the plugin's operator drops it
+    normalization = asked_for(arguments)
+    fused = normalization if element == types.UINT8 and arguments.layout == "HWC" else None
+    layout = fn.get_property(images, key="layout")
+    mixed, info, fault = mix_images(element, own, draws, partner, layout, fused)
+    # The plugin's operator drops the layout.
+    mixed = fn.reshape(mixed, layout=arguments.layout if fused is None else fused.output_layout)
     if not exact:
         mixed = fn.cast_like(mixed, images)
+    if normalization is not None and fused is None:
+        mixed = normalized(mixed, normalization)
     targets = mix_targets(
         types.Constant(np.zeros(arguments.num_classes, np.float32), device="cpu"),
         labels,

@@ -13,7 +13,7 @@ from nvidia.dali import fn, types
 from nvidia.dali.pipeline import DataNode
 
 # Faults found while mixing, one number each.
-SIZES_DIFFER, LAYOUT_DIFFERS, IMAGES_MOVED = 1, 2, 3
+SIZES_DIFFER, LAYOUT_DIFFERS, CHANNELS_DIFFER, IMAGES_MOVED = range(1, 5)
 
 
 def label_in_range(labels: DataNode, num_classes: int) -> DataNode:
@@ -22,13 +22,13 @@ def label_in_range(labels: DataNode, num_classes: int) -> DataNode:
     return fn.slice(classes, start=labels, shape=[1], axes=[0])  # a label must be in [0, num_classes)
 
 
-def no_fault(fault: DataNode) -> DataNode:
-    """Stop the pipeline where `fault` (integer [1]) is not 0; a float32 [1] otherwise.
+def no_fault(at: DataNode) -> DataNode:
+    """Stop the pipeline where the fault `at` (integer [1]) is not 0; a float32 [1] otherwise.
 
     The line below has room for the faults that a user can cause; IMAGES_MOVED would be one of DALI.
     """
-    zero = types.Constant(np.zeros(1, np.float32), device="cpu")
-    return fn.slice(zero, start=fault, shape=[1], axes=[0])  # 1: images differ in size, 2: wrong layout=
+    row = types.Constant(np.zeros(1, np.float32), device="cpu")
+    return fn.slice(row, start=at, shape=[1], axes=[0])  # 1: images differ in size, 2: wrong layout=, 3: mean
 
 
 def three_dimensional(images: DataNode) -> DataNode:

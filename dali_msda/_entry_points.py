@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numba
 import numpy as np
 from numba import carray  # type: ignore[attr-defined]
 from nvidia.dali import types
@@ -13,7 +15,8 @@ from nvidia.dali.plugin.numba import address_as_void_pointer
 
 from ._checks import IMAGES_MOVED
 from ._compiled import RUN, RUN_BATCH, SETUP, CompiledOperator, compiled, data_of, integers, shape1, shape3
-from ._kernel import mix_image, write_mask, write_targets
+from ._kernel import mix_image, mix_normalized, write_mask, write_targets
+from ._normalization import Normalization
 
 # Every file whose code ends up in the compiled functions below.
 _SOURCES = tuple(
@@ -28,30 +31,75 @@ _OWN_ADDRESS, _PARTNER_ADDRESS, _PARTNER_SHAPE, _VIEW = 0, 1, 2, 5
 
 # Every builder below makes a function that closes over numbers and types alone: what a function closes over
 # is part of its key in Numba's cache, and the version has to be.
+@numba.njit
+def _partner(own: Any, view: Any, own_address: int) -> Any:
+    """The partner's image, or `own` where the views are not to be trusted."""
+    # The images lie where the views were taken, so the partner is still there too. Should DALI ever move
+    # them in between, this stops the pipeline instead of reading what is no longer an image.
+    moved = view[_OWN_ADDRESS] != own_address
+    shape = view[_PARTNER_SHAPE], view[_PARTNER_SHAPE + 1], view[_PARTNER_SHAPE + 2]
+    address = own_address if moved else view[_PARTNER_ADDRESS]
+    return moved, carray(address_as_void_pointer(address), own.shape if moved else shape, own.dtype)
+
+
 def _build_mix(version: int, element: type) -> Callable[..., None]:
     def run(out, out_shapes, out_ndims, outs, data, shapes, ndims, ins):  # type: ignore[no-untyped-def]
         _source = version
-        fault = carray(data_of(out, 2), shape1(out_shapes, 2), np.int32)
         own = carray(data_of(data, 0), shape3(shapes, 0), element)
-        view = integers(integers(data, 3)[2], _VIEW)
-        # The images lie where the views were taken, so the partner is still there too. Should DALI ever
-        # move them in between, this stops the pipeline instead of reading what is no longer an image.
-        moved = view[_OWN_ADDRESS] != integers(data, 1)[0]
-        address = view[_OWN_ADDRESS] if moved else view[_PARTNER_ADDRESS]
-        shape = view[_PARTNER_SHAPE], view[_PARTNER_SHAPE + 1], view[_PARTNER_SHAPE + 2]
+        moved, partner = _partner(own, integers(integers(data, 3)[2], _VIEW), integers(data, 1)[0])
+        fault = carray(data_of(out, 2), shape1(out_shapes, 2), np.int32)
         mix_image(
             carray(data_of(out, 0), shape3(out_shapes, 0), element),
             carray(data_of(out, 1), shape1(out_shapes, 1), np.float32),
             fault,
             own,
             carray(data_of(data, 1), shape1(shapes, 1), np.float64),
-            own if moved else carray(address_as_void_pointer(address), shape, element),
+            partner,
             carray(data_of(data, 3), shape1(shapes, 3), np.uint8),
         )
         if moved:
             fault[0] = IMAGES_MOVED
 
     return run
+
+
+def _build_mix_normalized(version: int, channels_first: bool) -> Callable[..., None]:
+    def run(out, out_shapes, out_ndims, outs, data, shapes, ndims, ins):  # type: ignore[no-untyped-def]
+        _source = version
+        own = carray(data_of(data, 0), shape3(shapes, 0), np.uint8)
+        moved, partner = _partner(own, integers(integers(data, 3)[2], _VIEW), integers(data, 1)[0])
+        fault = carray(data_of(out, 2), shape1(out_shapes, 2), np.int32)
+        mix_normalized(
+            carray(data_of(out, 0), shape3(out_shapes, 0), np.float32),
+            carray(data_of(out, 1), shape1(out_shapes, 1), np.float32),
+            fault,
+            own,
+            carray(data_of(data, 1), shape1(shapes, 1), np.float64),
+            partner,
+            carray(data_of(data, 3), shape1(shapes, 3), np.uint8),
+            carray(data_of(data, 4), (2, shape1(shapes, 4)[0] // 2), np.float32),
+            channels_first,
+        )
+        if moved:
+            fault[0] = IMAGES_MOVED
+
+    return run
+
+
+def _build_mix_shapes(version: int, channels_first: bool) -> Callable[..., None]:
+    def setup(out_shapes, out_ndims, outs, shapes, ndims, ins, samples):  # type: ignore[no-untyped-def]
+        _source = version
+        for sample in range(samples):
+            mixed = integers(integers(out_shapes, samples)[sample], 3)
+            own = integers(integers(shapes, samples)[sample], 3)
+            if channels_first:  # from HWC
+                mixed[0], mixed[1], mixed[2] = own[2], own[0], own[1]
+            else:
+                mixed[:] = own
+            integers(integers(out_shapes, 2 * samples)[samples + sample], 1)[0] = 2
+            integers(integers(out_shapes, 3 * samples)[2 * samples + sample], 1)[0] = 1
+
+    return setup
 
 
 def _build_views(version: int) -> Callable[..., None]:
@@ -74,19 +122,6 @@ def _build_views_shapes(version: int) -> Callable[..., None]:
         _source = version
         for sample in range(samples):
             integers(integers(out_shapes, samples)[sample], 1)[0] = _VIEW
-
-    return setup
-
-
-def _build_mix_shapes(version: int) -> Callable[..., None]:
-    def setup(out_shapes, out_ndims, outs, shapes, ndims, ins, samples):  # type: ignore[no-untyped-def]
-        _source = version
-        for sample in range(samples):
-            integers(integers(out_shapes, samples)[sample], 3)[:] = integers(
-                integers(shapes, samples)[sample], 3
-            )
-            integers(integers(out_shapes, 2 * samples)[samples + sample], 1)[0] = 2
-            integers(integers(out_shapes, 3 * samples)[2 * samples + sample], 1)[0] = 1
 
     return setup
 
@@ -155,23 +190,36 @@ def partner_views(element: types.DALIDataType, own: DataNode, partner: DataNode)
 
 
 def mix_images(
-    element: types.DALIDataType, own: DataNode, draws: DataNode, partner: DataNode, layout: DataNode
+    element: types.DALIDataType,
+    own: DataNode,
+    draws: DataNode,
+    partner: DataNode,
+    layout: DataNode,
+    normalization: Normalization | None,
 ) -> tuple[DataNode, DataNode, DataNode]:
     """:func:`._kernel.mix_image` over a batch: mixed images, info and fault.
 
     `element` is the type of the images, ``types.UINT8`` or ``types.FLOAT``, `partner` the index within the
-    batch.
+    batch. With a `normalization` it is :func:`._kernel.mix_normalized`, for uint8 HWC images only.
     """
-    operator = CompiledOperator(
-        run_fn=compiled(_build_mix, RUN, _SOURCES, np.uint8 if element == types.UINT8 else np.float32),
-        setup_fn=compiled(_build_mix_shapes, SETUP, _SOURCES),
-        out_types=[element, types.FLOAT, types.INT32],
-        outs_ndim=[3, 1, 1],
-        in_types=[element, types.FLOAT64, types.INT64, types.UINT8],
-        ins_ndim=[3, 1, 1, 1],
-    )
     views = partner_views(element, own, partner)
-    mixed, info, fault = operator(own, draws, views, layout)
+    inputs, mixed_type, channels_first = [own, draws, views, layout], element, False
+    if normalization is None:
+        run = compiled(_build_mix, RUN, _SOURCES, np.uint8 if element == types.UINT8 else np.float32)
+    else:
+        mixed_type, channels_first = types.FLOAT, normalization.output_layout == "CHW"
+        run = compiled(_build_mix_normalized, RUN, _SOURCES, channels_first)
+        factors = np.array([*normalization.mean, *(1 / value for value in normalization.std)], np.float32)
+        inputs.append(types.Constant(factors, device="cpu"))
+    operator = CompiledOperator(
+        run_fn=run,
+        setup_fn=compiled(_build_mix_shapes, SETUP, _SOURCES, channels_first),
+        out_types=[mixed_type, types.FLOAT, types.INT32],
+        outs_ndim=[3, 1, 1],
+        in_types=[element, types.FLOAT64, types.INT64, types.UINT8, types.FLOAT][: len(inputs)],
+        ins_ndim=[3, 1, 1, 1, 1][: len(inputs)],
+    )
+    mixed, info, fault = operator(*inputs)
     return mixed, info, fault
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from . import _draws as slot
 from ._arguments import METHODS
-from ._checks import LAYOUT_DIFFERS, SIZES_DIFFER
+from ._checks import CHANNELS_DIFFER, LAYOUT_DIFFERS, SIZES_DIFFER
 from ._formulas import MaskFormulas
 
 _FORMULAS = MaskFormulas(
@@ -38,6 +38,8 @@ _SMOOTHING = slot.LABEL_SMOOTHING
 INFO_LAM, INFO_SMOOTHING = 0, 1
 _ONE, _ZERO = np.float32(1.0), np.float32(0.0)
 _LETTER_C, _LETTER_H = ord("C"), ord("H")
+_U = np.uint64
+_U1, _U2, _U3 = _U(1), _U(2), _U(3)
 
 
 @numba.njit
@@ -137,26 +139,62 @@ def _blended(own: Any, partner: Any, weight: Any) -> Any:
     return _settled(value, own, partner)
 
 
-# The loops run over slices from 0: only then does Numba know that no index is negative, and vectorise.
+# The loops count with unsigned numbers: only then does Numba know that no index is negative, and vectorise.
 @numba.njit
-def _blend_span(out: Any, own: Any, partner: Any, weight: Any) -> None:
-    """One weight for all elements."""
-    if weight == _ONE:  # loops too: an assignment of slices first looks for overlap
-        for i in range(out.size):
+def _blend_span(out: Any, own: Any, partner: Any, start: Any, stop: Any, weight: Any) -> None:
+    """Elements `start` to `stop` (uint64) of flat images, with one weight for all of them."""
+    if weight == _ONE:
+        for i in range(start, stop):
             out[i] = own[i]
     elif weight == _ZERO:
-        for i in range(out.size):
+        for i in range(start, stop):
             out[i] = partner[i]
     else:
-        for i in range(out.size):
+        for i in range(start, stop):
             out[i] = _blended(own[i], partner[i], weight)
 
 
 @numba.njit
-def _blend_line(out: Any, own: Any, partner: Any, base: Any, row: Any, columns: Any) -> None:
-    """A weight of its own for every element."""
-    for i in range(out.size):
-        out[i] = _blended(own[i], partner[i], base + row * columns[i])
+def _blend_line(
+    out: Any, own: Any, partner: Any, to: Any, start: Any, base: Any, row: Any, columns: Any
+) -> None:
+    """A line with a weight of its own for every element, from `start` of the images to `to` of the result."""
+    for i in range(_U(columns.size)):
+        out[to + i] = _blended(own[start + i], partner[start + i], base + row * columns[i])
+
+
+@numba.njit
+def _fault(own: Any, draws: Any, partner: Any, layout: Any) -> int:
+    """0, or why the images cannot be mixed: one of the faults of :mod:`._checks`."""
+    # The graph turns a fault into an error; here it only must not read past a smaller partner.
+    if own.shape != partner.shape:
+        return SIZES_DIFFER
+    if layout.size > 0 and layout[0] != (_LETTER_C if draws[_CHW] != 0.0 else _LETTER_H):
+        return LAYOUT_DIFFERS
+    return 0
+
+
+@numba.njit
+def _line_weights(draws: Any, height: int, width: int, repeats: int) -> Any:
+    """The mask, ready for lines of `width` pixels with `repeats` elements each.
+
+    Returns the base (float32), the scaled rows (float64), the columns as float32 with one weight per element
+    of a line, the part of a line where they are not 0 (first, last), and the label weight.
+    """
+    rows = np.empty(height, np.float64)
+    profile = np.empty(width, np.float64)
+    base, label_weight = _fill_mask(draws, rows, profile)
+    length = width * repeats
+    columns = np.empty(length, np.float32)
+    first, last = length, 0
+    for x in range(width):
+        weight = np.float32(profile[x])
+        for i in range(x * repeats, (x + 1) * repeats):
+            columns[i] = weight
+        if weight != _ZERO:
+            first = min(first, x * repeats)
+            last = (x + 1) * repeats
+    return np.float32(base), rows, columns, first, last, label_weight
 
 
 @numba.njit
@@ -180,12 +218,7 @@ def mix_image(mixed: Any, info: Any, fault: Any, own: Any, draws: Any, partner: 
     """
     info[INFO_LAM] = _ONE
     info[INFO_SMOOTHING] = draws[_SMOOTHING]
-    fault[0] = 0
-    # The graph turns a fault into an error; here it only must not read past a smaller partner.
-    if own.shape != partner.shape:
-        fault[0] = SIZES_DIFFER
-    elif layout.size > 0 and layout[0] != (_LETTER_C if draws[_CHW] != 0.0 else _LETTER_H):
-        fault[0] = LAYOUT_DIFFERS
+    fault[0] = _fault(own, draws, partner, layout)
     if fault[0] != 0:
         mixed[:] = own
         return
@@ -194,36 +227,102 @@ def mix_image(mixed: Any, info: Any, fault: Any, own: Any, draws: Any, partner: 
         lines, height, width, repeats = own.shape[0] * own.shape[1], own.shape[1], own.shape[2], 1
     else:
         lines, height, width, repeats = own.shape[0], own.shape[0], own.shape[1], own.shape[2]
-    rows = np.empty(height, np.float64)
-    profile = np.empty(width, np.float64)
-    base64, info[INFO_LAM] = _fill_mask(draws, rows, profile)
-    base = np.float32(base64)
-
-    # The columns as float32, one weight per element of a line, and the part where they are not 0.
-    length = width * repeats
-    columns = np.empty(length, np.float32)
-    first, last = length, 0
-    for x in range(width):
-        weight = np.float32(profile[x])
-        for i in range(x * repeats, (x + 1) * repeats):
-            columns[i] = weight
-        if weight != _ZERO:
-            first = min(first, x * repeats)
-            last = (x + 1) * repeats
-    is_box = int(draws[_METHOD]) != _GMIX
+    base, rows, columns, first, last, info[INFO_LAM] = _line_weights(draws, height, width, repeats)
+    is_box, length = int(draws[_METHOD]) != _GMIX, _U(width * repeats)
     out, a, b = mixed.reshape(-1), own.reshape(-1), partner.reshape(-1)
+    if is_box:  # all at once as if there were no box, which comes on top: long loops are fast loops
+        _blend_span(out, a, b, _U(0), _U(out.size), base)
     for line in range(lines):
-        start, stop = line * length, (line + 1) * length
+        start = _U(line) * length
         row = np.float32(rows[line % height])
-        if row == _ZERO or first >= last:
-            _blend_span(out[start:stop], a[start:stop], b[start:stop], base)
-        elif is_box:
-            low, high = start + first, start + last
-            _blend_span(out[start:low], a[start:low], b[start:low], base)
-            _blend_span(out[low:high], a[low:high], b[low:high], base + row)
-            _blend_span(out[high:stop], a[high:stop], b[high:stop], base)
+        if not is_box:
+            _blend_line(out, a, b, start, start, base, row, columns)
+        elif row != _ZERO and first < last:
+            _blend_span(out, a, b, start + _U(first), start + _U(last), base + row)
+
+
+@numba.njit
+def _normalize_pixels(out: Any, to: Any, line: Any, mean: Any, scale: Any) -> None:
+    """A line of pixels, channels last; `mean` and `scale` have a number for every element."""
+    for i in range(_U(line.size)):
+        out[to + i] = (np.float32(line[i]) - mean[i]) * scale[i]
+
+
+@numba.njit
+def _normalize_planes(out: Any, to: Any, plane: Any, line: Any, mean: Any, scale: Any) -> None:
+    """A line of pixels to a line of each of the planes, which are `plane` elements apart."""
+    channels = _U(mean.size)
+    if channels == _U3:  # all three in one loop: read once, and vectorised
+        red, green, blue = mean[0], mean[1], mean[2]
+        red_scale, green_scale, blue_scale = scale[0], scale[1], scale[2]
+        at = _U(0)
+        for x in range(_U(line.size) // _U3):
+            out[to + x] = (np.float32(line[at]) - red) * red_scale
+            out[to + plane + x] = (np.float32(line[at + _U1]) - green) * green_scale
+            out[to + plane + plane + x] = (np.float32(line[at + _U2]) - blue) * blue_scale
+            at += _U3
+    else:
+        for c in range(channels):
+            for x in range(_U(line.size) // channels):
+                out[to + c * plane + x] = (np.float32(line[x * channels + c]) - mean[c]) * scale[c]
+
+
+@numba.njit
+def mix_normalized(
+    mixed: Any,
+    info: Any,
+    fault: Any,
+    own: Any,
+    draws: Any,
+    partner: Any,
+    layout: Any,
+    norm: Any,
+    channels_first: bool,
+) -> None:
+    """Mix one image and normalise it, line by line: what :func:`mix_image` makes is never stored.
+
+    Parameters
+    ----------
+    mixed : float32 [C, H, W] or [H, W, C], output
+        (mixed - mean) / std, channels first where `channels_first` says so; 0 after a fault.
+    own, partner : uint8 [H, W, C], C-contiguous
+        The images.
+    norm : float32 [2, C]
+        Mean and 1 / std of every channel.
+    info, fault, draws, layout
+        See :func:`mix_image`.
+    """
+    info[INFO_LAM] = _ONE
+    info[INFO_SMOOTHING] = draws[_SMOOTHING]
+    fault[0] = _fault(own, draws, partner, layout)
+    if fault[0] == 0 and own.shape[2] != norm.shape[1]:
+        fault[0] = CHANNELS_DIFFER
+    out = mixed.reshape(-1)
+    if fault[0] != 0:
+        out[:] = _ZERO
+        return
+    height, width, channels = own.shape
+    base, rows, columns, first, last, info[INFO_LAM] = _line_weights(draws, height, width, channels)
+    is_box, length = int(draws[_METHOD]) != _GMIX, width * channels
+    a, b = own.reshape(-1), partner.reshape(-1)
+    line = np.empty(length, own.dtype)
+    mean, scale = np.empty(length, np.float32), np.empty(length, np.float32)
+    for i in range(length):
+        mean[i], scale[i] = norm[0, i % channels], norm[1, i % channels]
+    for y in range(height):
+        start = y * length
+        row = np.float32(rows[y])
+        if is_box:
+            own_line, partner_line = a[start : start + length], b[start : start + length]
+            _blend_span(line, own_line, partner_line, _U(0), _U(length), base)
+            if row != _ZERO and first < last:
+                _blend_span(line, own_line, partner_line, _U(first), _U(last), base + row)
         else:
-            _blend_line(out[start:stop], a[start:stop], b[start:stop], base, row, columns)
+            _blend_line(line, a, b, _U(0), _U(start), base, row, columns)
+        if channels_first:
+            _normalize_planes(out, _U(y * width), _U(height * width), line, norm[0], norm[1])
+        else:
+            _normalize_pixels(out, _U(start), line, mean, scale)
 
 
 @numba.njit

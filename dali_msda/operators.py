@@ -10,6 +10,7 @@ from nvidia.dali.pipeline import DataNode
 
 from . import _backend_graph, _backend_kernel, _draws
 from ._arguments import METHODS, MixArguments, check_choice, check_inputs
+from ._normalization import asked_for, normalized
 
 # What each method takes beyond the common arguments, with the paper's values for ImageNet where they are
 # the same for all of its experiments.
@@ -35,6 +36,9 @@ class CommonArguments(TypedDict, total=False):
     lam: float | DataNode | None
     center: Sequence[int] | DataNode | None
     partner: int | DataNode | None
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+    output_layout: str | None
     return_params: bool
     backend: str
 
@@ -260,6 +264,12 @@ def mix(
         Take this centre of the box or blob, in pixels, instead of drawing it; a node has shape [2].
     partner : int or DataNode, optional
         Take this partner, an index within the batch; by default a random permutation of the batch.
+    mean, std : sequence of float, optional
+        Normalise the mixed images: (mixed - mean) / std, one number per channel, as
+        ``fn.crop_mirror_normalize`` right after it would do. On the CPU uint8 HWC images are mixed and
+        normalised in one pass.
+    output_layout : {"HWC", "CHW"}, optional
+        Layout of the normalised images, by default that of the input.
     return_params : bool, optional
         Add a third result, :class:`MixParams`.
     backend : {"auto", "kernel", "graph"}, optional
@@ -269,7 +279,8 @@ def mix(
     Returns
     -------
     images : DataNode
-        Mixed images: dtype, layout and device of the input. uint8 is rounded to the nearest.
+        Mixed images: dtype, layout and device of the input. uint8 is rounded to the nearest. With `mean`
+        and `std`: float32 in `output_layout`.
     targets : DataNode
         float32 [num_classes], on the device of the images; each sums to 1.
     params : MixParams
@@ -283,8 +294,8 @@ def mix(
         what was expected.
     RuntimeError
         By DALI, at run time: a label out of range, images of different sizes within one batch, images
-        that are not three-dimensional, a ``layout`` that is not the images' own (CPU only). DALI shows
-        the line of the check that failed.
+        that are not three-dimensional, a ``layout`` that is not the images' own (CPU only), a ``mean`` with
+        more or fewer numbers than the images have channels. DALI shows the line of the check that failed.
 
     Notes
     -----
@@ -333,13 +344,15 @@ def _mix(
     check_inputs(images, labels, arguments.backend)
 
     labels = fn.reshape(fn.cast(labels, dtype=types.INT32), shape=[1])  # labels: one integer per image
+    normalization = asked_for(arguments)
     if method == "none" and not arguments.return_params:
-        return images, _backend_graph.one_hot_targets(labels, images.device, arguments)
+        targets = _backend_graph.one_hot_targets(labels, images.device, arguments)
+        return (normalized(images, normalization) if normalization else images), targets
     draws = _draws.draw(arguments)
     partner = _draws.draw_partner(arguments)
     on_graph = arguments.backend == "graph" or images.device != "cpu"
     backend = _backend_graph if on_graph else _backend_kernel
     mixed, targets, params = backend.mix(images, labels, draws, partner, arguments)
     if method == "none":
-        mixed = images
+        mixed = normalized(images, normalization) if normalization else images
     return (mixed, targets) if params is None else (mixed, targets, params)

@@ -141,6 +141,8 @@ def train_pipeline(
     seeds = np.random.SeedSequence(0 if seed is None else seed)
     order_seed, *shard_seeds = seeds.spawn(1 + num_shards)
 
+    fused = output_dtype == types.FLOAT  # the library normalises to float32
+
     @pipeline_def
     def pipeline() -> tuple[DataNode, DataNode]:
         # DALI shuffles with a seed of its own; shuffling the list first makes the order depend on ours.
@@ -165,8 +167,11 @@ def train_pipeline(
             probability=mix_probability,
             convention=mix_convention,
             label_smoothing=label_smoothing,
+            mean=MEAN if fused else None,
+            std=STD if fused else None,
+            output_layout=output_layout if fused else None,
         )
-        return _normalized(images, output_layout, output_dtype), targets
+        return images if fused else _normalized(images, output_layout, output_dtype), targets
 
     built = pipeline(
         batch_size=batch_size,

@@ -140,8 +140,8 @@ def test_cpu_pipelines_use_no_gpu(coded: Path) -> None:
     for pipeline in (training, validation):
         assert pipeline.device_id is None
         assert {instance._op.device for instance in operators(pipeline._graph_out)} == {"cpu"}
-    # The compiled kernel is what the check is there to find: where the partners lie, the images, the labels.
-    assert sum("Numba" in problem for problem in problems(training._graph_out, "cpu")) == 3
+    # The compiled kernel is what the check is there to find: resize, partners, images, labels.
+    assert sum("Numba" in problem for problem in problems(training._graph_out, "cpu")) == 4
     assert problems(validation._graph_out, "cpu") == []
 
 

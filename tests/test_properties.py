@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import dali_msda as msda
 from dali_msda import _draws as slot
-from dali_msda._kernel import mix_image, write_mask
+from dali_msda._kernel import mix_image, mix_normalized, write_mask
 from tests import reference
 from tests.running import random_images, run_mix
 
@@ -84,7 +84,18 @@ def test_kernel_is_the_reference_and_stays_in_its_buffers(
     np.testing.assert_allclose(info[0], expected.mean(), rtol=0, atol=2e-7)
     exact = reference.blend(own, partner, expected, "CHW" if first else "HWC")
     assert np.abs(mixed - exact).max() <= (0.5 if dtype == np.uint8 else 0) + 2e-4
-    for buffer in (own_buffer, partner_buffer, mixed_buffer, mask_buffer):
+    buffers = [own_buffer, partner_buffer, mixed_buffer, mask_buffer]
+    if dtype == np.uint8 and not first:  # the kernel that normalises in the same pass: of the same integers
+        norm = np.stack([rng.uniform(0, 255, channels), rng.uniform(0.01, 1, channels)]).astype(np.float32)
+        for channels_first in (False, True):
+            buffer, out = guarded(
+                np.zeros((channels, height, width) if channels_first else shape, np.float32)
+            )
+            mix_normalized(out, info, fault, own, draws, partner, np.zeros(0, np.uint8), norm, channels_first)
+            same = (mixed.astype(np.float32) - norm[0]) * norm[1]
+            np.testing.assert_array_equal(out, same.transpose(2, 0, 1) if channels_first else same)
+            buffers.append(buffer)
+    for buffer in buffers:
         assert (buffer[:GUARD] == 77).all()
         assert (buffer[-GUARD:] == 77).all()
     np.testing.assert_array_equal(own_buffer, before[0])
