@@ -77,7 +77,9 @@ def _in_threads(work: Callable[[int, int], Any], count: int, pool: ThreadPoolExe
     list(pool.map(work, edges[:-1], edges[1:]))
 
 
-def contenders(batch_size: int, cores: int, size: int, pool: ThreadPoolExecutor) -> dict[str, Mix]:
+def contenders(
+    batch_size: int, cores: int, size: int, pool: ThreadPoolExecutor, *, peers: bool = True
+) -> dict[str, Mix]:
     """Everything that is timed, by name: ``ours-METHOD`` on uint8, ``PEER-METHOD-DTYPE``, ``copy-DTYPE``."""
     rng = np.random.default_rng(0)
     own = rng.integers(0, 256, (batch_size, size, size, 3), dtype=np.uint8)
@@ -98,6 +100,8 @@ def contenders(batch_size: int, cores: int, size: int, pool: ThreadPoolExecutor)
 
         found[f"ours-{method}"] = lambda mix=mix: _in_threads(mix, batch_size, pool, cores)  # type: ignore[misc]
 
+    if not peers:
+        return found
     labels = torch.tensor(rng.integers(0, 1000, batch_size))
     as_uint8 = torch.tensor(own).permute(0, 3, 1, 2).contiguous()
     as_float = as_uint8.float()

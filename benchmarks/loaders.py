@@ -1,0 +1,280 @@
+"""The training loaders that :mod:`.bench_loader` compares, each built as its own documentation advises."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Batches = Iterator[tuple[Any, Any]]
+MIXES: tuple[str, ...] = ("none", "mixup", "cutmix", "stochastic", "hmix", "gmix")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all loaders are given."""
+
+    data: Path
+    """Folder of class folders with JPEGs."""
+
+    loaders: list[str] = field(default_factory=lambda: ["dali-plain", *(f"dali-{m}" for m in MIXES)])
+    """Loaders to compare; "all" for every one that is installed."""
+
+    batch_size: int = 64
+    """Images per batch."""
+
+    image_size: int = 224
+    """Side of the images in pixels."""
+
+    workers: int = len(os.sched_getaffinity(0))
+    """Threads or worker processes."""
+
+    longest_side: int | None = None
+    """Make larger images this small first (JPEG quality 90), as FFCV's recipe for ImageNet does with 500."""
+
+    images: int = 1024
+    """Images per pass, after four batches that do not count (what the loaders had made ahead)."""
+
+    cores: int | None = None
+    """Keep every loader on this many cores. Default: all."""
+
+    rounds: int = 7
+    """Passes of every loader, after one that does not count."""
+
+
+def _dali(mix: str) -> Callable[[Settings], Batches]:
+    def batches(settings: Settings) -> Batches:
+        from pipelines.folders import list_images
+        from pipelines.imagenet import train_pipeline
+        from pipelines.loader import DALILoader
+
+        pipeline = train_pipeline(
+            settings.data,
+            mix=mix,
+            num_classes=len(list_images(settings.data).classes),
+            image_size=settings.image_size,
+            batch_size=settings.batch_size,
+            num_threads=settings.workers,
+            seed=0,
+        )
+        loader = DALILoader(pipeline, drop_last=True)
+        while True:
+            yield from loader
+
+    return batches
+
+
+def _dali_plain(settings: Settings) -> Batches:
+    """DALI as its documentation shows it: no mixing, flip with the normalisation, one-hot targets."""
+    from nvidia.dali import fn, pipeline_def, types
+
+    from pipelines.folders import list_images
+    from pipelines.imagenet import MEAN, STD
+    from pipelines.loader import DALILoader
+
+    classes = len(list_images(settings.data).classes)
+
+    @pipeline_def(batch_size=settings.batch_size, num_threads=settings.workers, device_id=None, seed=0)
+    def pipeline() -> Any:
+        encoded, labels = fn.readers.file(
+            file_root=str(settings.data), shuffle_after_epoch=True, pad_last_batch=True, name="Reader"
+        )
+        images = fn.decoders.image_random_crop(encoded, random_area=[0.08, 1.0], num_attempts=10)
+        images = fn.resize(images, size=[settings.image_size] * 2)
+        images = fn.crop_mirror_normalize(
+            images,
+            dtype=types.FLOAT,
+            output_layout="CHW",
+            mean=list(MEAN),
+            std=list(STD),
+            mirror=fn.random.coin_flip(),
+        )
+        return images, fn.one_hot(fn.squeeze(labels, axes=[0]), num_classes=classes)
+
+    loader = DALILoader(pipeline(), drop_last=True)
+    while True:
+        yield from loader
+
+
+def _torchvision(mix: str) -> Callable[[Settings], Batches]:
+    """DataLoader and transforms v2, mixed in the collate function, as torchvision's documentation advises."""
+
+    def batches(settings: Settings) -> Batches:
+        import torch
+        from torch.utils.data import DataLoader, default_collate
+        from torchvision.datasets import ImageFolder
+        from torchvision.transforms import v2
+
+        # Decoding through Pillow; the fast order: tensors as uint8 until the normalisation.
+        transform = v2.Compose(
+            [
+                v2.PILToTensor(),
+                v2.RandomResizedCrop(settings.image_size, antialias=True),
+                v2.RandomHorizontalFlip(),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+            ]
+        )
+        dataset = ImageFolder(str(settings.data), transform)
+        mixing = {
+            "none": lambda images, labels: (images, labels),
+            "mixup": v2.MixUp(num_classes=len(dataset.classes)),
+            "cutmix": v2.CutMix(num_classes=len(dataset.classes)),
+        }[mix]
+        loader = DataLoader(
+            dataset,
+            settings.batch_size,
+            shuffle=True,
+            num_workers=settings.workers,
+            drop_last=True,
+            persistent_workers=True,
+            collate_fn=lambda samples: mixing(*default_collate(samples)),
+        )
+        while True:
+            yield from loader
+
+    return batches
+
+
+def _timm(mix: str) -> Callable[[Settings], Batches]:
+    """timm's loader with FastCollateMixup (uint8), then its float conversion and normalisation."""
+
+    def batches(settings: Settings) -> Batches:
+        import torch
+        from timm.data import FastCollateMixup, ImageDataset, create_loader
+
+        dataset = ImageDataset(str(settings.data))
+        collate = None
+        if mix != "none":
+            collate = FastCollateMixup(
+                mixup_alpha=1.0 if mix == "mixup" else 0.0,
+                cutmix_alpha=1.0 if mix == "cutmix" else 0.0,
+                mode="elem",
+                label_smoothing=0.0,
+                num_classes=len(dataset.reader.class_to_idx),
+            )
+        loader = create_loader(
+            dataset,
+            (3, settings.image_size, settings.image_size),
+            settings.batch_size,
+            is_training=True,
+            use_prefetcher=True,
+            interpolation="bilinear",
+            color_jitter=None,
+            num_workers=settings.workers,
+            collate_fn=collate,
+            device=torch.device("cpu"),
+            pin_memory=False,
+        )
+        while True:
+            yield from loader
+
+    return batches
+
+
+def _ffcv(mix: str) -> Callable[[Settings], Batches]:
+    """FFCV with its own decoder, flip, mixup and normalisation, all in its compiled threads (no CUDA).
+
+    FFCV reads a .beton file, which is written first, into a temporary folder. ``RGBImageField`` would decode
+    and encode again; here the JPEG files' own bytes go in, so that every loader decodes the same JPEGs. (FFCV
+    can also keep raw pixels, which need no decoding but several times the space: not compared here.)
+    """
+
+    def batches(settings: Settings) -> Batches:
+        import numpy as np
+        import torch
+
+        threads = torch.get_num_threads()  # before FFCV, which sets it at import and for every epoch
+        from ffcv.fields import IntField, RGBImageField
+        from ffcv.fields.decoders import IntDecoder, RandomResizedCropRGBImageDecoder
+        from ffcv.fields.rgb_image import IMAGE_MODES
+        from ffcv.loader import Loader, OrderOption
+        from ffcv.transforms import (
+            ImageMixup,
+            LabelMixup,
+            MixupToOneHot,
+            NormalizeImage,
+            RandomHorizontalFlip,
+            ToTensor,
+            ToTorchImage,
+        )
+        from ffcv.writer import DatasetWriter
+        from PIL import Image
+
+        from pipelines.folders import list_images
+        from pipelines.imagenet import MEAN, STD
+
+        class KeptJPEGField(RGBImageField):
+            """The field "image" of a .beton file with the bytes of JPEG files as they are."""
+
+            def encode(self, destination: Any, path: Path, malloc: Callable[[int], Any]) -> None:
+                with Image.open(path) as image:
+                    # FFCV's decoder asks libjpeg-turbo for RGB, which it does not make of CMYK.
+                    if image.format != "JPEG" or image.mode not in ("RGB", "L"):
+                        super().encode(destination, image.convert("RGB"), malloc)
+                        return
+                    destination["width"], destination["height"] = image.size
+                content = np.frombuffer(path.read_bytes(), np.uint8)
+                destination["mode"] = IMAGE_MODES["jpg"]
+                destination["data_ptr"], storage = malloc(content.nbytes)
+                storage[:] = content
+
+        listed = list_images(settings.data)
+        samples = [
+            (listed.root / file, label) for file, label in zip(listed.files, listed.labels, strict=True)
+        ]
+        classes = len(listed.classes)
+        images: list[Any] = [
+            RandomResizedCropRGBImageDecoder((settings.image_size, settings.image_size)),
+            RandomHorizontalFlip(),
+        ]
+        labels: list[Any] = [IntDecoder()]
+        if mix == "mixup":
+            images += [ImageMixup(alpha=1.0, same_lambda=False)]
+            labels += [LabelMixup(alpha=1.0, same_lambda=False)]
+        # On the CPU NormalizeImage works on arrays (a table of 256 values), so it comes before ToTensor.
+        images += [NormalizeImage(np.array(MEAN), np.array(STD), np.float32), ToTensor(), ToTorchImage()]
+        labels += [ToTensor()]
+        if mix == "mixup":
+            labels += [MixupToOneHot(classes)]
+
+        with tempfile.TemporaryDirectory(prefix="ffcv-") as folder:
+            beton = f"{folder}/train.beton"
+            fields = {"image": KeptJPEGField(write_mode="jpg", jpeg_quality=100), "label": IntField()}
+            DatasetWriter(beton, fields, num_workers=settings.workers).from_indexed_dataset(samples)
+            loader = Loader(
+                beton,
+                settings.batch_size,
+                settings.workers,
+                os_cache=True,
+                order=OrderOption.RANDOM,
+                seed=0,
+                pipelines={"image": images, "label": labels},
+                custom_fields={"image": KeptJPEGField},
+                drop_last=True,
+            )
+            while True:
+                epoch = iter(loader)
+                torch.set_num_threads(threads)
+                try:
+                    for batch, targets in epoch:
+                        if mix == "none":
+                            targets = torch.nn.functional.one_hot(targets[:, 0], classes).float()
+                        yield batch, targets
+                finally:  # else its thread still runs when Python ends, which aborts
+                    epoch.close()
+                    epoch.join()
+
+    return batches
+
+
+LOADERS: dict[str, Callable[[Settings], Batches]] = {
+    "dali-plain": _dali_plain,
+    **{f"dali-{mix}": _dali(mix) for mix in MIXES},
+    **{f"torchvision-{mix}": _torchvision(mix) for mix in ("none", "mixup", "cutmix")},
+    **{f"timm-{mix}": _timm(mix) for mix in ("none", "mixup", "cutmix")},
+    **{f"ffcv-{mix}": _ffcv(mix) for mix in ("none", "mixup")},
+}
