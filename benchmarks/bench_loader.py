@@ -28,7 +28,6 @@ import tyro
 from benchmarks.common import save, spread, table
 from benchmarks.loaders import LOADERS, Settings
 
-
 # After its turn a loader still makes some batches ahead, which must not fall into the next one's turn.
 _REFILL_S = 1.0
 

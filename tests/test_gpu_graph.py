@@ -73,7 +73,8 @@ def test_methods(method: str, convention: str, layout: str, granularity: str, re
     assert_fits_the_gpu(result, params=return_params)
     # The images are mixed, and they are mixed there: partners are fetched on the GPU.
     assert count(result[:1], "PermuteBatch", "gpu") == (method != "none")
-    assert count(result[:1], "CastLike", "gpu") == (method != "none")
+    # uint8 CutMix selects in uint8; everything else is rounded back from float32.
+    assert count(result[:1], "CastLike", "gpu") == (method not in ("none", "cutmix"))
 
 
 @pytest.mark.parametrize("given", [False, True], ids=["drawn", "given"])

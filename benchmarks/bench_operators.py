@@ -1,0 +1,122 @@
+"""Where the time of the training pipeline goes: it is cut off after one operator more each time.
+
+    python -m benchmarks.bench_operators --data DIR [--mix hmix]
+
+Processor time and wall time per batch on the CPU; the difference of two lines is what an operator costs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from nvidia.dali import Pipeline, fn, types
+
+import dali_msda as msda
+from benchmarks.bench_loader import prepared
+from benchmarks.common import save, spread, table
+from benchmarks.loaders import Settings as Loading
+from pipelines.folders import ImageFolder, list_images
+from pipelines.imagenet import MEAN, STD, _decoder, _normalized, _read
+from pipelines.resize import resize_mirrored
+
+STAGES = ("read", "decode", "resize", "normalise", "mix and normalise", "DALI's resize and normalise")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is measured."""
+
+    data: Path
+    """Folder of class folders with JPEGs."""
+
+    longest_side: int | None = 500
+    """Make larger images this small first."""
+
+    mix: str = "hmix"
+    """Mixing method."""
+
+    batch_size: int = 64
+    """Images per batch."""
+
+    workers: int = Loading.workers
+    """Threads of DALI."""
+
+    batches: int = 16
+    """Batches per turn."""
+
+    rounds: int = 9
+    """Turns of every stage, after one that does not count."""
+
+
+def build(folder: ImageFolder, stage: str, settings: Settings) -> Pipeline:
+    """The training pipeline up to a stage, on the CPU."""
+    pipeline = Pipeline(settings.batch_size, settings.workers, None, seed=0)
+    with pipeline:
+        encoded, labels = _read(folder, np.arange(len(folder.files)), 0, 1, shuffle_after_epoch=True)
+        outputs: list[Any] = [encoded]
+        if stage != "read":
+            images = fn.decoders.image_random_crop(encoded, **_decoder("cpu", 0.0), num_attempts=10)
+            if stage.startswith("DALI"):
+                images = _normalized(fn.resize(images, size=[224, 224], antialias=True), "CHW", types.FLOAT)
+            elif stage != "decode":
+                mirrored = fn.random.coin_flip(shape=[1], dtype=types.INT32)
+                images = resize_mirrored(images, mirrored, 224)
+            outputs = [images]
+            if stage == "normalise":
+                outputs = [_normalized(images, "CHW", types.FLOAT)]
+            elif stage == "mix and normalise":
+                outputs = list(
+                    msda.mix(
+                        images,
+                        labels,
+                        method=settings.mix,
+                        num_classes=len(folder.classes),
+                        mean=MEAN,
+                        std=STD,
+                        output_layout="CHW",
+                    )
+                )
+        pipeline.set_outputs(*outputs)
+    pipeline.build()
+    return pipeline
+
+
+def main() -> None:
+    """Measure, print a table, write the results."""
+    settings = tyro.cli(Settings, description=__doc__)
+    seconds: dict[str, dict[str, list[float]]] = {stage: {"wall": [], "cpu": []} for stage in STAGES}
+    with tempfile.TemporaryDirectory() as temporary:
+        loading = Loading(settings.data, longest_side=settings.longest_side, batch_size=settings.batch_size)
+        folder = list_images(prepared(loading, Path(temporary)))
+        pipelines = {stage: build(folder, stage, settings) for stage in STAGES}
+        for number in range(settings.rounds + 1):
+            for stage, pipeline in pipelines.items():
+                for _ in range(3):  # what was made ahead
+                    pipeline.run()
+                wall, cpu = time.perf_counter(), time.process_time()
+                for _ in range(settings.batches):
+                    pipeline.run()
+                if number:
+                    seconds[stage]["wall"].append((time.perf_counter() - wall) / settings.batches)
+                    seconds[stage]["cpu"].append((time.process_time() - cpu) / settings.batches)
+                time.sleep(0.2)
+    results = {
+        stage: {kind: spread(values) for kind, values in both.items()} for stage, both in seconds.items()
+    }
+    rows = [
+        [stage, f"{1e3 * both['wall']['median']:.1f}", f"{1e3 * both['cpu']['median']:.1f}"]
+        for stage, both in results.items()
+    ]
+    print(table(["up to", "ms per batch", "processor ms per batch"], rows))
+    content = {"settings": vars(settings) | {"data": settings.data.name}, "seconds": results}
+    print(f"wrote {save('bench_operators', content)}")
+
+
+if __name__ == "__main__":
+    main()

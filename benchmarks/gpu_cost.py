@@ -1,0 +1,134 @@
+"""Bytes and launches of the GPU graph per batch, counted from the graph itself: calculated, not measured.
+
+    python -m benchmarks.gpu_cost [--batch-size 256] [--image-size 224]
+
+The graph form runs on the CPU with every intermediate result as an output, which gives the true shape and
+type of each; what is as large as an image's plane counts, every input read once and every output written
+once. The launches are the operators that stand on the GPU in the graph as it is built there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tyro
+from nvidia.dali import Pipeline, fn, types
+
+import dali_msda as msda
+from benchmarks.common import table
+
+_SAMPLES = 2  # enough to run; bytes per sample do not depend on it
+# Inputs of the graph, small constants made on the CPU, and operators that only look at shapes.
+_FREE = ("ExternalSource", "Constant", "Reshape", "ExpandDims", "_Shape", "GetProperty")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is counted."""
+
+    batch_size: int = 256
+    """Images per batch."""
+
+    image_size: int = 224
+    """Side of the images in pixels."""
+
+    bandwidths: tuple[float, ...] = (2.0, 3.35)
+    """Memory bandwidth of a GPU in TB/s."""
+
+    step_ms: float = 90.0
+    """A training step of the model beside it, in ms."""
+
+
+def _operators(outputs: list[Any]) -> list[Any]:
+    """Operators that the outputs depend on, each after those that it depends on."""
+    found: dict[int, Any] = {}
+
+    def visit(node: Any) -> None:
+        instance = node.source
+        if id(instance) in found:
+            return
+        for source in instance.inputs:
+            visit(source)
+        found[id(instance)] = instance
+
+    for output in outputs:
+        visit(output)
+    return list(found.values())
+
+
+def _graph(method: str, device: str, size: int) -> tuple[Pipeline, list[Any]]:
+    """The graph form of a method over uint8 images that are there already."""
+    image, label = np.zeros((size, size, 3), np.uint8), np.zeros(1, np.int32)
+    pipeline = Pipeline(_SAMPLES, 1, 0 if device == "gpu" else None)
+    with pipeline:
+        images = fn.external_source(
+            source=lambda: [image] * _SAMPLES, layout="HWC", dtype=types.UINT8, ndim=3, device=device
+        )
+        labels = fn.external_source(source=lambda: [label] * _SAMPLES, dtype=types.INT32)
+        mixed, targets = msda.mix(images, labels, method=method, num_classes=1000, backend="graph")
+    return pipeline, _operators([mixed, targets])
+
+
+def count(method: str, settings: Settings) -> tuple[list[tuple[str, float, float]], int]:
+    """(operator, bytes read, bytes written) of every full-size operator for a batch, and the launches."""
+    pipeline, instances = _graph(method, "cpu", settings.image_size)
+    nodes = {node.name: node for instance in instances for node in instance.outputs}
+    pipeline.set_outputs(*nodes.values())
+    pipeline.build()
+    plane = settings.image_size**2
+    sizes: dict[str, float] = {}
+    for name, tensors in zip(nodes, pipeline.run(), strict=True):
+        array = np.asarray(tensors.as_array())
+        on_cpu = nodes[name].source._op.schema.Name() == "Constant"
+        large = array.size // _SAMPLES >= plane and not on_cpu
+        sizes[name] = array.nbytes / _SAMPLES * settings.batch_size if large else 0.0
+    rows = []
+    for instance in instances:
+        name = instance._op.schema.Name()
+        if name in _FREE:
+            continue
+        # Of what it is to be like, CastLike looks at the type only.
+        inputs = instance.inputs[:1] if name == "CastLike" else instance.inputs
+        read = sum(sizes[node.name] for node in inputs)
+        written = sum(sizes[node.name] for node in instance.outputs)
+        if read + written > 0:
+            rows.append((name.removeprefix("_").removesuffix("GenericOp"), read, written))
+    _, on_gpu = _graph(method, "gpu", settings.image_size)
+    launches = sum(
+        instance._op.device == "gpu" and instance._op.schema.Name() not in _FREE for instance in on_gpu
+    )
+    return rows, launches
+
+
+def main() -> None:
+    """Print a table per method, then the totals."""
+    settings = tyro.cli(Settings, description=__doc__)
+    floor = 2 * settings.batch_size * settings.image_size**2 * 3
+    totals = []
+    for method in msda.METHODS[1:]:
+        rows, launches = count(method, settings)
+        cells = [[name, f"{read / 1e6:.0f}", f"{written / 1e6:.0f}"] for name, read, written in rows]
+        print(f"\n{method}\n\n" + table(["operator", "read, MB", "written, MB"], cells))
+        total = sum(read + written for _, read, written in rows)
+        times = [total / (bandwidth * 1e12) * 1e3 for bandwidth in settings.bandwidths]
+        totals.append(
+            [
+                method,
+                str(launches),
+                f"{total / 1e6:.0f}",
+                f"{total / floor:.1f}",
+                *(f"{time:.2f} ({time / settings.step_ms:.2%})" for time in times),
+            ]
+        )
+    print(f"\nCalculated. Floor (images read once, written once): {floor / 1e6:.0f} MB per batch.\n")
+    header = ["method", "launches", "MB", "times the floor"]
+    header += [
+        f"ms at {bandwidth:g} TB/s (share of {settings.step_ms:g} ms)" for bandwidth in settings.bandwidths
+    ]
+    print(table(header, totals))
+
+
+if __name__ == "__main__":
+    main()
