@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 
 def dies_at_start(_: Connection) -> None:
@@ -39,3 +40,15 @@ def dislikes_some(connection: Connection) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
         sizes = [(os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in paths]
         connection.send([Result(size, time_ns, "", "empty file") for size, time_ns in sizes])
+
+
+def begins_and_waits(connection: Connection) -> None:
+    """Tells that it has begun by a file beside the images, and answers somewhat later."""
+    from pipelines._decoding import Result
+
+    connection.send(None)
+    paths = connection.recv()
+    (Path(paths[0]).parent / "begun").touch()
+    time.sleep(0.5)
+    connection.send([Result(0, 0, "", None) for _ in paths])
+    connection.recv()

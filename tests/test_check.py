@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -130,6 +131,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, in
     plain(3).save(os.fsencode(bee) + b"/caf\xe9.png", "PNG")
     plain(4).save(bee / "line\nbreak.png")
     plain(5).save(bee / ".hidden.png")
+    (bee / "as empty.JPEG").touch()  # the same content as that of another, which no one can train on
     (bee / "gone.jpg").symlink_to("nowhere")
     (bee / "folder.JPEG").mkdir()
     (bee / "unreadable.jpg").symlink_to("/proc/self/mem")  # opens; reading it is an error
@@ -146,6 +148,7 @@ def test_finds_every_bad_kind_and_no_other(everything: tuple[Path, Path, int, di
     assert status == 1
     expected = {f"ant colony/{name}" for name in BAD}
     expected |= {
+        "bee/as empty.JPEG",
         "bee/gone.jpg",
         "bee/folder.JPEG",
         "bee/unreadable.jpg",
@@ -217,12 +220,12 @@ def test_counts(everything: tuple[Path, Path, int, dict[str, Any]]) -> None:
     report = everything[3]
     ants = {"files": len(KINDS) + 1, "decoded": len(KINDS) - len(BAD) + 1}
     assert report["classes"] == {
-        "train": {"ant colony": ants, "bee": {"files": 3, "decoded": 2}},
+        "train": {"ant colony": ants, "bee": {"files": 4, "decoded": 2}},
         "val": {"ant colony": {"files": 1, "decoded": 1}, "bee": {"files": 2, "decoded": 2}},
     }
-    assert report["files"] == {"train": ants["files"] + 3, "val": 3}
+    assert report["files"] == {"train": ants["files"] + 4, "val": 3}
     assert report["decoded"] == {"train": ants["decoded"] + 2, "val": 3}
-    assert report["found"] == len(BAD) + 5 + 1
+    assert report["found"] == len(BAD) + 6 + 1
 
 
 def test_lists_hold_what_decodes(everything: tuple[Path, Path, int, dict[str, Any]]) -> None:
@@ -327,22 +330,17 @@ def test_every_file_is_decoded_twice_at_most(tmp_path: Path, monkeypatch: pytest
 
 
 def test_nothing_found(coded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, report = run(coded, tmp_path / "out")
-    train, val = check_dataset(coded)
-    # The test images of the splits have the same indices and so the same content, in part.
-    shared = report["in_train_and_val"]
-    assert status == (1 if shared else 0)
-    assert (report["decoded"], report["unusable"]) == (report["files"], {"train": {}, "val": {}})
+    status, report = run(coded / "train", tmp_path / "out")
+    expected = list_images(coded / "train")
+    assert (status, report["found"], report["unusable"]) == (0, 0, {"train": {}})
     assert report["classes"]["train"] == {
         name: {"files": count, "decoded": count}
-        for name, count in zip(train.classes, TRAIN_COUNTS, strict=True)
+        for name, count in zip(expected.classes, TRAIN_COUNTS, strict=True)
     }
-    assert check_dataset(coded, tmp_path / "out") == (train, val)
-    capsys.readouterr()
-    status, report = run(coded / "train", tmp_path / "alone")
-    assert (status, report["found"]) == (0, 0)
-    assert list_images(coded / "train", tmp_path / "alone" / "train.txt") == train
-    assert "0 cannot be used" in capsys.readouterr().out
+    assert list_images(coded / "train", tmp_path / "out" / "train.txt") == expected
+    assert (
+        "23 images of 3 classes, 0 cannot be used, 0 with warnings, 0 duplicates" in capsys.readouterr().out
+    )
 
 
 def test_shared_images_are_the_only_finding(coded: Path, tmp_path: Path) -> None:
@@ -357,7 +355,8 @@ def test_shared_images_are_the_only_finding(coded: Path, tmp_path: Path) -> None
     assert sorted(group["train"] for group in report["in_train_and_val"]) == sorted(
         contents["train"][data] for data in both
     )
-    assert len(both) == sum(VAL_COUNTS)
+    assert len(both) == sum(VAL_COUNTS)  # images of the same index are the same
+    assert check_dataset(coded, tmp_path / "out") == check_dataset(coded)
 
 
 def test_classes_that_are_missing_or_empty(tmp_path: Path) -> None:
@@ -384,7 +383,9 @@ def counting(self, split, positions, results):
     append(self, split, positions, results)
     left -= 1
     if left == 0:
-        os.kill(os.getpid(), int(sys.argv[1]))
+        number = int(sys.argv[1])
+        # As a terminal and Slurm do it: to all processes.
+        os.kill(os.getpid(), number) if number == signal.SIGKILL else os.killpg(0, number)
 check._State.append = counting
 worker = check._Worker.__init__
 def telling(self):
@@ -427,8 +428,13 @@ def test_goes_on_after_an_interruption(
     arguments = [str(data), "--output", str(output), "--workers", "2"]
     process = subprocess.run(
         [sys.executable, str(script), str(int(number)), "2", *arguments],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,
+    )
     before = (output / "state.jsonl").read_bytes()
     done = before.count(b"\n") - 1
     assert not (output / "report.json").exists()
@@ -459,6 +465,26 @@ def test_goes_on_after_an_interruption(
     assert (output / "state.jsonl").read_bytes().startswith(before)
     files = [record["file"] for record in state(output)]
     assert sorted(files) == sorted(f"a/{index:03d}.png" for index in range(150))
+
+
+def test_finishes_what_is_under_way_and_begins_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = images(tmp_path / "set", 70)
+    (split,) = check._find_splits(folder)
+    stop = threading.Event()
+
+    def stop_when_begun() -> None:
+        while not (folder / "a" / "begun").exists():
+            time.sleep(0.01)
+        stop.set()
+
+    monkeypatch.setattr(check, "serve", fake_decoders.begins_and_waits)
+    watcher = threading.Thread(target=stop_when_begun)
+    watcher.start()
+    answers = list(check._decode(check._batches([split]), 1, 60.0, stop))
+    watcher.join()
+    assert [positions for _, positions, _ in answers] == [list(range(32))]
 
 
 def test_a_line_that_is_no_record_ends_what_is_known(
