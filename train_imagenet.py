@@ -54,6 +54,9 @@ class Config:
     data: Path | None = None
     """Folder with train/ and val/, one folder of images per class in each. Without it: images made here."""
 
+    file_list: Path | None = None
+    """Folder with train.txt and val.txt, the images to take, as python -m pipelines.check writes it."""
+
     mix: Literal["none", "mixup", "cutmix", "stochastic", "hmix", "gmix"] = "hmix"
     """Mixing method."""
 
@@ -324,7 +327,7 @@ class Run:
                 flush=True,
             )
             data = make_demo_dataset(config.demo_data, workers=config.workers)
-        train_images, val_images = check_dataset(data)
+        train_images, val_images = check_dataset(data, config.file_list)
         self.num_classes = len(train_images.classes)
         if len(train_images.files) < config.batch_size:
             raise ValueError(

@@ -38,13 +38,23 @@ def split_folder(data_dir: str | os.PathLike[str], split: str) -> Path:
     return data_dir / split if (data_dir / split).is_dir() else data_dir
 
 
-def check_dataset(data_dir: str | os.PathLike[str]) -> tuple[ImageFolder, ImageFolder]:
+def check_dataset(
+    data_dir: str | os.PathLike[str], file_list: str | os.PathLike[str] | None = None
+) -> tuple[ImageFolder, ImageFolder]:
     """List ``train/`` and ``val/`` of a dataset and check that they belong together.
+
+    Parameters
+    ----------
+    data_dir : path
+        A folder with ``train/`` and ``val/`` in it.
+    file_list : path, optional
+        A folder with ``train.txt`` and ``val.txt``, which name the images to take; see :func:`list_images`.
 
     Raises
     ------
     ValueError
-        A folder is missing or empty, or the splits have different classes; the message names it.
+        A folder is missing or empty, the splits have different classes, or a file list does not fit; the
+        message names it.
     """
     data_dir = Path(data_dir)
     if not data_dir.is_dir():
@@ -55,7 +65,10 @@ def check_dataset(data_dir: str | os.PathLike[str]) -> tuple[ImageFolder, ImageF
             raise ValueError(
                 f"--data must hold train/ and val/; {data_dir} has no {split}/ (it holds {found})"
             )
-    train, val = list_images(data_dir / "train"), list_images(data_dir / "val")
+    train, val = (
+        list_images(data_dir / split, None if file_list is None else _split_list(Path(file_list), split))
+        for split in ("train", "val")
+    )
     for name, missing in (
         ("val", sorted(set(train.classes) - set(val.classes))),
         ("train", sorted(set(val.classes) - set(train.classes))),
@@ -68,13 +81,16 @@ def check_dataset(data_dir: str | os.PathLike[str]) -> tuple[ImageFolder, ImageF
     return train, val
 
 
-def list_images(root: str | os.PathLike[str]) -> ImageFolder:
+def list_images(root: str | os.PathLike[str], file_list: str | os.PathLike[str] | None = None) -> ImageFolder:
     """List a folder of class folders.
 
     Parameters
     ----------
     root : path
         One folder per class, images directly in it. Names that start with a dot are passed over.
+    file_list : path, optional
+        A text file with the images to take, one ``class/name label`` a line, in this order (what DALI's
+        ``fn.readers.file`` takes as ``file_list``). The label is the position of the class folder.
 
     Returns
     -------
@@ -83,26 +99,100 @@ def list_images(root: str | os.PathLike[str]) -> ImageFolder:
     Raises
     ------
     ValueError
-        `root` is no folder, holds no class folders, or a class folder holds no images.
+        `root` is no folder, holds no class folders, or a class folder holds no images; or a line of
+        `file_list` is not as expected, and the message says which.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise ValueError(f"expected a folder of class folders; there is no folder {root}")
-    classes = sorted(
-        entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")
-    )
-    if not classes:
-        raise ValueError(f"expected one folder per class in {root}; it holds no folders")
+    classes = class_folders(root)
     files: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        images = sorted(
-            entry.name
-            for entry in os.scandir(root / name)
-            if entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith(".") and entry.is_file()
-        )
+        images, _ = image_names(root / name)
         if not images:
             raise ValueError(f"class folder {root / name} holds no images ({' '.join(EXTENSIONS)})")
         files += [f"{name}/{image}" for image in images]
         labels += [label] * len(images)
-    return ImageFolder(root, tuple(classes), files, labels)
+    listing = ImageFolder(root, tuple(classes), files, labels)
+    return listing if file_list is None else _restricted(listing, Path(file_list))
+
+
+def _split_list(folder: Path, split: str) -> Path:
+    path = folder / f"{split}.txt"
+    if not path.is_file():
+        raise ValueError(
+            "--file-list must be a folder with train.txt and val.txt, as python -m pipelines.check writes"
+            f" them; there is no file {path}"
+        )
+    return path
+
+
+def class_folders(root: Path) -> list[str]:
+    """Names of the class folders, sorted.
+
+    Raises
+    ------
+    ValueError
+        `root` is no folder, or holds none.
+    """
+    if not root.is_dir():
+        raise ValueError(f"expected a folder of class folders; there is no folder {root}")
+    with os.scandir(root) as entries:
+        classes = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    if not classes:
+        raise ValueError(f"expected one folder per class in {root}; it holds no folders")
+    return classes
+
+
+def image_names(folder: Path) -> tuple[list[str], list[str]]:
+    """What has the name of an image in a class folder, sorted: the files, and what is no file."""
+    with os.scandir(folder) as entries:
+        named = [
+            (entry.name, entry.is_file())
+            for entry in entries
+            if entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith(".")
+        ]
+    named.sort()
+    return [name for name, is_file in named if is_file], [name for name, is_file in named if not is_file]
+
+
+def _restricted(listing: ImageFolder, path: Path) -> ImageFolder:
+    """The images of `listing` that the file list `path` names, in its order."""
+    # The listing is at hand: looking a line up in it spares a system call for each.
+    known = dict(zip(listing.files, listing.labels, strict=True))
+    files: list[str] = []
+    labels: list[int] = []
+    lines: dict[str, int] = {}
+    # As bytes: a name may hold what other places take for the end of a line.
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            where = f"{path}, line {number}"
+            if not line.strip():
+                continue
+            # A name may begin with a space and hold others; the label is what follows the last.
+            *head, tail = line.rsplit(None, 1)
+            name, last = os.fsdecode(b"".join(head)), os.fsdecode(tail)
+            if not name:
+                raise ValueError(f"{where}: expected 'class/image label'; got {last!r}")
+            if not (last.isascii() and last.isdigit()):
+                raise ValueError(f"{where}: expected an integer label at the end of the line; got {last!r}")
+            label = int(last)
+            if label >= len(listing.classes):
+                raise ValueError(
+                    f"{where}: expected a label in [0, {len(listing.classes)}), the class folders of"
+                    f" {listing.root}; got {label}"
+                )
+            if name not in known:
+                raise ValueError(f"{where}: expected an image in {listing.root}; there is no {name}")
+            if known[name] != label:
+                raise ValueError(
+                    f"{where}: expected label {known[name]}, the position of the class folder of {name}; got"
+                    f" {label} (a class folder has come or gone since the list was written)"
+                )
+            if name in lines:
+                raise ValueError(f"{where}: expected every image once; {name} is in line {lines[name]} too")
+            lines[name] = number
+            files.append(name)
+            labels.append(label)
+    if not files:
+        raise ValueError(f"expected at least one image in the file list {path}; it is empty")
+    return ImageFolder(listing.root, listing.classes, files, labels)

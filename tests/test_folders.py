@@ -140,3 +140,63 @@ def test_class_without_images(split: str, coded: Path, tmp_path: Path) -> None:
     for path in (tmp_path / "set" / split / "bee").iterdir():
         path.rename(path.with_suffix(".txt"))
     assert "no images" in error(tmp_path / "set", names=tmp_path / "set" / split / "bee")
+
+
+# File lists
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> Path:
+    """Two classes, with names that hold spaces."""
+    return tree(tmp_path / "set", " a/1.jpg", " a/two  words.jpg", "b c/1.jpg", "b c/é.png", "b c/3.jpg")
+
+
+def test_file_list_restricts_and_orders(listed: Path, tmp_path: Path) -> None:
+    text = "b c/é.png 1\n a/two  words.jpg 0\n\nb c/1.jpg\t 1  \r\n a/1.jpg 0"  # no line break at the end
+    (tmp_path / "list.txt").write_text(text, newline="")
+    found = list_images(listed, tmp_path / "list.txt")
+    assert found.root == listed
+    assert found.classes == (" a", "b c")
+    assert found.files == ["b c/é.png", " a/two  words.jpg", "b c/1.jpg", " a/1.jpg"]
+    assert found.labels == [1, 0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("b c/1.jpg", "expected an integer label at the end of the line; got 'c/1.jpg'"),
+        ("1", "expected 'class/image label'; got '1'"),
+        ("b c/1.jpg 1.0", "expected an integer label at the end of the line; got '1.0'"),
+        ("b c/1.jpg -1", "expected an integer label at the end of the line; got '-1'"),
+        ("b c/1.jpg ²", "expected an integer label at the end of the line; got '²'"),
+        ("b c/1.jpg 2", "expected a label in [0, 2), the class folders of {root}; got 2"),
+        ("b c/2.jpg 1", "expected an image in {root}; there is no b c/2.jpg"),
+        ("a/1.jpg 0", "expected an image in {root}; there is no a/1.jpg"),
+        ("b c/1.jpg 0", "expected label 1, the position of the class folder of b c/1.jpg; got 0"
+         " (a class folder has come or gone since the list was written)"),
+        ("b c/3.jpg 1", "expected every image once; b c/3.jpg is in line 1 too"),
+    ],
+)  # fmt: skip
+def test_file_list_errors(line: str, message: str, listed: Path, tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text(f"b c/3.jpg 1\n{line}\n")
+    with pytest.raises(ValueError, match="line 2") as caught:
+        list_images(listed, path)
+    assert str(caught.value) == f"{path}, line 2: {message.format(root=listed)}"
+
+
+def test_file_list_without_images(listed: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("\n")
+    with pytest.raises(ValueError, match="expected at least one image"):
+        list_images(listed, tmp_path / "list.txt")
+
+
+def test_dataset_with_file_lists(coded: Path, tmp_path: Path) -> None:
+    train, val = check_dataset(coded)
+    (tmp_path / "train.txt").write_text(f"{train.files[9]} {train.labels[9]}\n")
+    with pytest.raises(ValueError, match=re.escape(f"there is no file {tmp_path / 'val.txt'}")):
+        check_dataset(coded, tmp_path)
+    (tmp_path / "val.txt").write_text(f"{val.files[2]} {val.labels[2]}\n")
+    short_train, short_val = check_dataset(coded, tmp_path)
+    assert (short_train.files, short_val.files) == ([train.files[9]], [val.files[2]])
+    assert short_train.classes == train.classes

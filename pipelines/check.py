@@ -1,0 +1,585 @@
+"""Check a data set before training on it: decode every file, count, look for duplicates.
+
+    python -m pipelines.check DIR
+
+DIR is a folder of class folders, or a data set with two such folders, train/ and val/. A file that DALI
+cannot decode ends a training run; this finds all of them, decoding whole images on the CPU.
+
+The output folder holds report.json, the file lists train.txt and val.txt without the files that do not
+decode (for train_imagenet.py --file-list), and state.jsonl, from which an interrupted check goes on and by
+which a later one decodes only what has changed.
+
+Exit status: 0 if nothing was found; 1 if a file cannot be used, train/ and val/ share an image, or a class
+has no images or is missing in one of them; 2 if the check could not be made, for bad input as a rule; 128 +
+the signal's number if interrupted (130 for Ctrl-C). Warnings, and duplicates within train/ or val/, leave it
+at 0.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import IO, Annotated, Any, NamedTuple, Self
+
+import numpy as np
+import nvidia.dali
+import tyro
+from tqdm import tqdm
+
+from ._decoding import BATCH, DIGEST_BYTES, UNSURE, Fault, Result, serve
+from .folders import class_folders, image_names
+
+_STATE_VERSION = 1
+_SHOWN = 10  # findings of a kind on the terminal
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to check, and where to write what was found."""
+
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """A folder of class folders, or one with train/ and val/, which hold class folders."""
+
+    output: Path | None = None
+    """Folder for the report, the file lists and the state. Default: checks/ and the name of the folder."""
+
+    workers: int = len(os.sched_getaffinity(0))
+    """Processes that decode. Default: the number of cores."""
+
+    timeout: float = 300.0
+    """Seconds after which a file counts as one that cannot be decoded."""
+
+
+# -- What is there ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Split:
+    """A folder of class folders: its files, and what has been found out about them."""
+
+    name: str
+    root: Path
+    classes: list[str]
+    files: list[str]
+    labels: list[int]
+    unusable: dict[str, str]  # what has the name of an image and cannot be listed
+    errors: dict[int, str] = field(default_factory=dict)
+    warnings: dict[int, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Arrays, since there may be millions of files.
+        self.done = np.zeros(len(self.files), bool)
+        self.digests = np.zeros((len(self.files), DIGEST_BYTES), np.uint8)
+
+    def store(self, position: int, result: Result) -> None:
+        self.done[position] = True
+        if result.digest:
+            self.digests[position] = np.frombuffer(bytes.fromhex(result.digest), np.uint8)
+        if result.error is not None:
+            self.errors[position] = result.error
+        if result.warnings:
+            self.warnings[position] = result.warnings
+
+    def usable(self) -> np.ndarray:
+        """Positions of the files that decode."""
+        fine = self.done.copy()
+        fine[list(self.errors)] = False
+        return np.flatnonzero(fine)
+
+
+def _list_split(name: str, root: Path) -> _Split:
+    classes = class_folders(root)
+    files: list[str] = []
+    labels: list[int] = []
+    unusable: dict[str, str] = {}
+    for label, folder in enumerate(classes):
+        images, others = image_names(root / folder)
+        for other in others:
+            is_link = (root / folder / other).is_symlink()
+            unusable[f"{folder}/{other}"] = "a link to nothing or to no file" if is_link else "no file"
+        for image in images:
+            path = f"{folder}/{image}"
+            if reason := _unusable_name(path):
+                unusable[path] = reason
+            else:
+                files.append(path)
+                labels.append(label)
+    return _Split(name, root, classes, files, labels, unusable)
+
+
+def _unusable_name(path: str) -> str | None:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "its name is not UTF-8, which DALI's reader takes only"
+    return "its name has a line break, which a file list cannot hold" if "\n" in path else None
+
+
+def _find_splits(folder: Path) -> list[_Split]:
+    if not folder.is_dir():
+        raise ValueError(f"DIR must be a folder; there is no folder {folder}")
+    present = [name for name in ("train", "val") if (folder / name).is_dir()]
+    if len(present) == 1:
+        missing = "val" if present == ["train"] else "train"
+        raise ValueError(
+            f"DIR must hold both train/ and val/, or class folders; {folder} has no {missing}/ (to check one"
+            f" of them, give {folder / present[0]})"
+        )
+    if present:
+        splits = [_list_split(name, folder / name) for name in present]
+    else:
+        splits = [_list_split(folder.resolve().name, folder)]
+    if not any(split.files or split.unusable for split in splits):
+        raise ValueError(f"DIR must hold images in class folders; there are none in {folder}")
+    return splits
+
+
+# -- The state -------------------------------------------------------------------------------------------
+
+
+class _State:
+    """What is known of each file: a line of JSON for each, appended as it becomes known.
+
+    Raises
+    ------
+    ValueError
+        The file belongs to the check of another folder, or another process is writing it.
+    """
+
+    def __init__(self, path: Path, folder: Path) -> None:
+        self._path = path
+        self._header = {
+            "version": _STATE_VERSION,
+            "dali": nvidia.dali.__version__,
+            "folder": str(folder.resolve()),
+        }
+        self._file: IO[bytes] = path.open("a+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise ValueError(f"--output must not be in use; another check is writing {path}") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def load(self, splits: list[_Split]) -> None:
+        """Give the splits what is known of files that have not changed since."""
+        self._file.seek(0)
+        header = self._parse(self._file.readline())
+        if header is None or {**header, "folder": ""} != {**self._header, "folder": ""}:
+            # Nothing, or of another version of DALI, which may decode what this one does not.
+            self._cut(0)
+            self._write([self._header])
+            return
+        if header["folder"] != self._header["folder"]:
+            raise ValueError(
+                f"--output must be new or of the same DIR; {self._path} is of {header['folder']}, not of"
+                f" {self._header['folder']}"
+            )
+        positions = {
+            split.name: (split, {file: position for position, file in enumerate(split.files)})
+            for split in splits
+        }
+        end = self._file.tell()
+        for line in self._file:
+            record = self._parse(line)
+            if record is None:
+                break  # the line at which a process was killed
+            end += len(line)
+            split, known = positions[record["split"]]
+            position = known.get(record["file"])
+            if position is None:
+                continue
+            try:
+                status = os.stat(split.root / record["file"])
+            except OSError:
+                continue
+            if (status.st_size, status.st_mtime_ns) != (record["size"], record["mtime_ns"]):
+                continue
+            error, warnings = record.get("error"), tuple(record.get("warnings", ()))
+            split.store(position, Result(UNSURE, UNSURE, record["digest"], error, warnings))
+        self._cut(end)
+
+    def append(self, split: _Split, positions: list[int], results: list[Result]) -> None:
+        """Write down what has become known, and tell the split."""
+        records = []
+        for position, result in zip(positions, results, strict=True):
+            record = {"split": split.name, "file": split.files[position], **result._asdict()}
+            records.append({key: value for key, value in record.items() if value not in (None, ())})
+        self._write(records)
+        for position, result in zip(positions, results, strict=True):
+            split.store(position, result)
+
+    def _write(self, records: list[dict[str, Any]]) -> None:
+        self._file.write(b"".join(json.dumps(record).encode() + b"\n" for record in records))
+        self._file.flush()
+
+    def _cut(self, end: int) -> None:
+        self._file.truncate(end)
+        self._file.seek(0, os.SEEK_END)
+
+    @staticmethod
+    def _parse(line: bytes) -> dict[str, Any] | None:
+        """The record, None for a line that was not written to its end."""
+        if not line.endswith(b"\n"):
+            return None
+        try:
+            record = json.loads(line)
+        except ValueError:
+            return None
+        return record if isinstance(record, dict) else None
+
+
+# -- Decoding --------------------------------------------------------------------------------------------
+
+_Batch = tuple[_Split, list[int]]
+
+
+class _Death(NamedTuple):
+    """Why a process gave no answer, and whether it was the file and will be again."""
+
+    reason: str
+    sure: bool = True
+
+
+class _Worker:
+    """A process that decodes, and the batch it has."""
+
+    def __init__(self) -> None:
+        # A fresh interpreter: a fork would take over DALI's locks, but not the threads that hold them.
+        context = multiprocessing.get_context("spawn")
+        self.connection: Connection
+        self.connection, theirs = context.Pipe()
+        self.process: BaseProcess = context.Process(target=serve, args=(theirs,), daemon=True)
+        self.process.start()
+        theirs.close()  # so that its death closes the pipe
+        self.ready = False
+        self.batch: _Batch | None = None
+        self.deadline = 0.0
+
+    def give(self, batch: _Batch, timeout: float) -> None:
+        """Send the paths of a batch."""
+        split, positions = batch
+        self.batch = batch
+        self.deadline = time.monotonic() + timeout
+        try:
+            self.connection.send([str(split.root / split.files[position]) for position in positions])
+        except BrokenPipeError:
+            return  # it has died since; the next read from the pipe tells
+
+    def end(self) -> None:
+        """Kill the process."""
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+def _decode(
+    batches: Iterator[_Batch], count: int, timeout: float, stop: threading.Event
+) -> Iterator[tuple[_Split, list[int], list[Result]]]:
+    """Decode batches in `count` processes; what comes of them, in the order in which they are done.
+
+    After `stop` is set no batch is begun, and those at work are finished.
+    """
+    # Of batches at which a process died, file by file: the one that it died of is not known.
+    again: deque[_Batch] = deque()
+    upcoming = next(batches, None)
+    workers = [_Worker() for _ in range(count)]
+    try:
+        while True:
+            for worker in workers:
+                if stop.is_set() or not worker.ready or worker.batch is not None:
+                    continue
+                if again:
+                    worker.give(again.popleft(), timeout)
+                elif upcoming is not None:
+                    worker.give(upcoming, timeout)
+                    upcoming = next(batches, None)
+            working = [worker for worker in workers if worker.batch is not None]
+            if not working and (stop.is_set() or (not again and upcoming is None)):
+                return
+            busy = working if stop.is_set() else [w for w in workers if w.batch is not None or not w.ready]
+            # Not for ever, to see `stop` and the deadlines.
+            answering = set(wait([worker.connection for worker in busy], timeout=0.2))
+            for worker in busy:
+                death: _Death | None = None
+                if worker.connection in answering:
+                    try:
+                        answer = worker.connection.recv()
+                    except (EOFError, ConnectionResetError):
+                        worker.process.join()
+                        death = _death(worker.process.exitcode)
+                elif worker.batch is not None and time.monotonic() > worker.deadline:
+                    death = _Death(f"not decoded within {timeout:g} s", sure=False)
+                else:
+                    continue
+                batch, worker.batch = worker.batch, None
+                if death:
+                    worker.end()
+                    if batch is None:
+                        raise RuntimeError(f"a process for decoding did not start: {death.reason}")
+                    workers[workers.index(worker)] = _Worker()
+                    split, positions = batch
+                    if len(positions) == 1:
+                        yield split, positions, [_fatal(split.root / split.files[positions[0]], death)]
+                    else:
+                        again.extend((split, [position]) for position in positions)
+                elif isinstance(answer, Fault):
+                    raise RuntimeError(f"a process for decoding failed:\n{answer.traceback}")
+                elif batch is None:
+                    worker.ready = True
+                else:
+                    yield *batch, answer
+    finally:
+        for worker in workers:
+            worker.end()
+
+
+def _death(exit_code: int | None) -> _Death:
+    if exit_code is None or exit_code >= 0:
+        return _Death(f"the decoder ends the process (exit status {exit_code})")
+    name = signal.Signals(-exit_code).name
+    if -exit_code == signal.SIGKILL:
+        return _Death(
+            f"the process that decoded it was killed ({name}), perhaps for want of memory", sure=False
+        )
+    return _Death(f"the decoder kills the process ({name})")
+
+
+def _fatal(path: Path, death: _Death) -> Result:
+    try:
+        status = path.stat()
+    except OSError as error:
+        return Result(UNSURE, UNSURE, "", f"cannot be read: {error.strerror}")
+    size, mtime_ns = (status.st_size, status.st_mtime_ns) if death.sure else (UNSURE, UNSURE)
+    return Result(size, mtime_ns, "", death.reason)
+
+
+def _batches(splits: list[_Split]) -> Iterator[_Batch]:
+    """What is not known yet."""
+    for split in splits:
+        left = np.flatnonzero(~split.done)
+        for start in range(0, len(left), BATCH):
+            yield split, left[start : start + BATCH].tolist()
+
+
+@contextmanager
+def _stopping() -> Iterator[tuple[threading.Event, list[int]]]:
+    """An event that SIGINT and SIGTERM set, and the signals that came; a second one acts as usual."""
+    stop, came = threading.Event(), list[int]()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def ask(number: int, _: object) -> None:
+        came.append(number)
+        stop.set()
+        restore()
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield stop, came
+    finally:
+        restore()
+
+
+# -- The report ------------------------------------------------------------------------------------------
+
+
+def _same_content(splits: list[_Split]) -> list[list[tuple[int, int]]]:
+    """Groups of files (split, position) that decode and have the same bytes."""
+    positions = [split.usable() for split in splits]
+    owners = np.concatenate([np.full(len(usable), i) for i, usable in enumerate(positions)])
+    places = np.concatenate(positions)
+    keys = np.concatenate([split.digests[usable] for split, usable in zip(splits, positions, strict=True)])
+    halves = keys.view(np.uint64).reshape(-1, 2)
+    order = np.lexsort((places, owners, halves[:, 1], halves[:, 0]))
+    starts = np.ones(len(order), bool)
+    starts[1:] = (halves[order[1:]] != halves[order[:-1]]).any(1)
+    firsts = np.flatnonzero(starts)
+    sizes = np.diff(np.append(firsts, len(order)))
+    groups = [
+        [(int(owners[i]), int(places[i])) for i in order[first : first + size]]
+        for first, size in zip(firsts[sizes > 1], sizes[sizes > 1], strict=True)
+    ]
+    return sorted(groups)
+
+
+def _report(splits: list[_Split], folder: Path) -> dict[str, Any]:
+    """Everything that was found. Nothing in it depends on when or how often the check was interrupted."""
+    shared, within = [], {split.name: {"groups": 0, "files": 0} for split in splits}
+    relabelled = []
+    for group in _same_content(splits):
+        named = {split.name: [split.files[p] for i, p in group if splits[i] is split] for split in splits}
+        if all(named.values()) and len(named) > 1:
+            shared.append(named)
+        for name, files in named.items():
+            within[name]["groups"] += len(files) > 1
+            within[name]["files"] += max(len(files) - 1, 0)
+        if len({splits[i].classes[splits[i].labels[p]] for i, p in group}) > 1:
+            relabelled.append([f"{splits[i].name}/{splits[i].files[p]}" for i, p in group])
+    unusable = {
+        split.name: dict(
+            sorted((split.unusable | {split.files[p]: error for p, error in split.errors.items()}).items())
+        )
+        for split in splits
+    }
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    for split in splits:
+        labels = np.array(split.labels, np.int64)
+        total = np.bincount(labels, minlength=len(split.classes))
+        fine = np.bincount(labels[split.usable()], minlength=len(split.classes))
+        counts[split.name] = {
+            name: {"files": int(total[i]), "decoded": int(fine[i])} for i, name in enumerate(split.classes)
+        }
+    classes = [set(split.classes) for split in splits]
+    missing = {
+        split.name: sorted(set.union(*classes) - own) for split, own in zip(splits, classes, strict=True)
+    }
+    empty = {
+        name: [label for label, count in content.items() if not count["decoded"]]
+        for name, content in counts.items()
+    }
+    found = sum(map(len, unusable.values())) + len(shared)
+    found += sum(map(len, missing.values())) + sum(map(len, empty.values()))
+    return {
+        "folder": str(folder.resolve()),
+        "dali": nvidia.dali.__version__,
+        "found": found,
+        "files": {split.name: len(split.files) for split in splits},
+        "decoded": {split.name: len(split.usable()) for split in splits},
+        "unusable": unusable,
+        "in_train_and_val": shared,
+        "missing_classes": missing,
+        "empty_classes": empty,
+        "duplicates_within": within,
+        "same_content_other_class": relabelled,
+        "warnings": {
+            split.name: {split.files[p]: split.warnings[p] for p in sorted(split.warnings)}
+            for split in splits
+        },
+        "classes": counts,
+    }
+
+
+def _lines(report: dict[str, Any], output: Path) -> Iterator[str]:
+    """The report for the terminal."""
+    for name, files in report["files"].items():
+        unusable = report["unusable"][name]
+        yield (
+            f"{name}: {files} images of {len(report['classes'][name])} classes, {len(unusable)} cannot be"
+            f" used, {len(report['warnings'][name])} with warnings,"
+            f" {report['duplicates_within'][name]['files']} duplicates within"
+        )
+        yield from _some([f"{name}/{file}: {reason}" for file, reason in unusable.items()])
+        if missing := report["missing_classes"][name]:
+            yield f"{name} lacks classes: {' '.join(missing[:_SHOWN])}"
+        if empty := report["empty_classes"][name]:
+            yield f"{name} has no images that decode in classes: {' '.join(empty[:_SHOWN])}"
+    if shared := report["in_train_and_val"]:
+        yield f"{len(shared)} images are in both train and val:"
+        yield from _some([f"train/{group['train'][0]} = val/{group['val'][0]}" for group in shared])
+    if relabelled := report["same_content_other_class"]:
+        yield f"{len(relabelled)} images are in several classes:"
+        yield from _some([" = ".join(group) for group in relabelled])
+    yield f"Report and file lists: {output}"
+
+
+def _some(items: list[str]) -> list[str]:
+    rest = [f"  and {len(items) - _SHOWN} more"] if len(items) > _SHOWN else []
+    return [f"  {item}" for item in items[:_SHOWN]] + rest
+
+
+def _replace(path: Path, content: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _done(splits: list[_Split]) -> int:
+    return sum(int(split.done.sum()) for split in splits)
+
+
+# -- Command ---------------------------------------------------------------------------------------------
+
+
+def check(options: Options) -> int:
+    """Check a data set; the exit status.
+
+    Raises
+    ------
+    ValueError
+        Naming the option, what came and what is expected.
+    """
+    if options.workers < 1:
+        raise ValueError(f"--workers must be at least 1; got {options.workers}")
+    if not options.timeout > 0:
+        raise ValueError(f"--timeout must be above 0; got {options.timeout:g}")
+    splits = _find_splits(options.folder)
+    output = options.output or Path("checks") / options.folder.resolve().name
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"--output must be a folder; {output} is a file")
+    output.mkdir(parents=True, exist_ok=True)
+    total = sum(len(split.files) for split in splits)
+    with _State(output / "state.jsonl", options.folder) as state, _stopping() as (stop, came):
+        state.load(splits)
+        known = _done(splits)
+        if known:
+            print(f"{known} of {total} files are known from an earlier check.", flush=True)
+        count = min(options.workers, -(-(total - known) // BATCH))
+        with tqdm(total=total, initial=known, unit="file", dynamic_ncols=True, mininterval=0.5) as progress:
+            for split, positions, results in _decode(_batches(splits), count, options.timeout, stop):
+                state.append(split, positions, results)
+                progress.update(len(positions))
+                bad = sum(len(split.errors) for split in splits)
+                progress.set_postfix_str(f"{bad} bad", refresh=False)
+    if came:
+        print(f"Interrupted: {_done(splits)} of {total} files done; the same command goes on from there.")
+        return 128 + came[0]
+    report = _report(splits, options.folder)
+    for split in splits:
+        lines = (f"{split.files[position]} {split.labels[position]}\n" for position in split.usable())
+        _replace(output / f"{split.name}.txt", "".join(lines))
+    _replace(output / "report.json", json.dumps(report, indent=1) + "\n")
+    print("\n".join(_lines(report, output)))
+    return 1 if report["found"] else 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run from the command line; the exit status."""
+    options = tyro.cli(Options, args=arguments, prog="python -m pipelines.check", description=__doc__)
+    try:
+        return check(options)
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"pipelines.check: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""Stand-ins for the decoding process of the check, each with a fault of its own; they decode nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+
+def dies_at_start(_: Connection) -> None:
+    """Never ready."""
+    os._exit(3)
+
+
+def has_a_bug(connection: Connection) -> None:
+    """Reports a fault of its own for the first batch."""
+    from pipelines._decoding import Fault
+
+    connection.send(None)
+    connection.recv()
+    connection.send(Fault("KeyError: 'no such thing'"))
+
+
+def dislikes_some(connection: Connection) -> None:
+    """Finds every file empty; never ends with those named slow, is killed over those named large."""
+    from pipelines._decoding import Result
+
+    connection.send(None)
+    while True:
+        try:
+            paths = connection.recv()
+        except EOFError:
+            return
+        for path in paths:
+            if "slow" in path:
+                time.sleep(600)
+            if "large" in path:
+                os.kill(os.getpid(), signal.SIGKILL)
+        sizes = [(os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in paths]
+        connection.send([Result(size, time_ns, "", "empty file") for size, time_ns in sizes])
+
+
+def begins_and_waits(connection: Connection) -> None:
+    """Tells that it has begun by a file beside the images, and answers somewhat later."""
+    from pipelines._decoding import Result
+
+    connection.send(None)
+    paths = connection.recv()
+    (Path(paths[0]).parent / "begun").touch()
+    time.sleep(0.5)
+    connection.send([Result(0, 0, "", None) for _ in paths])
+    connection.recv()

@@ -1,0 +1,630 @@
+"""The check of a data set: it finds what DALI cannot decode and nothing else, and goes on where it was."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nvidia.dali
+import pytest
+from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali.pipeline import Pipeline
+
+import train_imagenet
+from pipelines import _decoding, check
+from pipelines.folders import check_dataset, list_images
+from pipelines.imagenet import _decoder, train_pipeline
+from pipelines.loader import DALILoader
+from tests import fake_decoders
+from tests.damage import Kind, kinds, write_kinds
+from tests.image_sets import TRAIN_COUNTS, VAL_COUNTS, plain
+
+ROOT = Path(check.__file__).resolve().parent.parent
+KINDS = {kind.name: kind for kind in kinds()}
+BAD = {name for name, kind in KINDS.items() if kind.outcome in ("raises", "kills")}
+TRUNCATED = KINDS["cut at half.JPEG"].data
+
+
+def run(folder: Path, output: Path, *extra: str) -> tuple[int, dict[str, Any]]:
+    """Check a folder in one process: exit status and report."""
+    status = check.main([str(folder), "--output", str(output), "--workers", "1", *extra])
+    return status, json.loads((output / "report.json").read_text())
+
+
+def state(output: Path) -> list[dict[str, Any]]:
+    """What the state file says of each file."""
+    return [json.loads(line) for line in (output / "state.jsonl").read_text().splitlines()[1:]]
+
+
+def images(root: Path, count: int, bad: set[int] = frozenset()) -> Path:  # type: ignore[assignment]
+    """A class folder ``root/a`` with images 000.png to count - 1, truncated JPEG data where `bad` says so."""
+    (root / "a").mkdir(parents=True)
+    for index in range(count):
+        plain(index).save(root / "a" / f"{index:03d}.png")
+        if index in bad:
+            # A different end for each, so that no two are the same.
+            (root / "a" / f"{index:03d}.png").write_bytes(TRUNCATED + bytes([index]))
+    return root
+
+
+# What DALI does
+
+
+def file_pipeline(path: Path, whole: bool = True) -> Pipeline:
+    """One file through the reader and the decoder of the validation (whole) or the training pipeline."""
+
+    @pipeline_def(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
+    def pipeline() -> Any:
+        encoded, _ = fn.readers.file(file_root=str(path.parent), files=[path.name])
+        decode = fn.decoders.image if whole else fn.decoders.image_random_crop
+        return decode(encoded, device="cpu", output_type=types.RGB)
+
+    return pipeline()
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS.values() if kind.outcome != "kills"], ids=lambda k: k.name
+)
+def test_what_dali_makes_of_a_kind(kind: Kind, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / kind.name
+    path.write_bytes(kind.data)
+    if kind.outcome == "raises":
+        with pytest.raises(RuntimeError):
+            file_pipeline(path).run()
+        return
+    file_pipeline(path).run()
+    assert bool(capfd.readouterr().err) == (kind.outcome == "complains")
+    # What decodes whole decodes in part: the check of whole images is enough for training.
+    crops = file_pipeline(path, whole=False)
+    for _ in range(5):
+        crops.run()
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS.values() if kind.outcome == "kills"], ids=lambda k: k.name
+)
+def test_what_kills_dali(kind: Kind, tmp_path: Path) -> None:
+    (tmp_path / kind.name).write_bytes(kind.data)
+    script = (
+        "import sys, pathlib\n"
+        "from tests.test_check import file_pipeline\n"
+        "print('ready', flush=True)\n"
+        "file_pipeline(pathlib.Path(sys.argv[1])).run()\n"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / kind.name)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert process.stdout == "ready\n"
+    assert process.returncode == -signal.SIGFPE
+
+
+def test_decoder_is_that_of_the_pipelines() -> None:
+    assert _decoder("cpu", 0.65) == _decoding.DECODER
+
+
+# Every kind at once
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, int, dict[str, Any]]:
+    """A data set with every kind and with odd entries: its folder, the output, exit status and report."""
+    root = tmp_path_factory.mktemp("everything")
+    data, output = root / "set", root / "out"
+    write_kinds(data / "train" / "ant colony")
+    for split, name in (("train", "bee"), ("val", "ant colony"), ("val", "bee")):
+        (data / split / name).mkdir(parents=True)
+    bee = data / "train" / "bee"
+    plain(1).save(bee / "two  spaces .png")
+    plain(2).save(bee / "copy.png")
+    plain(3).save(os.fsencode(bee) + b"/caf\xe9.png", "PNG")
+    plain(4).save(bee / "line\nbreak.png")
+    plain(5).save(bee / ".hidden.png")
+    (bee / "as empty.JPEG").touch()  # the same content as that of another, which no one can train on
+    (bee / "gone.jpg").symlink_to("nowhere")
+    (bee / "folder.JPEG").mkdir()
+    (bee / "unreadable.jpg").symlink_to("/proc/self/mem")  # opens; reading it is an error
+    plain(6).save(data / "val" / "bee" / "own.png")
+    shutil.copy(bee / "copy.png", data / "val" / "bee" / "same as in train.png")
+    shutil.copy(bee / "copy.png", data / "train" / "ant colony" / "other class.png")
+    (data / "val" / "ant colony" / "own.JPEG").write_bytes(KINDS["whole.JPEG"].data + b"own")
+    status = check.main([str(data), "--output", str(output), "--workers", "2"])
+    return data, output, status, json.loads((output / "report.json").read_text())
+
+
+def test_finds_every_bad_kind_and_no_other(everything: tuple[Path, Path, int, dict[str, Any]]) -> None:
+    _, _, status, report = everything
+    assert status == 1
+    expected = {f"ant colony/{name}" for name in BAD}
+    expected |= {
+        "bee/as empty.JPEG",
+        "bee/gone.jpg",
+        "bee/folder.JPEG",
+        "bee/unreadable.jpg",
+        "bee/line\nbreak.png",
+        "bee/caf\udce9.png",
+    }
+    assert report["unusable"]["train"].keys() == expected
+    assert report["unusable"]["val"] == {}
+
+
+@pytest.mark.parametrize(
+    ("file", "reason"),
+    [
+        ("ant colony/cut at half.JPEG", r"JPEG: .*Premature end of JPEG data. Stopped at line 30/90"),
+        ("ant colony/empty.JPEG", "empty file"),
+        ("ant colony/gif inside.JPEG", "GIF, which DALI does not read: .*"),
+        ("ant colony/html.JPEG", "HTML or XML, which DALI does not read: .*"),
+        ("ant colony/git lfs.JPEG", "Git LFS pointer, which DALI does not read: .*"),
+        ("ant colony/too many Huffman codes.JPEG", "JPEG: Bogus Huffman table definition"),
+        ("ant colony/one wrong byte.png", "PNG: libpng error: IDAT: incorrect data check"),
+        ("ant colony/tiles of width 0.jp2", r"the decoder kills the process \(SIGFPE\)"),
+        ("ant colony/zeros.JPEG", r"unknown content, b'(\\x00){8}': .*"),
+        ("ant colony/12 bit by its header.JPEG", "JPEG: DALI cannot decode it and does not say why"),
+        ("bee/gone.jpg", "a link to nothing or to no file"),
+        ("bee/folder.JPEG", "no file"),
+        ("bee/unreadable.jpg", "cannot be read: Input/output error"),
+        ("bee/caf\udce9.png", "its name is not UTF-8, .*"),
+        ("bee/line\nbreak.png", "its name has a line break, .*"),
+    ],
+)  # fmt: skip
+def test_reasons(file: str, reason: str, everything: tuple[Path, Path, int, dict[str, Any]]) -> None:
+    assert re.fullmatch(reason, everything[3]["unusable"]["train"][file])
+
+
+def test_reasons_hold_nothing_of_the_run(everything: tuple[Path, Path, int, dict[str, Any]]) -> None:
+    """No colours, no times, no places in somebody's source: the same damage gives the same words."""
+    for reason in everything[3]["unusable"]["train"].values():
+        assert re.search(r"\x1b|\n|@\d|/src/|\.cpp|Traceback|no longer valid", reason) is None, reason
+
+
+def test_warnings(everything: tuple[Path, Path, int, dict[str, Any]]) -> None:
+    warnings = everything[3]["warnings"]["train"]
+    complaints = {file for file, said in warnings.items() if said[0].startswith("the decoder says: ")}
+    assert complaints == {f"ant colony/{name}" for name, kind in KINDS.items() if kind.outcome == "complains"}
+    assert warnings["ant colony/cut, but with an end marker.JPEG"] == [
+        "the decoder says: Corrupt JPEG data: premature end of data segment"
+    ]
+    assert {file: said for file, said in warnings.items() if file not in complaints} == {
+        "ant colony/png inside.JPEG": ["PNG by its content"],
+        "ant colony/one pixel.png": ["only 1 x 1 pixels"],
+        "ant colony/strip.JPEG": ["only 5000 x 2 pixels"],
+    }
+
+
+def test_duplicates(everything: tuple[Path, Path, int, dict[str, Any]]) -> None:
+    report = everything[3]
+    copies = ["ant colony/other class.png", "bee/copy.png"]
+    assert report["in_train_and_val"] == [{"train": copies, "val": ["bee/same as in train.png"]}]
+    assert report["duplicates_within"] == {
+        "train": {"groups": 1, "files": 1},
+        "val": {"groups": 0, "files": 0},
+    }
+    assert report["same_content_other_class"] == [
+        ["train/ant colony/other class.png", "train/bee/copy.png", "val/bee/same as in train.png"]
+    ]
+
+
+def test_counts(everything: tuple[Path, Path, int, dict[str, Any]]) -> None:
+    report = everything[3]
+    ants = {"files": len(KINDS) + 1, "decoded": len(KINDS) - len(BAD) + 1}
+    assert report["classes"] == {
+        "train": {"ant colony": ants, "bee": {"files": 4, "decoded": 2}},
+        "val": {"ant colony": {"files": 1, "decoded": 1}, "bee": {"files": 2, "decoded": 2}},
+    }
+    assert report["files"] == {"train": ants["files"] + 4, "val": 3}
+    assert report["decoded"] == {"train": ants["decoded"] + 2, "val": 3}
+    assert report["found"] == len(BAD) + 6 + 1
+
+
+def test_lists_hold_what_decodes(everything: tuple[Path, Path, int, dict[str, Any]]) -> None:
+    data, output, _, report = everything
+    for split in ("train", "val"):
+        good = [file for file in list_images(data / split).files if file not in report["unusable"][split]]
+        lines = (output / f"{split}.txt").read_text().splitlines()
+        assert lines == [f"{file} {int(file.startswith('bee'))}" for file in good]
+        assert not any(name in file for name in BAD for file in good)
+
+
+def test_dali_takes_the_lists(everything: tuple[Path, Path, int, dict[str, Any]]) -> None:
+    """DALI's own reader finds the files, spaces and all, and the labels."""
+    data, output, _, report = everything
+
+    @pipeline_def(batch_size=64, num_threads=1, device_id=None)
+    def pipeline() -> Any:
+        encoded, labels = fn.readers.file(
+            file_root=str(data / "train"),
+            file_list=str(output / "train.txt"),
+            pad_last_batch=True,
+            name="Reader",
+        )
+        return fn.decoders.image(encoded, device="cpu"), labels
+
+    reader = pipeline()
+    reader.build()
+    count = reader.epoch_size("Reader")
+    assert count == report["decoded"]["train"]
+    decoded, labels = reader.run()
+    listed = list_images(data / "train", output / "train.txt")
+    assert [decoded[i].source_info() for i in range(count)] == listed.files
+    assert labels.as_array().ravel()[:count].tolist() == listed.labels
+
+
+def test_training_takes_the_lists(everything: tuple[Path, Path, int, dict[str, Any]]) -> None:
+    """Two epochs over a set that would end the pipeline without the list."""
+    data, output, _, report = everything
+    train, _ = check_dataset(data, output)
+    loader = DALILoader(
+        train_pipeline(train, mix="hmix", num_classes=2, image_size=16, batch_size=8, num_threads=1, seed=0)
+    )
+    for _ in range(2):
+        assert sum(len(batch) for batch, _ in loader) == report["decoded"]["train"]
+
+
+def test_trainer_takes_the_lists(
+    everything: tuple[Path, Path, int, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, output, _, report = everything
+    settings = ["--arch", "resnet18", "--image-size", "32", "--batch-size", "4", "--device", "cpu"]
+    settings += ["--amp", "none", "--max-steps", "1", "--epochs", "1", "--data", str(data)]
+    lists = ["--file-list", str(output), "--output", str(tmp_path / "run")]
+    assert train_imagenet.main([*settings, *lists]) == 0
+    counts = report["decoded"]
+    assert f"on {counts['train']} training and {counts['val']} validation images" in capsys.readouterr().out
+
+    lists = ["--file-list", str(tmp_path), "--output", str(tmp_path / "other")]
+    assert train_imagenet.main([*settings, *lists]) == 2
+    assert "--file-list must be a folder with train.txt and val.txt" in capsys.readouterr().err
+
+
+# Which of a batch
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{0}, {69}, {0, 69}, {5, 6, 7, 33, 40}, set(range(70))],
+    ids=["first", "last", "both", "several", "all"],
+)
+def test_bad_files_among_others(bad: set[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, report = run(images(tmp_path / "set", 70, bad), tmp_path / "out")
+    assert status == 1
+    assert report["unusable"] == {"set": report["unusable"]["set"]}
+    assert list(report["unusable"]["set"]) == [f"a/{index:03d}.png" for index in sorted(bad)]
+    good = [f"a/{index:03d}.png 0" for index in range(70) if index not in bad]
+    assert (tmp_path / "out" / "set.txt").read_text().splitlines() == good
+    assert report["empty_classes"] == {"set": ["a"] if len(bad) == 70 else []}
+    out = capsys.readouterr().out
+    assert f"{len(bad)} cannot be used" in out
+    assert ("and 60 more" in out) == (len(bad) == 70)
+
+
+def test_every_file_is_decoded_twice_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are bad: the time of a check is bounded."""
+    decoder = _decoding._Decoder()
+    decoded: list[int] = []
+    original = _decoding._Decoder.__call__
+
+    def counting(self: Any, encoded: Any) -> Any:
+        decoded.append(len(encoded))
+        return original(self, encoded)
+
+    monkeypatch.setattr(_decoding._Decoder, "__call__", counting)
+    folder = images(tmp_path / "set", 60, set(range(0, 60, 2)))
+    with (tmp_path / "log").open("w+b") as log:
+        results = _decoding._check_files(
+            [str(path) for path in sorted((folder / "a").iterdir())], decoder, log.fileno()
+        )
+    assert [result.error is None for result in results] == [False, True] * 30
+    assert sum(decoded) <= 2 * 60
+
+
+def test_nothing_found(coded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, report = run(coded / "train", tmp_path / "out")
+    expected = list_images(coded / "train")
+    assert (status, report["found"], report["unusable"]) == (0, 0, {"train": {}})
+    assert report["classes"]["train"] == {
+        name: {"files": count, "decoded": count}
+        for name, count in zip(expected.classes, TRAIN_COUNTS, strict=True)
+    }
+    assert list_images(coded / "train", tmp_path / "out" / "train.txt") == expected
+    assert (
+        "23 images of 3 classes, 0 cannot be used, 0 with warnings, 0 duplicates" in capsys.readouterr().out
+    )
+
+
+def test_shared_images_are_the_only_finding(coded: Path, tmp_path: Path) -> None:
+    """Same content in train and val is found by content, whatever the names."""
+    status, report = run(coded, tmp_path / "out")
+    contents = {split: {} for split in ("train", "val")}  # type: dict[str, dict[bytes, list[str]]]
+    for split in contents:
+        for file in list_images(coded / split).files:
+            contents[split].setdefault((coded / split / file).read_bytes(), []).append(file)
+    both = contents["train"].keys() & contents["val"].keys()
+    assert (status, report["found"]) == (1, len(both))
+    assert sorted(group["train"] for group in report["in_train_and_val"]) == sorted(
+        contents["train"][data] for data in both
+    )
+    assert len(both) == sum(VAL_COUNTS)  # images of the same index are the same
+    assert check_dataset(coded, tmp_path / "out") == check_dataset(coded)
+
+
+def test_classes_that_are_missing_or_empty(tmp_path: Path) -> None:
+    for place, index in (("train/a", 1), ("train/b", 2), ("val/a", 3), ("val/c", 4)):
+        (tmp_path / "set" / place).mkdir(parents=True)
+        plain(index).save(tmp_path / "set" / place / "1.png")
+    (tmp_path / "set" / "train" / "c").mkdir()
+    status, report = run(tmp_path / "set", tmp_path / "out")
+    assert status == 1
+    assert report["missing_classes"] == {"train": [], "val": ["b"]}
+    assert report["empty_classes"] == {"train": ["c"], "val": []}
+    assert report["found"] == 2
+
+
+# Interrupted
+
+STOPPED = """
+import os, signal, sys
+from pipelines import check
+
+append, left = check._State.append, int(sys.argv[2])
+def counting(self, split, positions, results):
+    global left
+    append(self, split, positions, results)
+    left -= 1
+    if left == 0:
+        number = int(sys.argv[1])
+        # As a terminal and Slurm do it: to all processes.
+        os.kill(os.getpid(), number) if number == signal.SIGKILL else os.killpg(0, number)
+check._State.append = counting
+worker = check._Worker.__init__
+def telling(self):
+    worker(self)
+    print("worker", self.process.pid, flush=True)
+check._Worker.__init__ = telling
+if __name__ == "__main__":
+    sys.exit(check.main(sys.argv[3:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
+    """A set of 150 images, ten of them bad, and the report and list of a check without interruption."""
+    root = tmp_path_factory.mktemp("long")
+    bad = {0, 31, 32, 63, 64, 100, 101, 102, 148, 149}
+    _, report = run(images(root / "set", 150, bad), root / "out")
+    assert len(report["unusable"]["set"]) == 10
+    return root / "set", report, (root / "out" / "set.txt").read_text()
+
+
+def has_ended(process: int) -> bool:
+    """Whether a process is gone, or about to be collected."""
+    try:
+        return "\nState:\tZ" in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_goes_on_after_an_interruption(
+    number: signal.Signals,
+    reference: tuple[Path, dict[str, Any], str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data, report, file_list = reference
+    output, script = tmp_path / "out", tmp_path / "stopped.py"
+    script.write_text(STOPPED)
+    arguments = [str(data), "--output", str(output), "--workers", "2"]
+    process = subprocess.run(
+        [sys.executable, str(script), str(int(number)), "2", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,
+    )
+    before = (output / "state.jsonl").read_bytes()
+    done = before.count(b"\n") - 1
+    assert not (output / "report.json").exists()
+    assert not (output / "set.txt").exists()
+    if number == signal.SIGKILL:
+        assert process.returncode == -number
+        assert done == 64
+        # Killed in the middle of a line.
+        (output / "state.jsonl").write_bytes(before + b'{"split": "set", "file": "a/1')
+    else:
+        assert process.returncode == 128 + number, process.stderr
+        # The two batches, and what was under way.
+        assert 64 <= done <= 128
+        assert f"{done} of 150 files done" in process.stdout
+    # The processes that decode have ended, also when nobody was left to end them.
+    workers = [int(line.split()[1]) for line in process.stdout.splitlines() if line.startswith("worker")]
+    assert len(workers) == 2
+    limit = time.monotonic() + 30
+    while not all(map(has_ended, workers)):
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+
+    status, again = run(data, output)
+    assert (status, again) == (1, report)
+    assert (output / "set.txt").read_text() == file_list
+    assert f"{done} of 150 files are known" in capsys.readouterr().out
+    # Nothing twice: what was written is still there, and each file is in it once.
+    assert (output / "state.jsonl").read_bytes().startswith(before)
+    files = [record["file"] for record in state(output)]
+    assert sorted(files) == sorted(f"a/{index:03d}.png" for index in range(150))
+
+
+def test_finishes_what_is_under_way_and_begins_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = images(tmp_path / "set", 70)
+    (split,) = check._find_splits(folder)
+    stop = threading.Event()
+
+    def stop_when_begun() -> None:
+        while not (folder / "a" / "begun").exists():
+            time.sleep(0.01)
+        stop.set()
+
+    monkeypatch.setattr(check, "serve", fake_decoders.begins_and_waits)
+    watcher = threading.Thread(target=stop_when_begun)
+    watcher.start()
+    answers = list(check._decode(check._batches([split]), 1, 60.0, stop))
+    watcher.join()
+    assert [positions for _, positions, _ in answers] == [list(range(32))]
+
+
+def test_a_line_that_is_no_record_ends_what_is_known(
+    reference: tuple[Path, dict[str, Any], str], tmp_path: Path
+) -> None:
+    """After a power failure blocks of a file may be zeros: what follows is decoded anew."""
+    data, report, _ = reference
+    output = tmp_path / "out"
+    shutil.copytree(data.parent / "out", output)
+    lines = (output / "state.jsonl").read_bytes().splitlines(keepends=True)
+    lines[41] = bytes(len(lines[41]) - 1) + b"\n"
+    (output / "state.jsonl").write_bytes(b"".join(lines))
+    assert run(data, output) == (1, report)
+    assert (output / "state.jsonl").read_bytes().startswith(b"".join(lines[:41]))
+    assert len(state(output)) == 150
+
+
+def test_only_what_changed_is_decoded_again(tmp_path: Path) -> None:
+    data, output = images(tmp_path / "set", 6), tmp_path / "out"
+    assert run(data, output)[0] == 0
+    (data / "a" / "000.png").unlink()
+    (data / "a" / "001.png").write_bytes(TRUNCATED)
+    os.utime(data / "a" / "002.png", ns=(1, 1))
+    plain(9).save(data / "a" / "new.png")
+    status, report = run(data, output)
+    assert status == 1
+    assert [record["file"] for record in state(output)[6:]] == ["a/001.png", "a/002.png", "a/new.png"]
+    assert list(report["unusable"]["set"]) == ["a/001.png"]
+    listed = ["a/002.png", "a/003.png", "a/004.png", "a/005.png", "a/new.png"]
+    assert list_images(data, output / "set.txt").files == listed
+    assert report["files"] == {"set": 6}
+
+
+def test_another_version_of_dali_starts_over(tmp_path: Path) -> None:
+    data, output = images(tmp_path / "set", 3, {1}), tmp_path / "out"
+    expected = run(data, output)
+    text = (output / "state.jsonl").read_text()
+    (output / "state.jsonl").write_text(
+        re.sub(r'"dali": "[\d.]+"', '"dali": "1.0.0"', text).replace("error", "x")
+    )
+    assert run(data, output) == expected
+    assert (output / "state.jsonl").read_text() == text
+
+
+# Processes that fail
+
+
+@pytest.mark.parametrize(
+    ("fake", "message"),
+    [
+        (fake_decoders.dies_at_start, r"did not start: .*exit status 3"),
+        (fake_decoders.has_a_bug, "failed:\nKeyError: 'no such thing'"),
+    ],
+)
+def test_a_fault_of_the_check_is_not_one_of_the_files(
+    fake: Callable[..., None], message: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(check, "serve", fake)
+    assert check.main([str(images(tmp_path / "set", 3)), "--output", str(tmp_path / "out")]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "out" / "report.json").exists()
+
+
+def test_files_that_take_too_long_or_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found among the others of the batch, and tried again by the next check: it may be the machine."""
+    data, output = images(tmp_path / "set", 4), tmp_path / "out"
+    shutil.copy(data / "a" / "000.png", data / "a" / "slow.png")
+    shutil.copy(data / "a" / "000.png", data / "a" / "large.png")
+    monkeypatch.setattr(check, "serve", fake_decoders.dislikes_some)
+    status, report = run(data, output, "--timeout", "1.5")
+    assert status == 1
+    reasons = report["unusable"]["set"]
+    assert [reasons[f"a/{index:03d}.png"] for index in range(4)] == ["empty file"] * 4
+    assert reasons["a/slow.png"] == "not decoded within 1.5 s"
+    assert reasons["a/large.png"] == (
+        "the process that decoded it was killed (SIGKILL), perhaps for want of memory"
+    )
+    monkeypatch.undo()
+    status, report = run(data, output)
+    assert list(report["unusable"]["set"]) == [f"a/{index:03d}.png" for index in range(4)]
+    assert [record["file"] for record in state(output)[6:]] == ["a/large.png", "a/slow.png"]
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("folder", "extra", "message"),
+    [
+        ("nowhere", [], "DIR must be a folder; there is no folder {0}/nowhere"),
+        ("file", [], "DIR must be a folder; there is no folder {0}/file"),
+        ("half", [], "DIR must hold both train/ and val/, or class folders; {0}/half has no val/ (to check"
+         " one of them, give {0}/half/train)"),
+        ("empty", [], "expected one folder per class in {0}/empty; it holds no folders"),
+        ("hollow", [], "DIR must hold images in class folders; there are none in {0}/hollow"),
+        ("set", ["--workers", "0"], "--workers must be at least 1; got 0"),
+        ("set", ["--timeout", "0"], "--timeout must be above 0; got 0"),
+        ("set", ["--timeout", "nan"], "--timeout must be above 0; got nan"),
+        ("set", ["--output", "{0}/file"], "--output must be a folder; {0}/file is a file"),
+        ("set", ["--output", "{0}/used"], "--output must be new or of the same DIR; {0}/used/state.jsonl is"
+         " of /elsewhere, not of {0}/set"),
+        ("set", ["--output", "{0}/busy"], "--output must not be in use; another check is writing"
+         " {0}/busy/state.jsonl"),
+    ],
+)  # fmt: skip
+def test_bad_input(
+    folder: str, extra: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "hollow" / "a").mkdir(parents=True)
+    images(tmp_path / "set", 1)
+    images(tmp_path / "half" / "train", 1)
+    for name in ("used", "busy"):
+        (tmp_path / name).mkdir()
+    header = {"version": 1, "dali": nvidia.dali.__version__, "folder": "/elsewhere"}
+    (tmp_path / "used" / "state.jsonl").write_text(json.dumps(header) + "\n")
+    with (tmp_path / "busy" / "state.jsonl").open("a") as busy:
+        fcntl.flock(busy, fcntl.LOCK_EX)
+        options = [text.format(tmp_path) for text in extra] or ["--output", str(tmp_path / "out")]
+        assert check.main([str(tmp_path / folder), *options]) == 2
+    error = capsys.readouterr().err
+    assert error.strip().splitlines() == [f"pipelines.check: error: {message.format(tmp_path)}"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_command(tmp_path: Path) -> None:
+    """The module as a command; the output goes to checks/ and the name of the folder."""
+    data = images(tmp_path / "a set", 2, {1})
+    process = subprocess.run(
+        [sys.executable, "-m", "pipelines.check", str(data), "--workers", "1"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 1, process.stderr
+    assert (tmp_path / "checks" / "a set" / "a set.txt").read_text() == "a/000.png 0\n"
+    # Nothing of what the decoders write on standard error reaches the terminal but by the report.
+    assert "libjpeg" not in process.stderr
+    assert "Premature end of JPEG data" in process.stdout
