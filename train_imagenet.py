@@ -235,8 +235,16 @@ def _best_precision(device: str) -> Literal["none", "bf16", "fp16"]:
 # What may change when a run goes on: where things lie and how often it reports. The images are compared by
 # the list of their names, wherever they lie.
 FREE_OPTIONS = frozenset(
-    f"--{name}"
-    for name in "data demo-data output resume workers log-every checkpoint-every keep".split()  # fmt: skip
+    (
+        "--data",
+        "--demo-data",
+        "--output",
+        "--resume",
+        "--workers",
+        "--log-every",
+        "--checkpoint-every",
+        "--keep",
+    )
 )
 
 

@@ -59,7 +59,8 @@ def verify(data: bytes, name: object) -> None:
         raise DamagedError(f"{name} is damaged: it does not end with a checksum ({len(data)} bytes)")
     digest = hashlib.sha256(view[:-2])
     digest.update(b"\0\0")  # without a comment its length is 0
-    if digest.hexdigest().encode() != comment[len(_MARK) :]:
+    digest_fits = digest.hexdigest().encode() == comment[len(_MARK) :]
+    if not digest_fits or view[-2:] != struct.pack("<H", length):
         raise DamagedError(f"{name} is damaged: its content does not have the checksum that it ends with")
 
 
