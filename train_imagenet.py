@@ -357,7 +357,9 @@ class Run:
         self.model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if saved is not None:
             self.model.load_state_dict(saved["model"])
-        self.replica = processes.wrap(self.model, self.device)
+        # What the optimiser steps on; two images are enough to find the order of the layers.
+        example = torch.zeros(2, 3, config.image_size, config.image_size, device=self.device)
+        self.replica = processes.wrap(self.model, example)
         self.train_loader, self.val_loader = self._loaders(train_images, val_images, mine and mine["loader"])
         self.steps_per_epoch = len(self.train_loader)
         self.total_steps = config.epochs * self.steps_per_epoch
@@ -722,12 +724,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"train_imagenet.py: error: {error}", file=sys.stderr)
         return 2
     try:
-        return run.train()
+        status = run.train()
     except SaveError as error:
         print(f"train_imagenet.py: error: {error.strerror}", file=sys.stderr)
-        return 1
-    finally:
-        processes.stop()
+        status = 1
+    # Its model holds on to the connections; let go of after them, it may wait for their threads forever.
+    del run
+    processes.stop()
+    return status
 
 
 if __name__ == "__main__":

@@ -42,10 +42,19 @@ class Trainer:
         )
 
     def run(
-        self, *arguments: object, processes: int = 1, plan: dict[str, Any] | None = None, timeout: float = 120
+        self,
+        *arguments: object,
+        processes: int = 1,
+        plan: dict[str, Any] | None = None,
+        record: Path | None = None,
+        plain_model: bool = False,
+        timeout: float = 120,
     ) -> Outcome:
         """Run the trainer with command-line `arguments`.
 
+        `record` is a folder for files ``RANK.json``, in which the indices of the images stand that each
+        process got, by epoch, for training and validation (see `tests.image_sets.indices`). `plain_model`
+        takes a model without BatchNorm and dropout.
         `plan` holds ``event`` (a name or "any"), ``number`` (from 1), ``rank`` (default 0) and ``do``, a list
         of what happens there: numbers of signals to send itself and seconds (float) to wait.
         """
@@ -55,6 +64,8 @@ class Trainer:
             "arguments": [str(argument) for argument in arguments],
             "processes": processes,
             "plan": plan,
+            "record": None if record is None else str(record),
+            "plain_model": plain_model,
             "timeout": timeout,
         }
         self._process.stdin.write(json.dumps(order) + "\n")
@@ -95,10 +106,46 @@ def _child(order: dict[str, Any], rank: int, port: int, log: int) -> None:
     plan = order["plan"]
     if plan is not None and plan.get("rank", 0) == rank:
         _follow(plan)
+    if order["plain_model"]:
+        train_imagenet.build_model = _plain_model
+    seen: dict[str, list[list[int]]] = {"train": [], "val": []}
+    if order["record"] is not None:
+        _record(seen)
     status = train_imagenet.main(order["arguments"])
+    if order["record"] is not None:
+        (Path(order["record"]) / f"{rank}.json").write_text(json.dumps(seen))
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _plain_model(arch: str, num_classes: int) -> Any:
+    from torch import nn
+
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, num_classes),
+    )
+
+
+def _record(seen: dict[str, list[list[int]]]) -> None:
+    """Note what the trainer takes from its loaders."""
+    import train_imagenet
+    from tests.image_sets import indices
+
+    batches = train_imagenet.DALILoader.__iter__
+
+    def recorded(self: Any) -> Any:
+        epoch: list[int] = []
+        seen["train" if self._drop_last else "val"].append(epoch)
+        for images, targets in batches(self):
+            epoch += indices(images)
+            yield images, targets
+
+    train_imagenet.DALILoader.__iter__ = recorded  # type: ignore[method-assign]
 
 
 def _follow(plan: dict[str, Any]) -> None:

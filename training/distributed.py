@@ -120,11 +120,34 @@ class Processes:
         result: T = outcome[0]
         return result
 
-    def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """The model with its gradients averaged over the processes; the same model in one process."""
+    def wrap(self, model: nn.Module, example: Tensor) -> nn.Module:
+        """The model with its gradients averaged over the processes; the same model in one process.
+
+        Parameters
+        ----------
+        model : nn.Module
+            In training mode; keeps its parameters and buffers.
+        example : Tensor
+            A small input on the model's device.
+
+        Notes
+        -----
+        After its first backward pass DistributedDataParallel deals out the gradients to its buckets anew, in
+        the order in which they came. That changes the order of their sums over three processes and more, and
+        so the last bits of the second step: a resumed run would take it with other buckets than the run that
+        was not cut. The pass over `example` is the first one of either.
+        """
         if self.size == 1:
             return model
-        return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+        devices = [example.device] if example.device.type == "cuda" else None
+        replica = DistributedDataParallel(model, device_ids=devices)
+        buffers = [buffer.clone() for buffer in model.buffers()]
+        replica(example).sum().backward()
+        with torch.no_grad():
+            for buffer, before in zip(model.buffers(), buffers, strict=True):
+                buffer.copy_(before)
+        model.zero_grad(set_to_none=True)
+        return replica
 
     def copy_buffers_of_main(self, model: nn.Module) -> None:
         """Give all processes the running statistics of the main one, which are those that are saved."""
