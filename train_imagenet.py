@@ -7,7 +7,11 @@ DIR holds train/ and val/, each with one folder of images per class. Without --d
 photo-like images is made once and a run scaled to this machine follows, to see everything work.
 
 The output folder holds config.json (all settings, versions, the commit), metrics.jsonl (one JSON object a
-line), TensorBoard events, last.pt (the newest epoch) and best.pt (the best top-1).
+line), TensorBoard events, checkpoints/, last.pt (the newest of them) and best.pt (the best top-1).
+
+SIGTERM, SIGINT and SIGUSR1 finish the step, save and leave with status 128 + signal; --resume auto goes on
+from there, bit for bit. torchrun starts it in several processes. Other statuses: 0 the run is complete, 1 the
+output folder could not be written to, 2 bad input.
 """
 
 from __future__ import annotations
@@ -33,8 +37,7 @@ import tyro
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
-from torch.utils.tensorboard import SummaryWriter
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 from tqdm import tqdm
@@ -43,6 +46,12 @@ from pipelines.demo_data import make_demo_dataset
 from pipelines.folders import ImageFolder, check_dataset
 from pipelines.imagenet import train_pipeline, val_pipeline
 from pipelines.loader import DALILoader
+from training.checkpoints import Checkpoints, SaveError, unpack
+from training.distributed import Processes
+from training.output import Output, metrics_until
+from training.random_states import random_states, seed_all, set_random_states
+from training.resume import Start, check_same, find_start
+from training.signals import StopSignals
 
 # -- Settings ------------------------------------------------------------------------------------------
 
@@ -82,7 +91,7 @@ class Config:
     """Passes over the training images (8 without --data)."""
 
     batch_size: int = 256
-    """Images per step (32 without --data)."""
+    """Images per step, over all processes (32 without --data)."""
 
     lr: float = 0.1
     """Peak learning rate (0.05 without --data)."""
@@ -108,14 +117,27 @@ class Config:
     amp: Literal["auto", "none", "bf16", "fp16"] = "auto"
     """Mixed precision; auto takes bf16 where the hardware has instructions for it."""
 
-    workers: int = min(8, len(os.sched_getaffinity(0)))
-    """Threads of DALI. Default: the number of cores, at most 8."""
+    sync_bn: bool = False
+    """Batch statistics over all processes (SyncBatchNorm; on GPUs)."""
+
+    workers: int | None = None
+    """Threads of DALI per process. Default: its share of the cores, at most 8."""
 
     seed: int = 0
     """Seed of the model, the order of the images and every draw."""
 
     output: Path | None = None
-    """Folder for the results, new or empty. Default: a new one in outputs/."""
+    """Folder for the results, new or empty unless a run is resumed. Default: a new one in outputs/."""
+
+    resume: str | None = None
+    """auto: go on from the newest good checkpoint of --output, or start; else the path of a checkpoint. The
+    settings have to be those of the checkpoint; --epochs may be higher."""
+
+    checkpoint_every: int = 1000
+    """Steps between two checkpoints; there is one after each epoch as well."""
+
+    keep: int = 3
+    """Checkpoints that are kept, besides the best one."""
 
     max_steps: int | None = None
     """Stop after this many steps."""
@@ -139,7 +161,7 @@ DEMO = Config(
 )
 
 
-def resolve(config: Config) -> Config:
+def resolve(config: Config, processes: Processes = Processes()) -> Config:  # noqa: B008, it is frozen
     """Replace "auto" and None by what they stand for and check the values.
 
     Raises
@@ -154,6 +176,8 @@ def resolve(config: Config) -> Config:
         chosen["mix_ratio"] = 0.75
     if config.device == "auto":
         chosen["device"] = "cuda" if torch.cuda.is_available() else "cpu"
+    if config.workers is None:
+        chosen["workers"] = min(8, max(1, len(os.sched_getaffinity(0)) // processes.local_size))
     config = dataclasses.replace(config, **chosen)
     if config.amp == "auto":
         config = dataclasses.replace(config, amp=_best_precision(config.device))
@@ -163,7 +187,7 @@ def resolve(config: Config) -> Config:
             came = getattr(config, option)
             raise ValueError(f"--{option.replace('_', '-')} must be {expected}; got {came}")
 
-    for option in ("image_size", "epochs", "batch_size", "workers", "log_every"):
+    for option in ("image_size", "epochs", "batch_size", "workers", "log_every", "checkpoint_every", "keep"):
         require(getattr(config, option) >= 1, option, "at least 1")
     for option in ("lr", "weight_decay", "warmup_epochs", "momentum"):
         value = getattr(config, option)
@@ -177,6 +201,15 @@ def resolve(config: Config) -> Config:
     require(config.seed >= 0, "seed", "at least 0")
     require(0 < config.crop_area[0] <= config.crop_area[1] <= 1, "crop_area", "two numbers 0 < a <= b <= 1")
     require(config.device != "cuda" or torch.cuda.is_available(), "device", "cpu: PyTorch finds no GPU here")
+    require(
+        config.batch_size % processes.size == 0, "batch_size", f"a multiple of the {processes.size} processes"
+    )
+    require(not config.sync_bn or config.device == "cuda", "sync_bn", "left out on the CPU")
+    require(
+        config.device != "cuda" or processes.local_rank < torch.cuda.device_count(),
+        "device",
+        f"cpu, or torchrun's --nproc-per-node at most the number of GPUs ({torch.cuda.device_count()})",
+    )
     require(config.amp != "fp16" or config.device == "cuda", "amp", "none or bf16 on the CPU")
     known = torchvision.models.list_models(module=torchvision.models)
     if config.arch not in known:
@@ -200,55 +233,31 @@ def _best_precision(device: str) -> Literal["none", "bf16", "fp16"]:
     return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "none"
 
 
-# -- Output folder -------------------------------------------------------------------------------------
+# -- What a run is ------------------------------------------------------------------------------------
+
+# What may change when a run goes on: where things lie and how often it reports. The images are compared by
+# the list of their names, wherever they lie.
+FREE_OPTIONS = frozenset(
+    (
+        "--data",
+        "--demo-data",
+        "--file-list",
+        "--output",
+        "--resume",
+        "--workers",
+        "--log-every",
+        "--checkpoint-every",
+        "--keep",
+    )
+)
 
 
-class Output:
-    """The output folder: metrics, TensorBoard, checkpoints. Files are replaced whole or not at all."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
-        self._metrics = (folder / "metrics.jsonl").open("a", buffering=1)
-        self._tensorboard = SummaryWriter(folder)
-
-    @staticmethod
-    def check(folder: Path) -> None:
-        """Raise ValueError unless `folder` is new or empty."""
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ValueError(
-                f"--output must be a new or empty folder; {folder} holds another run or other files"
-            )
-
-    def log(self, at_step: int, event: str, **values: float) -> None:
-        """Add a line to metrics.jsonl and the values to TensorBoard."""
-        self._metrics.write(json.dumps({"event": event, **values}) + "\n")
-        for name, value in values.items():
-            if name not in ("epoch", "step"):
-                self._tensorboard.add_scalar(f"{event}/{name}", value, at_step)
-
-    def save_json(self, name: str, content: dict[str, Any]) -> None:
-        """Write `content` to a file of the folder."""
-        self._replace(name, lambda path: path.write_text(json.dumps(content, indent=2, default=str) + "\n"))
-
-    def save_checkpoint(self, name: str, content: dict[str, Any]) -> None:
-        """Write a checkpoint that ``torch.load(..., weights_only=True)`` reads."""
-        self._replace(name, lambda path: torch.save(content, path))
-
-    def _replace(self, name: str, write: Any) -> None:
-        temporary = self.folder / f".{name}.tmp"
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(self.folder / name)
-
-    def close(self) -> None:
-        """Flush and close the files."""
-        self._metrics.close()
-        self._tensorboard.close()
+def settings(config: Config) -> dict[str, Any]:
+    """The settings in types that JSON and checkpoints hold."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))  # type: ignore[no-any-return]
 
 
-def describe(config: Config) -> dict[str, Any]:
+def describe(config: Config, processes: Processes) -> dict[str, Any]:
     """Everything that config.json says about a run."""
     commit = subprocess.run(
         ["git", "-C", str(Path(__file__).resolve().parent), "rev-parse", "HEAD"],
@@ -258,11 +267,12 @@ def describe(config: Config) -> dict[str, Any]:
     )
     packages = ("torch", "torchvision", "nvidia-dali-cuda120", "numba", "numpy", "torchmetrics")
     return {
-        "settings": dataclasses.asdict(config),
+        "settings": settings(config),
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in packages},
         "commit": commit.stdout.strip() or None,
         "command": sys.argv,
+        "processes": processes.size,
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
 
@@ -298,47 +308,63 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
-def build_schedule(optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: int) -> LRScheduler:
-    """Linear warm-up to the optimiser's learning rate, then a half cosine down to 0, per step."""
+def build_schedule(
+    optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: int, steps_done: int = 0
+) -> LRScheduler:
+    """Linear warm-up to the optimiser's learning rate, then a half cosine down to 0, per step.
+
+    The rate is a function of the step alone, so that a resumed run has it from its step, and one with more
+    epochs joins the longer curve where it stands.
+    """
     warmup_steps = min(warmup_steps, total_steps - 1)
-    cosine = CosineAnnealingLR(optimizer, T_max=total_steps - warmup_steps)
-    if warmup_steps == 0:
-        return cosine
-    rise = LinearLR(optimizer, start_factor=1 / (warmup_steps + 1), total_iters=warmup_steps)
-    return SequentialLR(optimizer, [rise, cosine], milestones=[warmup_steps])
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / (warmup_steps + 1)
+        return (1 + math.cos(math.pi * (step - warmup_steps) / (total_steps - warmup_steps))) / 2
+
+    return LambdaLR(optimizer, factor, last_epoch=steps_done - 1)
 
 
 # -- A run -----------------------------------------------------------------------------------------------
 
 
 class Run:
-    """Data, model and optimiser of one run, checked and ready to step."""
+    """Data, model and optimiser of one run, checked and ready to step.
 
-    def __init__(self, config: Config) -> None:
-        self.config = config = resolve(config)
-        folder = config.output or _new_folder(config)
-        Output.check(folder)
-        data = config.data
-        if data is None:
-            print(
-                "No --data given: training on a small set of made images, with settings scaled to this"
-                f" machine.\nImages: {config.demo_data}. For your own: --data DIR, where DIR holds train/ and"
-                " val/ with one folder of images per class.",
-                flush=True,
-            )
-            data = make_demo_dataset(config.demo_data, workers=config.workers)
-        train_images, val_images = check_dataset(data, config.file_list)
+    What has to survive a stop is in :meth:`state`; where it is put back is `_restore`.
+    """
+
+    def __init__(self, config: Config, processes: Processes | None = None) -> None:
+        self.processes = processes = processes or Processes()
+        self.config = config = resolve(config, processes)
+        self.device = torch.device(config.device, processes.local_rank if config.device == "cuda" else 0)
+        processes.start(self.device)
+        train_images, val_images = self._list_images()
         self.num_classes = len(train_images.classes)
-        if len(train_images.files) < config.batch_size:
-            raise ValueError(
-                f"--batch-size must be at most the number of training images ({len(train_images.files)});"
-                f" got {config.batch_size}"
-            )
+        self.images = {"train": train_images.digest(), "val": val_images.digest()}
+        self.step = 0  # steps of the optimiser that are done
+        self.epoch = 0  # the epoch that the next step belongs to, or whose evaluation is due
+        self.stopped_by = 0  # number of the signal that ended the training before its end
+        self.best: dict[str, float] = {"top1": -1.0, "epoch": -1, "step": -1}
+
+        start = processes.from_main(lambda: find_start(config.resume, config.output, _new_folder(config)))
+        saved = unpack(start.data) if start.data else None
+        if saved is not None:
+            self._check_fits(saved)
+        mine = None if saved is None else saved["ranks"][processes.rank]
+
         torch.manual_seed(config.seed)
-        self.device = torch.device(config.device)
-        self.model = build_model(config.arch, self.num_classes).to(self.device)
-        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.train_loader, self.val_loader = self._loaders(train_images, val_images)
+        self.model = build_model(config.arch, self.num_classes)
+        if config.sync_bn:
+            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)  # type: ignore[no-untyped-call]
+        self.model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if saved is not None:
+            self.model.load_state_dict(saved["model"])
+        # What the optimiser steps on; two images are enough to find the order of the layers.
+        example = torch.zeros(2, 3, config.image_size, config.image_size, device=self.device)
+        self.replica = processes.wrap(self.model, example)
+        self.train_loader, self.val_loader = self._loaders(train_images, val_images, mine and mine["loader"])
         self.steps_per_epoch = len(self.train_loader)
         self.total_steps = config.epochs * self.steps_per_epoch
         if config.max_steps is not None:
@@ -350,28 +376,62 @@ class Run:
             nesterov=config.momentum > 0,
             fused=True,
         )
-        self.schedule = build_schedule(
-            self.optimizer, round(config.warmup_epochs * self.steps_per_epoch), self.total_steps
-        )
         self.scaler = GradScaler(self.device.type, enabled=config.amp == "fp16")
+        if saved is not None:
+            self._restore(saved)
+        self.schedule = build_schedule(
+            self.optimizer, round(config.warmup_epochs * self.steps_per_epoch), self.total_steps, self.step
+        )
         # Last, so that bad input leaves no folder behind.
-        self.output = Output(folder)
-        self.output.save_json("config.json", describe(config))
-        print(
+        self.checkpoints = Checkpoints(start.folder, config.keep)
+        self.output: Output | None = None  # of the main process
+        processes.from_main(lambda: self._open_output(start, saved))
+        self._say(
             f"{config.arch} on {len(train_images.files)} training and {len(val_images.files)} validation"
             f" images of {self.num_classes} classes, --mix {config.mix}, {config.image_size} pixels,"
             f" {self.total_steps} steps of {config.batch_size} images, {config.device},"
-            f" precision {config.amp}.\nResults: {folder}",
-            flush=True,
+            f" precision {config.amp}.\nResults: {start.folder}"
         )
+        if mine is None:
+            seed_all(config.seed, processes.rank)  # for dropout and the like
+        else:
+            set_random_states(mine["random"], self.device)
 
-    def _loaders(self, train_images: ImageFolder, val_images: ImageFolder) -> tuple[DALILoader, DALILoader]:
-        config = self.config
+    def _list_images(self) -> tuple[ImageFolder, ImageFolder]:
+        config, processes = self.config, self.processes
+        data = config.data
+        if data is None:
+            self._say(
+                "No --data given: training on a small set of made images, with settings scaled to this"
+                f" machine.\nImages: {config.demo_data}. For your own: --data DIR, where DIR holds train/ and"
+                " val/ with one folder of images per class."
+            )
+            if processes.local_rank > 0:
+                processes.barrier()  # one process of a machine makes them
+            data = make_demo_dataset(config.demo_data, workers=config.workers)
+            if processes.local_rank == 0:
+                processes.barrier()
+        train, val = check_dataset(data, config.file_list)
+        largest = len(train.files) // processes.size * processes.size
+        if largest < config.batch_size:
+            raise ValueError(
+                f"--batch-size must be at most the number of training images ({largest});"
+                f" got {config.batch_size}"
+            )
+        return train, val
+
+    def _loaders(
+        self, train_images: ImageFolder, val_images: ImageFolder, state: dict[str, Any] | None
+    ) -> tuple[DALILoader, DALILoader]:
+        config, processes = self.config, self.processes
         common: dict[str, Any] = {
             "image_size": config.image_size,
-            "batch_size": config.batch_size,
+            "batch_size": config.batch_size // processes.size,
             "num_threads": config.workers,
             "device": "gpu" if config.device == "cuda" else "cpu",
+            "device_id": processes.local_rank,
+            "shard_id": processes.rank,
+            "num_shards": processes.size,
             "output_layout": "HWC",
         }
         train = train_pipeline(
@@ -385,12 +445,52 @@ class Run:
             mix_convention=config.mix_convention,
             label_smoothing=config.label_smoothing,
             random_area=config.crop_area,
+            enable_checkpointing=True,
+            checkpoint=None if state is None else state["pipeline"],
             **common,
         )
         return (
-            DALILoader(train, drop_last=True, layout="HWC"),
+            DALILoader(train, drop_last=True, layout="HWC", state=state),
+            # Every evaluation goes through the whole set, in one order: there is no state to keep.
             DALILoader(val_pipeline(val_images, **common), layout="HWC"),
         )
+
+    def _check_fits(self, saved: dict[str, Any]) -> None:
+        """Raise ValueError unless this run may go on from a checkpoint."""
+        if saved["processes"] != self.processes.size:
+            raise ValueError(
+                f"--resume needs as many processes as the checkpoint was made with, {saved['processes']}; got"
+                f" {self.processes.size}: with other shards of the images it would be another run"
+            )
+        sides = [
+            {f"--{name.replace('_', '-')}": value for name, value in options.items()}
+            | {f"images in {split}/ (SHA-256 of the list)": digest for split, digest in images.items()}
+            for options, images in (
+                # A setting that the checkpoint does not know had its default.
+                (settings(Config()) | saved["settings"], saved["images"]),
+                (settings(self.config), self.images),
+            )
+        ]
+        check_same(*sides, free=FREE_OPTIONS, may_grow=("--epochs",))
+
+    def _open_output(self, start: Start, saved: dict[str, Any] | None) -> None:
+        about = describe(self.config, self.processes)
+        if saved is None or start.source is None:
+            self.output = Output(start.folder)
+            self.checkpoints.start()
+        else:
+            metrics = metrics_until(start.source, saved["metrics_bytes"])
+            self.output = Output(start.folder, metrics=metrics, step=self.step)
+            is_best = self.best["step"] == self.step
+            self.checkpoints.go_on(self.step, start.data, is_best=is_best, source=start.source)
+            before = start.folder / "config.json"
+            about["resumed_at_step"] = self.step
+            about["before"] = json.loads(before.read_text()) if before.exists() else None
+        self.output.save_json("config.json", about)
+
+    def _say(self, text: str) -> None:
+        if self.processes.is_main:
+            print(text, flush=True)
 
     def autocast(self) -> torch.autocast:
         """The precision of the forward pass."""
@@ -398,9 +498,9 @@ class Run:
         return torch.autocast(self.device.type, dtype=dtype, enabled=self.config.amp != "none")
 
     def train_step(self, images: Tensor, targets: Tensor) -> Tensor:
-        """One step of the optimiser and the schedule; the loss, still on the device."""
+        """One step of the optimiser and the schedule; the loss of this process, still on the device."""
         with self.autocast():
-            logits = self.model(images)
+            logits = self.replica(images)
         # The loss in float32; the targets are already mixed and smoothed.
         loss = functional.cross_entropy(logits.float(), targets)
         self.optimizer.zero_grad(set_to_none=True)
@@ -410,81 +510,156 @@ class Run:
         self.schedule.step()
         return loss.detach()
 
-    def evaluate(self) -> dict[str, float]:
-        """Top-1, top-5 in percent and loss over the validation images, each counted once."""
+    def evaluate(self, stop: StopSignals | None = None) -> dict[str, float] | None:
+        """Top-1, top-5 in percent and loss over the validation images, each counted once.
+
+        None where `stop` came in between.
+        """
         accuracy: dict[str, Metric | MetricCollection] = {
             f"top{k}": MulticlassAccuracy(self.num_classes, top_k=min(k, self.num_classes), average="micro")
             for k in (1, 5)
         }
+        # They add up over the processes by themselves.
         metrics = MetricCollection(accuracy).to(self.device)
         mean_loss = MeanMetric().to(self.device)
+        self.processes.copy_buffers_of_main(self.model)
         self.model.eval()
-        with torch.inference_mode(), self.autocast():
-            for images, labels in self.val_loader:
-                logits = self.model(images).float()
-                metrics.update(logits, labels)
-                mean_loss.update(functional.cross_entropy(logits, labels), len(labels))
-        self.model.train()
+        try:
+            with torch.inference_mode(), self.autocast():
+                batches = iter(self.val_loader)
+                # Shards may differ by a batch, but all processes have to ask as often whether to stop.
+                for _ in range(self.val_loader.longest):
+                    if stop is not None and self._has_to_stop(stop):
+                        return None
+                    if (batch := next(batches, None)) is None:
+                        continue
+                    images, labels = batch
+                    logits = self.model(images).float()
+                    metrics.update(logits, labels)
+                    mean_loss.update(functional.cross_entropy(logits, labels), len(labels))
+                next(batches, None)  # lets the loader finish its epoch
+        finally:
+            self.model.train()
         result = {name: 100 * float(value) for name, value in metrics.compute().items()}
         return result | {"loss": float(mean_loss.compute())}
 
-    def checkpoint(self, epoch: int, step: int, result: dict[str, float]) -> dict[str, Any]:
-        """What a checkpoint file holds; the weights under ``model``."""
+    def state(self, evaluation: dict[str, float] | None) -> dict[str, Any]:
+        """What a checkpoint file holds; the weights under ``model``. Empty but in the main process.
+
+        Parameters
+        ----------
+        evaluation : dict or None
+            Result of the evaluation at the end of this epoch, None before it.
+        """
+        ranks = self.processes.gather(
+            {"loader": self.train_loader.state(), "random": random_states(self.device)}
+        )
+        if self.output is None:
+            return {}
         return {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
+            "optimizer": self.optimizer.state_dict(),  # with the learning rate, which follows from the step
             "scaler": self.scaler.state_dict(),
-            "epoch": epoch,
-            "step": step,
-            "metrics": result,
+            "ranks": ranks,
+            "epoch": self.epoch,
+            "step": self.step,
+            "evaluation": evaluation,
+            "best": self.best,
+            "metrics_bytes": self.output.sync(),
+            "settings": settings(self.config),
+            "images": self.images,
+            "processes": self.processes.size,
             "arch": self.config.arch,
             "num_classes": self.num_classes,
         }
 
-    def train(self) -> None:
-        """Train to the end, with an evaluation and a checkpoint after every epoch."""
-        best = -1.0
-        step, epoch = 0, 0
-        began = time.perf_counter()
-        with tqdm(total=self.total_steps, unit="step", dynamic_ncols=True, mininterval=1.0) as progress:
-            while step < self.total_steps:
-                step = self._train_epoch(epoch, step, progress)
-                result = self.evaluate()
-                self.output.log(step, "eval", epoch=epoch, **result)
-                progress.write(
-                    f"epoch {epoch + 1}: top-1 {result['top1']:.1f} %, top-5 {result['top5']:.1f} %,"
-                    f" loss {result['loss']:.3f}"
-                )
-                content = self.checkpoint(epoch, step, result)
-                self.output.save_checkpoint("last.pt", content)
-                if result["top1"] > best:
-                    best = result["top1"]
-                    self.output.save_checkpoint("best.pt", content)
-                epoch += 1
-        self.output.close()
-        minutes = (time.perf_counter() - began) / 60
-        print(f"Best top-1 {best:.1f} % of {epoch} epochs, {minutes:.1f} minutes: {self.output.folder}")
+    def _restore(self, saved: dict[str, Any]) -> None:
+        """Put back what :meth:`state` held, but for the model and the loader, which are made with it."""
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scaler.load_state_dict(saved["scaler"])
+        self.step = saved["step"]
+        self.epoch = saved["epoch"] + (saved["evaluation"] is not None)
+        self.best = saved["best"]
 
-    def _train_epoch(self, epoch: int, step: int, progress: tqdm[Any]) -> int:
+    def save(self, evaluation: dict[str, float] | None = None) -> None:
+        """Write a checkpoint of all processes, of which the main one writes."""
+        content = self.state(evaluation)
+
+        def write() -> None:
+            self.checkpoints.save(self.step, content, is_best=self.best["step"] == self.step)
+
+        self.processes.from_main(write)
+
+    def train(self) -> int:
+        """Train to the end or until a signal comes, with an evaluation and a checkpoint after every epoch.
+
+        Returns
+        -------
+        int
+            Exit status: 0 at the end, 128 + signal before.
+
+        Raises
+        ------
+        SaveError
+            The output folder cannot be written to.
+        """
+        began = time.perf_counter()
+        with (
+            StopSignals(quiet=not self.processes.is_main) as stop,
+            tqdm(
+                total=self.total_steps,
+                initial=self.step,
+                disable=not self.processes.is_main,
+                unit="step",
+                dynamic_ncols=True,
+                mininterval=1.0,
+            ) as progress,
+        ):
+            finished = True
+            while finished and not self._is_complete():
+                finished = self._train_epoch(stop, progress) and self._end_epoch(stop, progress)
+        if self.output is not None:
+            self.output.close()
+        minutes = (time.perf_counter() - began) / 60
+        if not finished:
+            self._say(
+                f"Stopped at step {self.step} of {self.total_steps}, {minutes:.1f} minutes; go on with"
+                f" --resume auto --output {self.checkpoints.folder}"
+            )
+            return 128 + self.stopped_by
+        self._say(
+            f"Best top-1 {self.best['top1']:.1f} % of {self.epoch} epochs, {minutes:.1f} minutes:"
+            f" {self.checkpoints.folder}"
+        )
+        return 0
+
+    def _end_of_epoch(self) -> int:
+        return min((self.epoch + 1) * self.steps_per_epoch, self.total_steps)
+
+    def _is_complete(self) -> bool:
+        return self.epoch * self.steps_per_epoch >= self.total_steps
+
+    def _train_epoch(self, stop: StopSignals, progress: tqdm[Any]) -> bool:
+        """Train to the end of the epoch; False where a signal came before, after a checkpoint."""
+        config, end = self.config, self._end_of_epoch()
         waited, images_seen = 0.0, 0
         window_start = before = time.perf_counter()
-        for images, targets in self.train_loader:
+        # A run may be resumed where only the evaluation is left of its epoch.
+        for images, targets in self.train_loader if self.step < end else ():
             waited += time.perf_counter() - before
             lr = float(self.schedule.get_last_lr()[0])
             loss = self.train_step(images, targets)
-            step += 1
+            self.step += 1
             images_seen += len(images)
             progress.update()
-            if step % self.config.log_every == 0 or step == self.total_steps:
+            if self.step % config.log_every == 0 or self.step == self.total_steps:
                 # The only place where a step waits for the device.
-                value, elapsed = float(loss), time.perf_counter() - window_start
-                rate, wait = images_seen / elapsed, waited / elapsed
-                self.output.log(
-                    step,
+                value, elapsed = float(self.processes.mean(loss)), time.perf_counter() - window_start
+                rate, wait = images_seen * self.processes.size / elapsed, waited / elapsed
+                self._log(
                     "train",
-                    epoch=epoch,
-                    step=step,
+                    epoch=self.epoch,
+                    step=self.step,
                     loss=value,
                     lr=lr,
                     images_per_s=round(rate, 2),
@@ -492,10 +667,42 @@ class Run:
                 )
                 progress.set_postfix_str(f"loss {value:.3f}, {rate:.0f} images/s, {wait:.0%} data wait")
                 waited, images_seen, window_start = 0.0, 0, time.perf_counter()
-            if step == self.total_steps:
+            if self._has_to_stop(stop):
+                self.save()
+                return False
+            if self.step == end:
                 break
+            if self.step % config.checkpoint_every == 0:
+                self.save()
             before = time.perf_counter()
-        return step
+        return True
+
+    def _end_epoch(self, stop: StopSignals, progress: tqdm[Any]) -> bool:
+        """Evaluate and write a checkpoint; False where a signal came before the evaluation was done."""
+        result = self.evaluate(stop)
+        if result is None:
+            self.save()
+            return False
+        self._log("eval", epoch=self.epoch, **result)
+        if self.processes.is_main:
+            progress.write(
+                f"epoch {self.epoch + 1}: top-1 {result['top1']:.1f} %, top-5 {result['top5']:.1f} %,"
+                f" loss {result['loss']:.3f}"
+            )
+        if result["top1"] > self.best["top1"]:
+            self.best = {"top1": result["top1"], "epoch": self.epoch, "step": self.step}
+        self.save(result)
+        self.epoch += 1
+        return True
+
+    def _has_to_stop(self, stop: StopSignals) -> bool:
+        """Whether a signal has come, to any of the processes."""
+        self.stopped_by = self.processes.highest(stop.number)
+        return self.stopped_by > 0
+
+    def _log(self, event: str, **values: float) -> None:
+        if self.output is not None:
+            self.output.log(self.step, event, **values)
 
 
 def _new_folder(config: Config) -> Path:
@@ -504,7 +711,7 @@ def _new_folder(config: Config) -> Path:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run from the command line; the exit status (2 for bad input)."""
+    """Run from the command line; the exit status, see above."""
     arguments = sys.argv[1:] if arguments is None else arguments
     own_data = any(argument.split("=")[0] in ("--data", "--help", "-h") for argument in arguments)
     config = tyro.cli(
@@ -514,13 +721,21 @@ def main(arguments: list[str] | None = None) -> int:
         prog="train_imagenet.py",
         description=__doc__,
     )
+    processes = Processes.from_environment()
     try:
-        run = Run(config)
+        run = Run(config, processes)
     except (ValueError, TypeError, OSError) as error:
         print(f"train_imagenet.py: error: {error}", file=sys.stderr)
         return 2
-    run.train()
-    return 0
+    try:
+        status = run.train()
+    except SaveError as error:
+        print(f"train_imagenet.py: error: {error.strerror}", file=sys.stderr)
+        status = 1
+    # Its model holds on to the connections; let go of after them, it may wait for their threads forever.
+    del run
+    processes.stop()
+    return status
 
 
 if __name__ == "__main__":

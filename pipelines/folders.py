@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,11 @@ class ImageFolder:
     classes: tuple[str, ...]
     files: list[str]
     labels: list[int]
+
+    def digest(self) -> str:
+        """SHA-256 of the classes, files and labels, wherever the folder lies."""
+        listing = json.dumps([self.classes, self.files, self.labels], separators=(",", ":"))
+        return hashlib.sha256(listing.encode()).hexdigest()
 
 
 def split_folder(data_dir: str | os.PathLike[str], split: str) -> Path:

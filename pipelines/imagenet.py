@@ -63,6 +63,7 @@ def train_pipeline(
     hw_decoder_load: float = 0.65,
     prefetch_queue_depth: int = 2,
     enable_checkpointing: bool = False,
+    checkpoint: bytes | None = None,
 ) -> Pipeline:
     """The training pipeline.
 
@@ -105,7 +106,9 @@ def train_pipeline(
     prefetch_queue_depth : int
         Batches made ahead.
     enable_checkpointing : bool
-        Let ``pipeline.checkpoint()`` work.
+        Let ``pipeline.checkpoint()`` and :meth:`.loader.DALILoader.state` work.
+    checkpoint : bytes, optional
+        Go on from what one of those returned for a pipeline of the same arguments.
 
     Returns
     -------
@@ -179,7 +182,8 @@ def train_pipeline(
         device_id=device_id if device == "gpu" else None,
         seed=None if seed is None else int(shard_seeds[shard_id].generate_state(1)[0] >> 1),
         prefetch_queue_depth=prefetch_queue_depth,
-        enable_checkpointing=enable_checkpointing,
+        enable_checkpointing=enable_checkpointing or checkpoint is not None,
+        checkpoint=checkpoint,
     )
     assert isinstance(built, Pipeline)
     return built

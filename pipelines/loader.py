@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from nvidia.dali.pipeline import Pipeline
@@ -23,12 +24,15 @@ class DALILoader:
     layout : {"CHW", "HWC"}
         Layout of the pipeline's images. HWC batches come out as an N x C x H x W view, which is
         PyTorch's ``channels_last`` memory format without a copy.
+    state : dict, optional
+        What :meth:`state` returned: go on after the batch that came last then. The pipeline has to be made
+        with ``checkpoint=state["pipeline"]`` and otherwise as before.
 
     Raises
     ------
     ValueError
         Another layout; no reader, or several; a reader that does not pad; `drop_last` with a batch size above
-        the size of the shard.
+        the size of the shard; a pipeline that goes on from a checkpoint without `state`, or the reverse.
 
     Notes
     -----
@@ -36,10 +40,23 @@ class DALILoader:
     ``for`` loop is one epoch. A loop that was left early goes on where it stopped.
     """
 
-    def __init__(self, pipeline: Pipeline, *, drop_last: bool = False, layout: str = "CHW") -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        drop_last: bool = False,
+        layout: str = "CHW",
+        state: dict[str, Any] | None = None,
+    ) -> None:
         if layout not in ("CHW", "HWC"):
             raise ValueError(f"layout must be one of 'CHW', 'HWC'; got {layout!r}")
         pipeline.build()
+        if pipeline.is_restored_from_checkpoint != (state is not None):
+            raise ValueError(
+                "state must be given with a pipeline made with checkpoint=state['pipeline'], and only then;"
+                f" got {'no state' if state is None else 'a state'} and a pipeline that"
+                f" {'goes on from a checkpoint' if state is None else 'begins'}"
+            )
         readers = pipeline.reader_meta()
         if len(readers) != 1:
             raise ValueError(f"pipeline must have exactly one reader; got {', '.join(readers) or 'none'}")
@@ -49,16 +66,34 @@ class DALILoader:
         self._batch_size: int = pipeline.max_batch_size
         self._drop_last = drop_last
         self._layout = layout
+        # Epochs that were finished, and batches taken from the pipeline in this one.
+        self._epoch: int = 0 if state is None else state["epoch"]
+        self._position: int = 0 if state is None else state["position"]
         if drop_last and len(self) == 0:
             raise ValueError(
                 f"drop_last leaves no batch: batch_size {self._batch_size} is more than the"
                 f" {self._smallest_shard()} samples of a shard"
             )
-        self._epoch = 0
-        self._position = 0  # batches taken from the pipeline in this epoch
         # Without a size or reader the iterator does no counting of its own: with shards of different
         # sizes DALI's (2.4) makes empty batches, or leaves padding for the next epoch to begin with.
         self._batches = DALIGenericIterator([pipeline], ["images", "targets"])
+
+    def state(self) -> dict[str, Any]:
+        """Where the loop stands: after the batch that came last, whatever DALI has made ahead.
+
+        Returns
+        -------
+        dict
+            ``epoch`` and ``position`` (int), and ``pipeline`` (bytes): DALI's checkpoint, which holds the
+            position of the reader and the state of every random operator.
+
+        Raises
+        ------
+        ValueError
+            The pipeline was made without ``enable_checkpointing=True``.
+        """
+        (checkpoint,) = self._batches.checkpoints()
+        return {"epoch": self._epoch, "position": self._position, "pipeline": checkpoint}
 
     def _shard_size(self) -> int:
         """Samples of the part that is read in this epoch."""
@@ -71,6 +106,12 @@ class DALILoader:
     def _smallest_shard(self) -> int:
         return int(self._reader["epoch_size"] // self._reader["number_of_shards"])
 
+    @property
+    def longest(self) -> int:
+        """Batches of the longest shard with its rest: what the pipelines of all shards make in an epoch."""
+        samples: int = self._reader["epoch_size"]
+        return math.ceil(math.ceil(samples / self._reader["number_of_shards"]) / self._batch_size)
+
     def __len__(self) -> int:
         """Batches of this epoch."""
         if self._drop_last:
@@ -79,8 +120,7 @@ class DALILoader:
 
     def _finish_epoch(self) -> None:
         """Take what is left of the epoch: padding, which makes all shards as long as the longest."""
-        longest = math.ceil(self._reader["epoch_size"] / self._reader["number_of_shards"])
-        for _ in range(self._position, math.ceil(longest / self._batch_size)):
+        for _ in range(self._position, self.longest):
             next(self._batches)
         self._position = 0
         self._epoch += 1

@@ -86,7 +86,9 @@ def test_files(run: tuple[Path, list[dict[str, Any]]]) -> None:
     names = {path.name for path in run[0].iterdir()}
     events = {name for name in names if name.startswith("events.out.tfevents")}
     assert len(events) == 1
-    assert names - events == {"config.json", "metrics.jsonl", "last.pt", "best.pt"}
+    assert names - events == {"config.json", "metrics.jsonl", "checkpoints", "last.pt", "best.pt"}
+    numbered = {path.name for path in (run[0] / "checkpoints").iterdir()}
+    assert numbered == {"step-00000005.pt", "step-00000010.pt"}
 
 
 def test_checkpoints_hold_what_was_measured(run: tuple[Path, list[dict[str, Any]]], data: Path) -> None:
@@ -259,10 +261,10 @@ def test_bad_data(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_a_run_is_never_written_over(
     run: tuple[Path, list[dict[str, Any]]], data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = {path: path.read_bytes() for path in run[0].iterdir()}
+    before = {path: path.read_bytes() for path in run[0].rglob("*") if path.is_file()}
     assert train_imagenet.main(["--data", str(data), "--output", str(run[0]), *SMALL]) == 2
     assert "holds another run" in capsys.readouterr().err
-    assert {path: path.read_bytes() for path in run[0].iterdir()} == before
+    assert {path: path.read_bytes() for path in run[0].rglob("*") if path.is_file()} == before
 
 
 def test_exit_status_without_traceback(tmp_path: Path) -> None:

@@ -1,0 +1,213 @@
+"""Several processes: who sees what, what is counted, and that it is the same training."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional
+
+import train_imagenet
+from pipelines.imagenet import val_pipeline
+from pipelines.loader import DALILoader
+from tests.image_sets import TRAIN_COUNTS, VAL_COUNTS, photo, plain, write_split
+from tests.trainer_process import ROOT, Trainer, _plain_model
+
+TRAIN, VAL = sum(TRAIN_COUNTS), sum(VAL_COUNTS)  # 23 and 17
+SETTINGS = ["--arch", "mobilenet_v3_small", "--image-size", "32", "--warmup-epochs", "1", "--amp", "none"]
+SETTINGS += ["--device", "cpu", "--workers", "1", "--log-every", "1", "--lr", "0.01"]
+
+
+@pytest.fixture(scope="module")
+def trainer() -> Iterator[Trainer]:
+    trainer = Trainer()
+    yield trainer
+    trainer.close()
+
+
+def metrics(output: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without what a clock measured."""
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("images_per_s", "data_wait")} for line in lines]
+
+
+@pytest.mark.parametrize(("processes", "batch_size"), [(2, 8), (2, 2), (3, 6), (3, 15)])
+def test_audit(processes: int, batch_size: int, trainer: Trainer, coded: Path, tmp_path: Path) -> None:
+    """What the processes of a real run got: each training image at most once an epoch, those that are left
+    over are others in every epoch; each validation image exactly once, and counted once."""
+    output, epochs = tmp_path / "run", 4
+    command = ["--data", coded, "--output", output, "--mix", "none", "--epochs", epochs, *SETTINGS]
+    outcome = trainer.run(
+        *command, "--batch-size", batch_size, processes=processes, record=tmp_path, plain_model=True
+    )
+    assert outcome.statuses == [0] * processes, outcome.said
+    seen = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(processes)]
+    each = batch_size // processes
+    steps = TRAIN // processes // each
+    left_over = []
+    for epoch in range(epochs):
+        parts = [process["train"][epoch] for process in seen]
+        assert [len(part) for part in parts] == [steps * each] * processes
+        together = list(itertools.chain(*parts))
+        assert len(set(together)) == len(together)
+        left_over.append(frozenset(range(TRAIN)) - set(together))
+        assert sorted(itertools.chain(*(process["val"][epoch] for process in seen))) == list(range(VAL))
+    assert len(set(left_over)) > 1
+    orders = [tuple(process["train"][epoch]) for process in seen for epoch in range(epochs)]
+    assert len(set(orders)) == len(orders)
+
+    model = _plain_model("", 3)
+    model.load_state_dict(torch.load(output / "last.pt", weights_only=True)["model"])
+    loader = DALILoader(val_pipeline(coded, image_size=32, batch_size=VAL, num_threads=1))
+    ((images, labels),) = loader
+    with torch.inference_mode():
+        logits = model(images)
+    line = metrics(output)[-1]
+    assert line["top1"] * VAL / 100 == pytest.approx(int((logits.argmax(1) == labels).sum()))
+    assert line["loss"] == pytest.approx(float(functional.cross_entropy(logits, labels)), rel=1e-5)
+
+
+def test_two_processes_train_as_one(trainer: Trainer, tmp_path: Path) -> None:
+    """The same sum of gradients, up to its order: nothing in the batch is random or seen across images.
+
+    The images are plain, which no crop and no mirror changes; there is no mixing, no BatchNorm and no
+    dropout; and all images are in every batch, so that it does not matter which process gets which.
+    """
+    data = tmp_path / "data"
+    for split, counts in (("train", (12, 7, 5)), ("val", VAL_COUNTS)):
+        write_split(data / split, counts, plain)
+    command = ["--data", data, "--mix", "none", "--epochs", 8, *SETTINGS, "--lr", "0.1", "--batch-size", 24]
+    found = []
+    for processes in (1, 2):
+        output = tmp_path / str(processes)
+        outcome = trainer.run(*command, "--output", output, processes=processes, plain_model=True)
+        assert outcome.statuses == [0] * processes, outcome.said
+        found.append(metrics(output))
+    one, two = found
+    losses = [line["loss"] for line in one]
+    assert [line["loss"] for line in two] == pytest.approx(losses, rel=1e-5)
+    assert len(set(losses)) == 16
+    assert abs(losses[-1] - losses[0]) > 0.01
+    assert [line.get("top1") for line in two] == [line.get("top1") for line in one]
+
+
+def test_one_process_writes_and_they_draw_differently(trainer: Trainer, coded: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    command = ["--data", coded, "--output", output, *SETTINGS, "--epochs", 1, "--batch-size", 8]
+    outcome = trainer.run(*command, processes=2)
+    assert outcome.statuses == [0, 0], outcome.said
+    assert outcome.said.count("Results:") == 1
+    assert len(list(output.glob("events.out.tfevents*"))) == 1
+    saved = torch.load(output / "last.pt", weights_only=True)
+    assert not any(name.startswith("module.") for name in saved["model"])
+    train_imagenet.build_model("mobilenet_v3_small", 3).load_state_dict(saved["model"])
+    first, second = saved["ranks"]
+    assert not torch.equal(first["random"]["torch"], second["random"]["torch"])
+    assert first["random"]["numpy"] != second["random"]["numpy"]
+    assert first["loader"]["pipeline"] != second["loader"]["pipeline"]
+    assert (first["loader"]["epoch"], first["loader"]["position"]) == (
+        second["loader"]["epoch"],
+        second["loader"]["position"],
+    )
+
+
+def test_errors_come_to_all(trainer: Trainer, coded: Path, tmp_path: Path) -> None:
+    """No process is left waiting for one that has found an error."""
+    command = ["--data", coded, *SETTINGS, "--output", tmp_path / "run"]
+    outcome = trainer.run(*command, "--batch-size", 9, processes=2)
+    assert outcome.statuses == [2, 2]
+    assert "--batch-size must be a multiple of the 2 processes; got 9" in outcome.said
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "file").touch()
+    outcome = trainer.run(*command, "--batch-size", 8, processes=2)
+    assert outcome.statuses == [2, 2]
+    assert "holds another run" in outcome.said
+    assert "Traceback" not in outcome.said
+    outcome = trainer.run(*command, "--batch-size", 24, processes=2)
+    assert outcome.statuses == [2, 2]
+    assert "--batch-size must be at most the number of training images (22); got 24" in outcome.said
+
+
+def test_sync_bn_needs_gpus(coded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["--data", str(coded), *SETTINGS, "--output", str(tmp_path / "run"), "--sync-bn"]
+    assert train_imagenet.main(command) == 2
+    assert "--sync-bn must be left out on the CPU; got True" in capsys.readouterr().err
+
+
+# -- torchrun -----------------------------------------------------------------------------------------------
+
+
+def _workers(torchrun: subprocess.Popen[bytes]) -> list[int]:
+    children = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text().split()
+    return [
+        pid for pid in map(int, children) if b"train_imagenet" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+
+def _when(ready: Callable[[], bool], torchrun: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while not ready():
+        assert torchrun.poll() is None, "torchrun has ended"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_torchrun(trainer: Trainer, tmp_path: Path) -> None:
+    """Stopped by SIGTERM, started again, then a worker is killed: torchrun brings the run to its end."""
+    data, output, log = tmp_path / "data", tmp_path / "run", tmp_path / "log"
+    for split, counts in (("train", (17, 14, 12)), ("val", (5, 4, 4))):
+        write_split(data / split, counts, lambda index, _: Image.fromarray(photo(40 + index, 50, index)))
+    settings = ["--data", data, *SETTINGS, "--epochs", 6, "--batch-size", 8, "--checkpoint-every", 2]
+    outcome = trainer.run(*settings, "--output", tmp_path / "undisturbed", processes=2)
+    assert outcome.statuses == [0, 0], outcome.said
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["--max-restarts", "3", "train_imagenet.py", *map(str, settings)]
+    command += ["--output", str(output), "--resume", "auto"]
+
+    def logged(count: int) -> bool:
+        path = output / "metrics.jsonl"
+        return path.exists() and len(path.read_bytes().splitlines()) >= count
+
+    def start() -> subprocess.Popen[bytes]:
+        # Threads change the order of sums; the other run has one per process as well.
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        with log.open("ab") as file:
+            return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
+
+    running: list[subprocess.Popen[bytes]] = []
+    try:
+        running.append(torchrun := start())
+        _when(lambda: logged(4), torchrun)
+        torchrun.send_signal(signal.SIGTERM)
+        assert torchrun.wait(timeout=120) != 0
+        assert "SIGTERM: finishing the step" in log.read_text()
+        assert (stopped := log.read_text()).count("Stopped at step") == 1
+        step = torch.load(output / "last.pt", weights_only=True)["step"]
+        assert f"Stopped at step {step} of 30" in stopped
+        running.append(torchrun := start())
+        _when(lambda: logged(step + 8), torchrun)
+        os.kill(max(_workers(torchrun)), signal.SIGKILL)
+        assert torchrun.wait(timeout=240) == 0, log.read_text()
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    said = log.read_text()
+    assert said.count("--resume auto: going on from") == 2, said
+    assert metrics(output) == metrics(tmp_path / "undisturbed")
+    weights = [
+        torch.load(path / "last.pt", weights_only=True)["model"]
+        for path in (output, tmp_path / "undisturbed")
+    ]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])

@@ -1,0 +1,407 @@
+"""A run that is cut anywhere and resumed is the run that was not: same metrics, same weights, bit for bit."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import functools
+import json
+import os
+import random
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+import train_imagenet
+from tests.image_sets import photo, write_split
+from tests.trainer_process import Trainer
+from training import checkpoints
+
+# 43 images in batches of 8 are five steps an epoch, and leave three images over. With BatchNorm and dropout.
+STEPS, EPOCHS = 5, 3
+SETTINGS = ["--arch", "mobilenet_v3_small", "--image-size", "32", "--batch-size", "8", "--epochs", "3"]
+SETTINGS += ["--warmup-epochs", "1", "--amp", "none", "--device", "cpu", "--workers", "1", "--log-every", "1"]
+SETTINGS += ["--checkpoint-every", "2", "--lr", "0.01"]
+AGAIN = ["--resume", "auto"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("photos")
+    for split, counts in (("train", (17, 14, 12)), ("val", (5, 4, 4))):
+        write_split(root / split, counts, lambda index, _: Image.fromarray(photo(40 + index, 50, index)))
+    return root
+
+
+@pytest.fixture(scope="module")
+def trainer() -> Iterator[Trainer]:
+    trainer = Trainer()
+    yield trainer
+    trainer.close()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    trainer: Trainer, data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """The output folder of a run that nothing happens to, by method and number of processes."""
+
+    @functools.cache
+    def make(mix: str = "hmix", processes: int = 1) -> Path:
+        output = tmp_path_factory.mktemp("undisturbed") / f"{mix}-{processes}"
+        command = ["--data", data, "--output", output, "--mix", mix, *SETTINGS, *shared(processes)]
+        outcome = trainer.run(*command, processes=processes)
+        assert outcome.statuses == [0] * processes, outcome.said
+        return output
+
+    return make
+
+
+def shared(processes: int) -> list[str]:
+    """The settings that differ with the number of processes: batches have to be shared out evenly."""
+    return ["--batch-size", "9"] if processes == 3 else []
+
+
+def metrics(output: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without what a clock measured."""
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("images_per_s", "data_wait")} for line in lines]
+
+
+def flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Every leaf of a checkpoint by its path."""
+    if isinstance(value, dict | list | tuple):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return {path: leaf for key, part in items for path, leaf in flat(part, f"{name}/{key}").items()}
+    return {name: value}
+
+
+def assert_same_run(output: Path, expected: Path) -> None:
+    """Same metrics, same files, and the same content of every checkpoint but for paths and clocks."""
+    assert metrics(output) == metrics(expected)
+    for name in ("last.pt", "best.pt", *sorted(f"checkpoints/{p.name}" for p in expected.glob("*/*.pt"))):
+        found, wanted = (flat(torch.load(folder / name, weights_only=True)) for folder in (output, expected))
+        assert found.keys() == wanted.keys()
+        differing = [
+            path
+            for path in wanted
+            if (
+                not torch.equal(found[path], wanted[path])
+                if isinstance(wanted[path], torch.Tensor)
+                else found[path] != wanted[path]
+            )
+        ]
+        free = ("/settings/output", "/settings/resume", "/settings/checkpoint_every", "/metrics_bytes")
+        assert [path for path in differing if path not in free] == [], name
+    names = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
+    assert {name for name in names if "tmp" in name or "damaged" in name} == set()
+    assert {name for name in names if ".pt" in name} == {
+        str(path.relative_to(expected)) for path in expected.rglob("*.pt")
+    }
+
+
+@pytest.mark.parametrize(
+    ("mix", "processes"), [("hmix", 1), ("gmix", 1), ("hmix", 2), ("gmix", 2), ("hmix", 3)]
+)
+def test_killed_anywhere(
+    mix: str,
+    processes: int,
+    trainer: Trainer,
+    data: Path,
+    undisturbed: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    """Killed at random events, steps or operations of saving, until it comes through.
+
+    Two processes add up their gradients in either order alike, three do not.
+    """
+    rng = random.Random(f"{mix} {processes}")
+    output = tmp_path / "run"
+    command = ["--data", data, "--output", output, "--mix", mix, *SETTINGS, *shared(processes), *AGAIN]
+    kills = 0
+    while True:
+        rank = rng.randrange(processes)
+        plan = {"event": "any", "number": rng.randint(1, 8 if rank else 60), "rank": rank, "do": [9]}
+        outcome = trainer.run(*command, processes=processes, plan=plan if kills < 6 else None)
+        if outcome.statuses == [0] * processes:
+            break
+        assert outcome.statuses[plan["rank"]] == -signal.SIGKILL, outcome.said
+        kills += 1
+    assert kills >= 3
+    assert_same_run(output, undisturbed(mix, processes))
+
+
+EVENTS = ["half written", "not synced", "not renamed", "renamed", "linked", "removed", "logged", "evaluation"]
+
+
+def test_killed_at_every_kind_of_event(
+    trainer: Trainer, data: Path, undisturbed: Callable[..., Path], tmp_path: Path
+) -> None:
+    """One run that is killed at the second event of each kind, in turn; the newest checkpoint is kept."""
+    output = tmp_path / "run"
+    command = ["--data", data, "--output", output, *SETTINGS, *AGAIN]
+    steps = [0]
+    for event in EVENTS:
+        outcome = trainer.run(*command, plan={"event": event, "number": 2, "do": [9]})
+        assert outcome.statuses == [-signal.SIGKILL], (event, outcome.said)
+        path, content, damaged = checkpoints.Checkpoints(output, 3).newest()
+        assert damaged == []
+        steps.append(checkpoints.unpack(content)["step"] if path else 0)
+    assert steps == sorted(steps)
+    assert trainer.run(*command).statuses == [0]
+    assert_same_run(output, undisturbed())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_signal_saves_the_step(
+    number: signal.Signals, trainer: Trainer, data: Path, undisturbed: Callable[..., Path], tmp_path: Path
+) -> None:
+    """At step 8, which no checkpoint is due at."""
+    output = tmp_path / "run"
+    command = ["--data", data, "--output", output, *SETTINGS, *AGAIN, "--checkpoint-every", "100"]
+    plan = {"event": "step", "number": 8, "do": [int(number), 0.2]}
+    outcome = trainer.run(*command, plan=plan)
+    assert outcome.statuses == [128 + number]
+    assert f"{number.name}: finishing the step" in outcome.said
+    assert "Stopped at step 8 of 15" in outcome.said
+    assert torch.load(output / "last.pt", weights_only=True)["step"] == 8
+    assert metrics(output)[-1]["step"] == 8
+    outcome = trainer.run(*command)
+    assert "step-00000008.pt" in outcome.said
+    assert outcome.statuses == [0]
+    assert metrics(output) == metrics(undisturbed())
+    weights = [torch.load(path / "last.pt", weights_only=True)["model"] for path in (output, undisturbed())]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+
+
+def test_second_signal_does_not_save(trainer: Trainer, data: Path, tmp_path: Path) -> None:
+    plan = {"event": "step", "number": 3, "do": [int(signal.SIGTERM), 0.8, int(signal.SIGTERM), 5.0]}
+    outcome = trainer.run("--data", data, "--output", tmp_path / "run", *SETTINGS, plan=plan)
+    assert outcome.statuses == [128 + signal.SIGTERM]
+    assert "leaving without saving" in outcome.said
+    assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["step"] == 2
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_signal_in_the_evaluation(
+    processes: int, trainer: Trainer, data: Path, undisturbed: Callable[..., Path], tmp_path: Path
+) -> None:
+    """It is broken off and done after the resumption. With two processes only the second gets the signal."""
+    output = tmp_path / "run"
+    command = ["--data", data, "--output", output, *SETTINGS, *AGAIN]
+    plan = {
+        "event": "evaluation",
+        "number": 2,
+        "rank": processes - 1,
+        "do": [int(signal.SIGTERM), 0.2],
+    }
+    outcome = trainer.run(*command, processes=processes, plan=plan)
+    assert outcome.statuses == [128 + signal.SIGTERM] * processes, outcome.said
+    saved = torch.load(output / "last.pt", weights_only=True)
+    assert (saved["step"], saved["epoch"], saved["evaluation"]) == (10, 1, None)
+    assert [line["event"] for line in metrics(output)].count("eval") == 1
+    assert trainer.run(*command, processes=processes).statuses == [0] * processes
+    assert_same_run(output, undisturbed(processes=processes))
+
+
+# -- What is resumed, and what is refused -----------------------------------------------------------------
+
+
+@pytest.fixture
+def copy(undisturbed: Callable[..., Path], tmp_path: Path) -> Path:
+    """A finished run with the checkpoints of steps 12, 14 and 15."""
+    return Path(shutil.copytree(undisturbed(), tmp_path / "copy"))
+
+
+def run(data: Path, *arguments: object) -> int:
+    return train_imagenet.main(["--data", str(data), *SETTINGS, *map(str, arguments)])
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in the processes of `trainer`, whose results are compared with."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_damaged_checkpoints_are_passed_over(
+    copy: Path, data: Path, undisturbed: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    newest, before = (copy / "checkpoints" / f"step-000000{step}.pt" for step in (15, 14))
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    before.write_bytes(before.read_bytes()[:-1000])
+    assert run(data, "--output", copy, *AGAIN) == 0
+    said = capfd.readouterr()
+    assert f"{newest} is damaged" in said.err
+    assert f"{before} is damaged" in said.err
+    assert "going on from" in said.out
+    assert "step-00000012.pt" in said.out
+    for damaged in (copy / "checkpoints").glob("*.damaged"):
+        damaged.unlink()
+    assert_same_run(copy, undisturbed())
+
+
+def test_nothing_to_resume(
+    copy: Path, data: Path, undisturbed: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Killed before its first checkpoint was done: what it logged is dropped."""
+    shutil.rmtree(copy / "checkpoints")
+    for name in ("last.pt", "best.pt"):
+        (copy / name).unlink()
+    assert run(data, "--output", copy, *AGAIN) == 0
+    assert "no checkpoint yet, starting" in capfd.readouterr().out
+    assert_same_run(copy, undisturbed())
+
+
+def test_a_finished_run_stays_as_it_is(copy: Path, data: Path, undisturbed: Callable[..., Path]) -> None:
+    assert run(data, "--output", copy, *AGAIN) == 0
+    assert_same_run(copy, undisturbed())
+
+
+def test_another_configuration_is_refused(copy: Path, data: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    changes = ["--lr", "0.02", "--mix", "gmix", "--seed", "7", "--epochs", "2"]
+    assert run(data, "--output", copy, *AGAIN, *changes) == 2
+    error = capfd.readouterr().err
+    for words in ("--lr 0.01 there, 0.02 here", "--mix hmix there, gmix here", "--seed 0 there, 7 here"):
+        assert words in error
+    assert "--epochs 3 there, 2 here" in error
+    for same in ("--arch", "--momentum", "--output", "--data"):
+        assert same not in error
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+
+
+def test_other_images_are_refused(
+    copy: Path, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The same list of images at another place is not another configuration."""
+    moved = Path(shutil.copytree(data, tmp_path / "moved"))
+    assert run(moved, "--output", copy, *AGAIN) == 0
+    next((moved / "train").rglob("*.png")).unlink()
+    assert run(moved, "--output", copy, *AGAIN) == 2
+    error = capfd.readouterr().err
+    assert "images in train/" in error
+    assert "images in val/" not in error
+
+
+def test_more_epochs(copy: Path, data: Path) -> None:
+    """The learning rate goes on along the longer curve."""
+    assert run(data, "--output", copy, *AGAIN, "--epochs", "4") == 0
+    lines = metrics(copy)
+    assert [line["step"] for line in lines if line["event"] == "train"] == list(range(1, 21))
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.01)
+    schedule = train_imagenet.build_schedule(optimizer, 5, 20, 0)
+    rates = []
+    for _ in range(20):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert [line["lr"] for line in lines if line["event"] == "train"][15:] == rates[15:]
+
+
+def test_a_checkpoint_by_its_path(
+    copy: Path,
+    data: Path,
+    tmp_path: Path,
+    undisturbed: Callable[..., Path],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Into a new folder, which gets what came before; not over what came after."""
+    path = copy / "checkpoints" / "step-00000012.pt"
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    assert run(data, "--resume", path) == 2
+    assert "would write over" in capfd.readouterr().err
+    assert run(data, "--resume", path, "--output", tmp_path / "other") == 0
+    assert_same_run(tmp_path / "other", undisturbed())
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+    assert run(data, "--resume", copy / "last.pt") == 0
+
+
+def test_bad_resume(copy: Path, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def error(*arguments: object) -> str:
+        assert run(data, *arguments) == 2
+        return capfd.readouterr().err
+
+    assert "--resume auto needs --output" in error("--resume", "auto")
+    assert "there is no file" in error("--resume", tmp_path / "none.pt")
+    (tmp_path / "other.pt").write_bytes(b"no checkpoint")
+    assert "other.pt is damaged" in error("--resume", tmp_path / "other.pt")
+    assert "--keep must be at least 1" in error("--keep", "0")
+    assert "--checkpoint-every must be at least 1" in error("--checkpoint-every", "0")
+    with (copy / "metrics.jsonl").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "another process writes to" in error("--output", copy, *AGAIN)
+
+
+def test_another_number_of_processes_is_refused(copy: Path, data: Path, trainer: Trainer) -> None:
+    outcome = trainer.run("--data", data, "--output", copy, *SETTINGS, *AGAIN, processes=2)
+    assert outcome.statuses == [2, 2]
+    assert "--resume needs as many processes as the checkpoint was made with, 1; got 2" in outcome.said
+
+
+# -- What cannot be written ---------------------------------------------------------------------------------
+
+
+def test_full_disk(
+    data: Path,
+    tmp_path: Path,
+    undisturbed: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """It ends with one line that says so, and goes on when there is room again."""
+    write = checkpoints._write
+
+    def full(path: Path, content: bytes) -> None:
+        if "step-00000006" in path.name:
+            path.write_bytes(content[:1000])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, content)
+
+    monkeypatch.setattr(checkpoints, "_write", full)
+    output = tmp_path / "run"
+    assert run(data, "--output", output) == 1
+    last = capfd.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("train_imagenet.py: error: cannot write")
+    assert "No space left on device; the newest good checkpoint is" in last
+    assert last.endswith("step-00000005.pt")
+    monkeypatch.undo()
+    assert run(data, "--output", output, *AGAIN) == 0
+    assert_same_run(output, undisturbed())
+
+
+# TensorBoard's thread says so on its own as well.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_output_folder_removed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    step = train_imagenet.Run.train_step
+
+    def remove(self: train_imagenet.Run, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if self.step == 2:
+            shutil.rmtree(output)
+        return step(self, images, targets)
+
+    monkeypatch.setattr(train_imagenet.Run, "train_step", remove)
+    assert run(data, "--output", output) == 1
+    last = capfd.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("train_imagenet.py: error: cannot write")
+    assert str(output) in last
+    assert "No such file or directory" in last
+
+
+def test_output_cannot_be_made(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert run(data, "--output", tmp_path / "file" / "run") == 2
+    assert "Not a directory" in capfd.readouterr().err

@@ -1,0 +1,90 @@
+"""Signals that ask to stop, in a process of its own."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# Waits as a library does that holds on to a lock of its own: Python runs no handlers meanwhile.
+HANG = """
+import ctypes
+mutex, libc = ctypes.create_string_buffer(64), ctypes.CDLL(None)
+libc.pthread_mutex_lock(mutex)
+libc.pthread_mutex_lock(mutex)
+"""
+STOP_AND_TELL = """
+import time
+while not stop.number:
+    time.sleep(0.01)
+time.sleep(REST)
+print(stop.received.name, flush=True)
+"""
+PROGRAM = """
+import sys
+from training.signals import StopSignals
+with StopSignals() as stop:
+    print("ready", flush=True)
+    exec(sys.argv[1])
+sys.exit(128 + stop.number)
+"""
+
+
+def start(body: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, body],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_first_signal_asks(number: signal.Signals) -> None:
+    process = start(STOP_AND_TELL.replace("REST", "0"))
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert (out, process.returncode) == (f"{number.name}\n", 128 + number)
+    assert f"{number.name}: finishing the step, then saving" in err
+
+
+def test_the_same_wish_twice() -> None:
+    """torchrun and the terminal may both pass on one Ctrl-C."""
+    process = start(STOP_AND_TELL.replace("REST", "1"))
+    for _ in range(3):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    out, _ = process.communicate(timeout=30)
+    assert (out, process.returncode) == ("SIGINT\n", 130)
+
+
+@pytest.mark.parametrize("body", [HANG, STOP_AND_TELL.replace("REST", "60")])
+def test_second_signal_leaves_at_once(body: str) -> None:
+    process = start(body)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(1)
+    assert process.poll() is None
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (out, process.returncode) == ("", 128 + signal.SIGINT)
+    assert "leaving without saving" in err
+    assert time.monotonic() - began < 20
+
+
+def test_handlers_come_back() -> None:
+    process = start("pass")
+    assert process.wait(timeout=30) == 128
+    program = "import signal, os\nfrom training.signals import *\nwith StopSignals(): pass\n"
+    program += "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
+    program += "assert signal.set_wakeup_fd(-1) == -1\nos.kill(os.getpid(), signal.SIGTERM)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=30).returncode == -signal.SIGTERM

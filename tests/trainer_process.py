@@ -1,0 +1,252 @@
+"""Runs of the trainer in processes of their own, which can be killed, without the seconds of an import.
+
+A process imports the trainer once and forks a child for every run, before any library has started threads.
+`Trainer` is the side of the tests. A run can be given a `plan`: what happens to it at which event of which
+rank. Events are steps of the training and the single operations of saving.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Outcome(NamedTuple):
+    """How a run ended: exit statuses (-9: killed by signal 9) and what was printed, in order of the ranks."""
+
+    statuses: list[int]
+    said: str
+
+
+class Trainer:
+    """A process that has imported the trainer."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(
+        self,
+        *arguments: object,
+        processes: int = 1,
+        plan: dict[str, Any] | None = None,
+        record: Path | None = None,
+        plain_model: bool = False,
+        timeout: float = 120,
+    ) -> Outcome:
+        """Run the trainer with command-line `arguments`.
+
+        `record` is a folder for files ``RANK.json``, in which the indices of the images stand that each
+        process got, by epoch, for training and validation (see `tests.image_sets.indices`). `plain_model`
+        takes a model without BatchNorm and dropout.
+        `plan` holds ``event`` (a name or "any"), ``number`` (from 1), ``rank`` (default 0) and ``do``, a list
+        of what happens there: numbers of signals to send itself and seconds (float) to wait.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        order = {
+            "arguments": [str(argument) for argument in arguments],
+            "processes": processes,
+            "plan": plan,
+            "record": None if record is None else str(record),
+            "plain_model": plain_model,
+            "timeout": timeout,
+        }
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        return Outcome(**json.loads(self._process.stdout.readline()))
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(timeout=30)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _child(order: dict[str, Any], rank: int, port: int, log: int) -> None:
+    import torch
+
+    import train_imagenet
+
+    # Several processes would spin on the same cores; and the number of threads changes sums.
+    torch.set_num_threads(1)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    if order["processes"] > 1:
+        os.environ |= {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(order["processes"]),
+            "LOCAL_WORLD_SIZE": str(order["processes"]),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+    plan = order["plan"]
+    if plan is not None and plan.get("rank", 0) == rank:
+        _follow(plan)
+    if order["plain_model"]:
+        train_imagenet.build_model = _plain_model
+    seen: dict[str, list[list[int]]] = {"train": [], "val": []}
+    if order["record"] is not None:
+        _record(seen)
+    status = train_imagenet.main(order["arguments"])
+    if order["record"] is not None:
+        (Path(order["record"]) / f"{rank}.json").write_text(json.dumps(seen))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _plain_model(arch: str, num_classes: int) -> Any:
+    from torch import nn
+
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, num_classes),
+    )
+
+
+def _record(seen: dict[str, list[list[int]]]) -> None:
+    """Note what the trainer takes from its loaders."""
+    import train_imagenet
+    from tests.image_sets import indices
+
+    batches = train_imagenet.DALILoader.__iter__
+
+    def recorded(self: Any) -> Any:
+        epoch: list[int] = []
+        seen["train" if self._drop_last else "val"].append(epoch)
+        for images, targets in batches(self):
+            epoch += indices(images)
+            yield images, targets
+
+    train_imagenet.DALILoader.__iter__ = recorded  # type: ignore[method-assign]
+
+
+def _follow(plan: dict[str, Any]) -> None:
+    """Count events and do what is planned."""
+    import train_imagenet
+    from training import checkpoints
+
+    seen = 0
+
+    def event(name: str) -> None:
+        nonlocal seen
+        if plan["event"] not in (name, "any"):
+            return
+        seen += 1
+        if seen == plan["number"]:
+            for deed in plan["do"]:
+                if isinstance(deed, float):
+                    time.sleep(deed)
+                else:
+                    os.kill(os.getpid(), deed)
+
+    def after(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any, **named: Any) -> Any:
+            result = function(*arguments, **named)
+            event(name)
+            return result
+
+        return wrapped
+
+    def write(path: Path, data: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(data[: len(data) // 2])
+            file.flush()
+            event("half written")
+            file.write(data[len(data) // 2 :])
+            file.flush()
+            event("not synced")
+            os.fsync(file.fileno())
+        event("not renamed")
+
+    checkpoints._write = write
+    for owner, attribute, name in (
+        (Path, "replace", "renamed"),
+        (Path, "hardlink_to", "linked"),
+        (Path, "unlink", "removed"),
+        (train_imagenet.Run, "train_step", "step"),
+        (train_imagenet.Output, "log", "logged"),
+    ):
+        setattr(owner, attribute, after(name, getattr(owner, attribute)))
+    evaluate = train_imagenet.Run.evaluate
+
+    def evaluate_after(self: Any, stop: Any = None) -> Any:
+        event("evaluation")
+        return evaluate(self, stop)
+
+    train_imagenet.Run.evaluate = evaluate_after  # type: ignore[method-assign]
+
+
+def _serve() -> None:
+    import train_imagenet  # noqa: F401, children have it
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for line in sys.stdin:
+        order = json.loads(line)
+        port = _free_port()
+        with tempfile.TemporaryFile() as log:
+            children = []
+            for rank in range(order["processes"]):
+                child = os.fork()
+                if child == 0:
+                    signal.signal(signal.SIGINT, signal.default_int_handler)
+                    try:
+                        _child(order, rank, port, log.fileno())
+                    except BaseException:
+                        import traceback
+
+                        traceback.print_exc()
+                        sys.stderr.flush()
+                    os._exit(70)
+                children.append(child)
+            statuses = _wait(children, order["timeout"])
+            log.seek(0)
+            said = log.read().decode()
+        print(json.dumps({"statuses": statuses, "said": said}), flush=True)
+
+
+def _wait(children: list[int], timeout: float) -> list[int]:
+    """The exit statuses; past the time limit the children are killed."""
+    statuses: dict[int, int] = {}
+    deadline = time.monotonic() + timeout
+    while len(statuses) < len(children):
+        for child in children:
+            if child not in statuses:
+                done, status = os.waitpid(child, os.WNOHANG)
+                if done:
+                    statuses[child] = os.waitstatus_to_exitcode(status)
+                elif time.monotonic() > deadline:
+                    os.kill(child, signal.SIGKILL)
+        time.sleep(0.01)
+    return [statuses[child] for child in children]
+
+
+if __name__ == "__main__":
+    _serve()

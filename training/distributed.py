@@ -1,0 +1,156 @@
+"""The processes of one run: one, or as many as torchrun started."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Who this process is among those of the run; with one process every method is a no-op.
+
+    Attributes
+    ----------
+    rank, size : int
+        Number of this process and how many there are.
+    local_rank, local_size : int
+        The same on this machine; the local rank is the number of the GPU.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    @classmethod
+    def from_environment(cls) -> Processes:
+        """Read what torchrun sets."""
+        if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+            return cls()
+        return cls(
+            rank=int(os.environ["RANK"]),
+            size=int(os.environ["WORLD_SIZE"]),
+            local_rank=int(os.environ.get("LOCAL_RANK", "0")),
+            local_size=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        )
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that prints and writes."""
+        return self.rank == 0
+
+    def start(self, device: torch.device) -> None:
+        """Meet the other processes: gloo for what lies on the CPU, NCCL for what lies on GPUs."""
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        if self.size > 1:
+            distributed.init_process_group(
+                "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+                rank=self.rank,
+                world_size=self.size,
+            )
+
+    def stop(self) -> None:
+        """Part from the others."""
+        if self.size > 1 and distributed.is_initialized():
+            distributed.destroy_process_group()
+
+    def barrier(self) -> None:
+        """Wait for all."""
+        self.highest(0)
+
+    def highest(self, number: int) -> int:
+        """The highest `number` of any process; over the CPU, so that no GPU is waited for."""
+        if self.size == 1:
+            return number
+        found = torch.tensor(number)
+        distributed.all_reduce(found, op=distributed.ReduceOp.MAX)
+        return int(found.item())
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of a tensor over the processes."""
+        if self.size == 1:
+            return value
+        total = value.detach().clone()
+        distributed.all_reduce(total)
+        return total / self.size
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all processes, in the main one; an empty list in the others."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        distributed.gather_object(value, values if self.is_main else None)
+        return values if self.is_main else []
+
+    def from_main(self, make: Callable[[], T]) -> T:
+        """What `make` returns in the main process; its errors are raised in all of them.
+
+        Raises
+        ------
+        ValueError, TypeError, OSError
+            What `make` raised; in the other processes an error of the same kind and message.
+        """
+        if self.size == 1:
+            return make()
+        outcome: list[Any] = [None, None]
+        error: Exception | None = None
+        if self.is_main:
+            try:
+                outcome[0] = make()
+            except (ValueError, TypeError, OSError) as caught:
+                error = caught
+                kind = next(kind for kind in (ValueError, TypeError, OSError) if isinstance(caught, kind))
+                outcome[1] = (kind.__name__, str(caught))
+        distributed.broadcast_object_list(outcome, src=0)
+        if error is not None:
+            raise error
+        if outcome[1] is not None:
+            name, message = outcome[1]
+            raise {"ValueError": ValueError, "TypeError": TypeError, "OSError": OSError}[name](message)
+        result: T = outcome[0]
+        return result
+
+    def wrap(self, model: nn.Module, example: Tensor) -> nn.Module:
+        """The model with its gradients averaged over the processes; the same model in one process.
+
+        Parameters
+        ----------
+        model : nn.Module
+            In training mode; keeps its parameters and buffers.
+        example : Tensor
+            A small input on the model's device.
+
+        Notes
+        -----
+        After its first backward pass DistributedDataParallel deals out the gradients to its buckets anew, in
+        the order in which they came. That changes the order of their sums over three processes and more, and
+        so the last bits of the second step: a resumed run would take it with other buckets than the run that
+        was not cut. The pass over `example` is the first one of either.
+        """
+        if self.size == 1:
+            return model
+        devices = [example.device] if example.device.type == "cuda" else None
+        replica = DistributedDataParallel(model, device_ids=devices)
+        buffers = [buffer.clone() for buffer in model.buffers()]
+        replica(example).sum().backward()
+        with torch.no_grad():
+            for buffer, before in zip(model.buffers(), buffers, strict=True):
+                buffer.copy_(before)
+        model.zero_grad(set_to_none=True)
+        return replica
+
+    def copy_buffers_of_main(self, model: nn.Module) -> None:
+        """Give all processes the running statistics of the main one, which are those that are saved."""
+        if self.size > 1:
+            for buffer in model.buffers():
+                distributed.broadcast(buffer, src=0)

@@ -1,0 +1,41 @@
+"""The generators that are not DALI's: those of Python, NumPy and PyTorch."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+# The global generator of NumPy is what a model or an augmentation of a user may draw from, wanted or not.
+
+
+def seed_all(seed: int, rank: int = 0) -> None:
+    """Seed all of them, every rank in its own way."""
+    words = np.random.SeedSequence([seed, rank]).generate_state(4)
+    torch.manual_seed(int(words[0]) << 32 | int(words[1]))
+    np.random.seed(words[2])  # noqa: NPY002
+    random.seed(int(words[3]))
+
+
+def random_states(device: torch.device) -> dict[str, Any]:
+    """The states of the generators of Python, NumPy and PyTorch, in types that a checkpoint may hold."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, [int(key) for key in keys], int(position), int(has_gauss), float(gauss)),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def set_random_states(states: dict[str, Any], device: torch.device) -> None:
+    """Undo whatever was drawn since :func:`random_states`."""
+    version, internal, gauss_next = states["python"]
+    random.setstate((version, tuple(internal), gauss_next))
+    kind, keys, *rest = states["numpy"]
+    np.random.set_state((kind, np.array(keys, np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] is not None:
+        torch.cuda.set_rng_state(states["cuda"], device)
