@@ -46,6 +46,8 @@ from pipelines.demo_data import make_demo_dataset
 from pipelines.folders import ImageFolder, check_dataset
 from pipelines.imagenet import train_pipeline, val_pipeline
 from pipelines.loader import DALILoader
+from pipelines.upcoming import upcoming
+from training.bad_files import LOOK_AHEAD, BadFileError, GuardedLoader, Quarantine
 from training.checkpoints import Checkpoints, SaveError, unpack
 from training.distributed import Processes
 from training.output import Output, metrics_until
@@ -125,6 +127,9 @@ class Config:
 
     seed: int = 0
     """Seed of the model, the order of the images and every draw."""
+
+    bad_files: Literal["skip", "error"] = "skip"
+    """What to do with a file that cannot be decoded: write it down in quarantine.jsonl and go on, or stop."""
 
     output: Path | None = None
     """Folder for the results, new or empty unless a run is resumed. Default: a new one in outputs/."""
@@ -242,6 +247,7 @@ FREE_OPTIONS = frozenset(
         "--data",
         "--demo-data",
         "--file-list",
+        "--bad-files",
         "--output",
         "--resume",
         "--workers",
@@ -364,7 +370,10 @@ class Run:
         # What the optimiser steps on; two images are enough to find the order of the layers.
         example = torch.zeros(2, 3, config.image_size, config.image_size, device=self.device)
         self.replica = processes.wrap(self.model, example)
-        self.train_loader, self.val_loader = self._loaders(train_images, val_images, mine and mine["loader"])
+        quarantine = Quarantine(start.folder / "quarantine.jsonl", skip=config.bad_files == "skip")
+        self.train_loader, self.val_loader = self._loaders(
+            train_images, val_images, quarantine, mine and mine["loader"]
+        )
         self.steps_per_epoch = len(self.train_loader)
         self.total_steps = config.epochs * self.steps_per_epoch
         if config.max_steps is not None:
@@ -421,38 +430,69 @@ class Run:
         return train, val
 
     def _loaders(
-        self, train_images: ImageFolder, val_images: ImageFolder, state: dict[str, Any] | None
-    ) -> tuple[DALILoader, DALILoader]:
+        self,
+        train_images: ImageFolder,
+        val_images: ImageFolder,
+        quarantine: Quarantine,
+        state: dict[str, Any] | None,
+    ) -> tuple[GuardedLoader, GuardedLoader]:
         config, processes = self.config, self.processes
+        shard = {"shard_id": processes.rank, "num_shards": processes.size}
+        batch_size = config.batch_size // processes.size
         common: dict[str, Any] = {
             "image_size": config.image_size,
-            "batch_size": config.batch_size // processes.size,
+            "batch_size": batch_size,
             "num_threads": config.workers,
             "device": "gpu" if config.device == "cuda" else "cpu",
             "device_id": processes.local_rank,
-            "shard_id": processes.rank,
-            "num_shards": processes.size,
             "output_layout": "HWC",
+            "report_stand_ins": True,
+            **shard,
         }
-        train = train_pipeline(
-            train_images,
-            mix=config.mix,
-            num_classes=self.num_classes,
-            seed=config.seed,
-            mix_alpha=config.mix_alpha,
-            mix_ratio=config.mix_ratio,
-            mix_probability=config.mix_probability,
-            mix_convention=config.mix_convention,
-            label_smoothing=config.label_smoothing,
-            random_area=config.crop_area,
-            enable_checkpointing=True,
-            checkpoint=None if state is None else state["pipeline"],
-            **common,
-        )
+
+        def train(images: ImageFolder, state: dict[str, Any] | None) -> DALILoader:
+            pipeline = train_pipeline(
+                images,
+                mix=config.mix,
+                num_classes=self.num_classes,
+                seed=config.seed,
+                mix_alpha=config.mix_alpha,
+                mix_ratio=config.mix_ratio,
+                mix_probability=config.mix_probability,
+                mix_convention=config.mix_convention,
+                label_smoothing=config.label_smoothing,
+                random_area=config.crop_area,
+                enable_checkpointing=True,
+                checkpoint=None if state is None else state["pipeline"],
+                **common,
+            )
+            return DALILoader(pipeline, drop_last=True, layout="HWC", state=state)
+
+        def train_candidates(state: dict[str, Any] | None, _: int) -> list[int]:
+            return upcoming(
+                len(train_images.files),
+                None if state is None else state["pipeline"],
+                batches=LOOK_AHEAD,
+                batch_size=batch_size,
+                seed=config.seed,
+                **shard,
+            )
+
+        def val(images: ImageFolder, _: dict[str, Any] | None) -> DALILoader:
+            return DALILoader(val_pipeline(images, **common), layout="HWC")
+
+        def val_candidates(_: dict[str, Any] | None, taken: int) -> list[int]:
+            count = len(val_images.files)
+            first = count * processes.rank // processes.size + taken * batch_size
+            return list(range(first, min(first + LOOK_AHEAD * batch_size, count)))
+
+        def where() -> dict[str, Any]:
+            return {"epoch": self.epoch, "step": self.step, "rank": processes.rank}
+
         return (
-            DALILoader(train, drop_last=True, layout="HWC", state=state),
+            GuardedLoader(train_images, train, train_candidates, quarantine, where, state=state),
             # Every evaluation goes through the whole set, in one order: there is no state to keep.
-            DALILoader(val_pipeline(val_images, **common), layout="HWC"),
+            GuardedLoader(val_images, val, val_candidates, quarantine, where, resumable=False),
         )
 
     def _check_fits(self, saved: dict[str, Any]) -> None:
@@ -724,13 +764,13 @@ def main(arguments: list[str] | None = None) -> int:
     processes = Processes.from_environment()
     try:
         run = Run(config, processes)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, BadFileError) as error:
         print(f"train_imagenet.py: error: {error}", file=sys.stderr)
         return 2
     try:
         status = run.train()
-    except SaveError as error:
-        print(f"train_imagenet.py: error: {error.strerror}", file=sys.stderr)
+    except (SaveError, BadFileError) as error:
+        print(f"train_imagenet.py: error: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
         status = 1
     # Its model holds on to the connections; let go of after them, it may wait for their threads forever.
     del run

@@ -291,6 +291,16 @@ class _Worker:
         self.connection.close()
 
 
+def examine(root: Path, files: list[str], timeout: float = 300.0) -> list[Result]:
+    """What there is to say about some files below `root`, decoded in a process of its own."""
+    split = _Split("", root, [], files, [0] * len(files), {})
+    found: dict[int, Result] = {}
+    batches = ((split, list(range(i, min(i + BATCH, len(files))))) for i in range(0, len(files), BATCH))
+    for _, positions, results in _decode(batches, 1, timeout, threading.Event()):
+        found.update(zip(positions, results, strict=True))
+    return [found[position] for position in range(len(files))]
+
+
 def _decode(
     batches: Iterator[_Batch], count: int, timeout: float, stop: threading.Event
 ) -> Iterator[tuple[_Split, list[int], list[Result]]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,12 +28,36 @@ class ImageFolder:
         Paths below `root`, sorted by class.
     labels : list of int
         Class id of every file.
+    stand_ins : frozenset of int
+        Positions where another file stands in for one that cannot be decoded; see :meth:`without`.
     """
 
     root: Path
     classes: tuple[str, ...]
     files: list[str]
     labels: list[int]
+    stand_ins: frozenset[int] = frozenset()
+
+    def without(self, bad: Iterable[int]) -> ImageFolder:
+        """The same list, in which the next good file stands in for every bad one.
+
+        The list keeps its length, so that readers go through it in the same order as before.
+
+        Raises
+        ------
+        ValueError
+            No file is left.
+        """
+        gone = self.stand_ins.union(bad)
+        if len(gone) == len(self.files):
+            raise ValueError(f"none of the {len(self.files)} images in {self.root} can be decoded")
+        files, labels = list(self.files), list(self.labels)
+        for position in gone:
+            other = position
+            while other in gone:
+                other = (other + 1) % len(files)
+            files[position], labels[position] = self.files[other], self.labels[other]
+        return dataclasses.replace(self, files=files, labels=labels, stand_ins=gone)
 
     def digest(self) -> str:
         """SHA-256 of the classes, files and labels, wherever the folder lies."""

@@ -64,6 +64,7 @@ def train_pipeline(
     prefetch_queue_depth: int = 2,
     enable_checkpointing: bool = False,
     checkpoint: bytes | None = None,
+    report_stand_ins: bool = False,
 ) -> Pipeline:
     """The training pipeline.
 
@@ -109,12 +110,15 @@ def train_pipeline(
         Let ``pipeline.checkpoint()`` and :meth:`.loader.DALILoader.state` work.
     checkpoint : bytes, optional
         Go on from what one of those returned for a pipeline of the same arguments.
+    report_stand_ins : bool
+        A third output ``kept``: whether the sample is one of its own, and no stand-in for a file that
+        cannot be decoded (:meth:`.folders.ImageFolder.without`).
 
     Returns
     -------
     nvidia.dali.Pipeline
         Outputs ``images`` (normalised, `output_dtype`, `output_layout`) and ``targets`` (float32
-        [num_classes]), on `device`.
+        [num_classes]), on `device`, and ``kept`` (int32 [1], CPU) if asked for.
 
     Raises
     ------
@@ -141,16 +145,13 @@ def train_pipeline(
         num_threads=num_threads,
     )
     _check_classes(folder, num_classes)
-    seeds = np.random.SeedSequence(0 if seed is None else seed)
-    order_seed, *shard_seeds = seeds.spawn(1 + num_shards)
-
     fused = output_dtype == types.FLOAT  # the library normalises to float32
 
     @pipeline_def
-    def pipeline() -> tuple[DataNode, DataNode]:
-        # DALI shuffles with a seed of its own; shuffling the list first makes the order depend on ours.
-        order = np.random.default_rng(order_seed).permutation(len(folder.files))
+    def pipeline() -> tuple[DataNode, ...]:
+        order = training_order(len(folder.files), seed)
         encoded, labels = _read(folder, order, shard_id, num_shards, shuffle_after_epoch=True)
+        labels, *kept = _own_samples(labels, folder, report_stand_ins)
         images = fn.decoders.image_random_crop(
             encoded,
             **_decoder(device, hw_decoder_load),
@@ -174,13 +175,13 @@ def train_pipeline(
             std=STD if fused else None,
             output_layout=output_layout if fused else None,
         )
-        return images if fused else _normalized(images, output_layout, output_dtype), targets
+        return images if fused else _normalized(images, output_layout, output_dtype), targets, *kept
 
     built = pipeline(
         batch_size=batch_size,
         num_threads=num_threads,
         device_id=device_id if device == "gpu" else None,
-        seed=None if seed is None else int(shard_seeds[shard_id].generate_state(1)[0] >> 1),
+        seed=None if seed is None else pipeline_seed(seed, shard_id, num_shards),
         prefetch_queue_depth=prefetch_queue_depth,
         enable_checkpointing=enable_checkpointing or checkpoint is not None,
         checkpoint=checkpoint,
@@ -204,6 +205,7 @@ def val_pipeline(
     device_id: int = 0,
     hw_decoder_load: float = 0.65,
     prefetch_queue_depth: int = 2,
+    report_stand_ins: bool = False,
 ) -> Pipeline:
     """The validation pipeline: resize the shorter side (antialiased), centre crop, normalise.
 
@@ -216,7 +218,7 @@ def val_pipeline(
     resize_size : int, optional
         Length of the shorter side before the crop; 256/224 of `image_size` by default.
     batch_size, num_threads, device, shard_id, num_shards, output_layout, output_dtype, device_id, \
-hw_decoder_load, prefetch_queue_depth
+hw_decoder_load, prefetch_queue_depth, report_stand_ins
         See :func:`train_pipeline`.
 
     Returns
@@ -249,9 +251,10 @@ hw_decoder_load, prefetch_queue_depth
         raise ValueError(f"resize_size must be at least image_size ({image_size}); got {shorter}")
 
     @pipeline_def
-    def pipeline() -> tuple[DataNode, DataNode]:
+    def pipeline() -> tuple[DataNode, ...]:
         order = np.arange(len(folder.files))
         encoded, labels = _read(folder, order, shard_id, num_shards, stick_to_shard=True)
+        labels, *kept = _own_samples(labels, folder, report_stand_ins)
         images = fn.decoders.image(encoded, **_decoder(device, hw_decoder_load))
         images = fn.resize(
             images,
@@ -262,7 +265,7 @@ hw_decoder_load, prefetch_queue_depth
         )
         labels = fn.reshape(fn.cast(labels, dtype=types.INT64), shape=[])
         images = _normalized(images, output_layout, output_dtype, crop=image_size)
-        return images, labels.gpu() if device == "gpu" else labels
+        return images, labels.gpu() if device == "gpu" else labels, *kept
 
     built = pipeline(
         batch_size=batch_size,
@@ -278,10 +281,12 @@ def _read(
     folder: ImageFolder, order: np.ndarray, shard_id: int, num_shards: int, **order_arguments: bool
 ) -> tuple[DataNode, DataNode]:
     """Encoded images and labels; epochs begin at the start of a batch because the last one is padded."""
+    classes = len(folder.classes)
     encoded, labels = fn.readers.file(
         file_root=str(folder.root),
         files=[folder.files[i] for i in order],
-        labels=[folder.labels[i] for i in order],
+        # The label of a stand-in tells that it is one, see `_own_samples`.
+        labels=[folder.labels[i] + classes * (int(i) in folder.stand_ins) for i in order],
         shard_id=shard_id,
         num_shards=num_shards,
         pad_last_batch=True,
@@ -289,6 +294,32 @@ def _read(
         **order_arguments,
     )
     return encoded, labels
+
+
+def _own_samples(labels: DataNode, folder: ImageFolder, report: bool) -> tuple[DataNode, ...]:
+    """Class ids; and, if they are to be reported, 1 for samples of their own and 0 for stand-ins."""
+    if not report:
+        if folder.stand_ins:
+            raise ValueError("report_stand_ins must be True for images with stand-ins; got False")
+        return (labels,)
+    classes = len(folder.classes)
+    kept = fn.cast(labels < classes, dtype=types.INT32)
+    return labels - classes * (1 - kept), kept
+
+
+def training_order(count: int, seed: int | None) -> np.ndarray:
+    """Positions in the listing, in the order in which the reader is given them.
+
+    DALI shuffles with a seed of its own; shuffling the list first makes the order depend on ours.
+    """
+    seeds = np.random.SeedSequence(0 if seed is None else seed)
+    return np.random.default_rng(seeds.spawn(1)[0]).permutation(count)
+
+
+def pipeline_seed(seed: int, shard_id: int, num_shards: int) -> int:
+    """The seed of one shard's pipeline: the first stream is that of the order."""
+    stream = np.random.SeedSequence(seed).spawn(1 + num_shards)[1 + shard_id]
+    return int(stream.generate_state(1)[0] >> 1)
 
 
 def _decoder(device: str, hw_decoder_load: float) -> dict[str, Any]:

@@ -17,7 +17,9 @@ class DALILoader:
     Parameters
     ----------
     pipeline : nvidia.dali.Pipeline
-        Two outputs, images and targets, and one reader, made with ``pad_last_batch=True``.
+        Two outputs, images and targets, and one reader, made with ``pad_last_batch=True``. A third one is
+        taken for what ``report_stand_ins`` adds: stand-ins are left out of the batches (with `drop_last`
+        unless nothing would be left of a batch).
     drop_last : bool
         Full batches only, as many in every shard. Otherwise (default) the last batch of an epoch may come
         short, and every sample of the shard comes exactly once.
@@ -76,7 +78,8 @@ class DALILoader:
             )
         # Without a size or reader the iterator does no counting of its own: with shards of different
         # sizes DALI's (2.4) makes empty batches, or leaves padding for the next epoch to begin with.
-        self._batches = DALIGenericIterator([pipeline], ["images", "targets"])
+        names = ["images", "targets", "kept"][: pipeline.num_outputs]
+        self._batches = DALIGenericIterator([pipeline], names)
 
     def state(self) -> dict[str, Any]:
         """Where the loop stands: after the batch that came last, whatever DALI has made ahead.
@@ -118,20 +121,37 @@ class DALILoader:
             return self._smallest_shard() // self._batch_size
         return math.ceil(self._shard_size() / self._batch_size)
 
-    def _finish_epoch(self) -> None:
+    @property
+    def position(self) -> int:
+        """Batches that were taken in this epoch."""
+        return self._position
+
+    def finish_epoch(self) -> None:
         """Take what is left of the epoch: padding, which makes all shards as long as the longest."""
         for _ in range(self._position, self.longest):
             next(self._batches)
         self._position = 0
         self._epoch += 1
 
+    def next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The next batch of this epoch, which has one left. Without `drop_last` it may be empty."""
+        (batch,) = next(self._batches)
+        real = self._shard_size() - self._position * self._batch_size
+        self._position += 1
+        images, targets = batch["images"][:real], batch["targets"][:real]
+        if "kept" in batch:
+            kept = batch["kept"][:real].flatten() != 0
+            # Where all steps count, a batch of nothing but stand-ins is better than an empty one.
+            if not kept.all() and (kept.any() or not self._drop_last):
+                kept = kept.to(images.device)
+                images, targets = images[kept], targets[kept]
+        return images.permute(0, 3, 1, 2) if self._layout == "HWC" else images, targets
+
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         if self._position >= len(self):  # the last loop was left after its last batch
-            self._finish_epoch()
+            self.finish_epoch()
         while self._position < len(self):
-            (batch,) = next(self._batches)
-            real = self._shard_size() - self._position * self._batch_size
-            self._position += 1
-            images, targets = batch["images"][:real], batch["targets"][:real]
-            yield images.permute(0, 3, 1, 2) if self._layout == "HWC" else images, targets
-        self._finish_epoch()
+            batch = self.next_batch()
+            if len(batch[0]) > 0:
+                yield batch
+        self.finish_epoch()

@@ -1,0 +1,250 @@
+"""Files that cannot be decoded: found, written down, left out; every other sample comes once."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.folders import ImageFolder, list_images
+from pipelines.imagenet import train_pipeline, val_pipeline
+from pipelines.loader import DALILoader
+from pipelines.upcoming import upcoming
+from tests.damage import kinds
+from tests.image_sets import TRAIN_LABELS, indices
+from training.bad_files import LOOK_AHEAD, BadFileError, GuardedLoader, Quarantine
+
+BATCH = 4
+RAISING = [kind for kind in kinds() if kind.outcome == "raises"]
+
+
+@pytest.fixture
+def data(coded: Path, tmp_path: Path) -> Path:
+    """A copy of 23 training and 17 validation images, to be damaged."""
+    shutil.copytree(coded, tmp_path / "data")
+    return tmp_path / "data"
+
+
+def damage(root: Path, index: int, content: bytes | None = b"") -> Path:
+    """Overwrite the image of an index; remove it for None."""
+    (path,) = root.glob(f"*/{index:03d}.*")
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    return path
+
+
+class Shard:
+    """The guarded loader of one process, and what it wrote down."""
+
+    def __init__(
+        self, images: ImageFolder, folder: Path, shard: int = 0, shards: int = 1, **options: Any
+    ) -> None:
+        common: dict[str, Any] = {"shard_id": shard, "num_shards": shards}
+
+        def make(listing: ImageFolder, state: dict[str, Any] | None) -> DALILoader:
+            pipeline = train_pipeline(
+                listing,
+                num_classes=3,
+                image_size=8,
+                batch_size=BATCH,
+                num_threads=1,
+                seed=5,
+                mix=options.get("mix", "none"),
+                enable_checkpointing=True,
+                checkpoint=None if state is None else state["pipeline"],
+                report_stand_ins=True,
+                **common,
+            )
+            return DALILoader(pipeline, drop_last=options.get("drop_last", False), state=state)
+
+        def candidates(state: dict[str, Any] | None, _: int) -> list[int]:
+            checkpoint = None if state is None else state["pipeline"]
+            ahead = {"batches": LOOK_AHEAD, "batch_size": BATCH, "seed": 5, **common}
+            return upcoming(len(images.files), checkpoint, **ahead)
+
+        self.lines = folder / "quarantine.jsonl"
+        self.loader = GuardedLoader(
+            images,
+            make,
+            candidates,
+            Quarantine(self.lines, skip=options.get("skip", True)),
+            lambda: {"rank": shard},
+            state=options.get("state"),
+        )
+
+    def quarantined(self) -> list[str]:
+        return [json.loads(line)["path"] for line in self.lines.read_text().splitlines()]
+
+
+def epoch(shard: Shard) -> list[int]:
+    """The indices of one epoch; the targets are the classes of the images."""
+    seen = []
+    for images, targets in shard.loader:
+        found = indices(images)
+        np.testing.assert_array_equal(targets, np.eye(3, dtype=np.float32)[TRAIN_LABELS[found]])
+        seen += found
+    return seen
+
+
+@pytest.mark.parametrize("kind", RAISING, ids=[kind.name for kind in RAISING])
+def test_every_kind_of_damage(kind: Any, data: Path, tmp_path: Path) -> None:
+    path = damage(data / "train", 9, kind.data)
+    shard = Shard(list_images(data / "train"), tmp_path)
+    came: list[int] = []
+    for images, _ in shard.loader:
+        # A crop from the top of a file that is cut at its end decodes, and shows something else.
+        plain = [image for image in images if float(image.std((1, 2)).max()) < 0.05]
+        came += indices(torch.stack(plain)) if plain else []
+    assert [i for i in sorted(came) if i != 9] == [i for i in range(23) if i != 9]
+    if shard.lines.exists():
+        assert shard.quarantined() == [str(path)]
+        line = json.loads(shard.lines.read_text())
+        assert line["reason"]
+        assert line["rank"] == 0
+    else:
+        assert "cut" in kind.name or "end" in kind.name or "from the middle" in kind.name
+
+
+# Positions in an epoch of 23 samples in batches of four.
+PLACES = {
+    "first": [0],
+    "last": [22],
+    "three of a batch": [4, 5, 7],
+    "a whole batch": [8, 9, 10, 11],
+    "one of each batch": [0, 5, 10, 15, 16, 20],
+    "nearly all": list(range(21)),
+}
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("places", PLACES.values(), ids=PLACES)
+def test_several(places: list[int], drop_last: bool, data: Path, tmp_path: Path) -> None:
+    images = list_images(data / "train")
+    order = epoch(Shard(images, tmp_path))
+    bad = {order[place] for place in places}
+    for index in bad:
+        damage(data / "train", index, b"no image")
+    shard = Shard(images, tmp_path, drop_last=drop_last)
+    batches = [indices(images) for images, _ in shard.loader]
+    parts = [order[start : start + BATCH] for start in range(0, 20 if drop_last else 23, BATCH)]
+    expected = [[i for i in part if i not in bad] for part in parts]  # the order of all others stays
+    if drop_last:
+        for batch, good in zip(batches, expected, strict=True):
+            assert batch == good if good else not bad.intersection(batch)
+    else:
+        assert batches == [good for good in expected if good]
+    assert len(shard.quarantined()) == len(bad)
+
+
+def test_damage_in_the_middle_of_training(data: Path, tmp_path: Path) -> None:
+    """A file is emptied, another one deleted, while an epoch runs."""
+    shard = Shard(list_images(data / "train"), tmp_path)
+    first = iter(shard.loader)
+    seen = [i for images, _ in itertools.islice(first, 1) for i in indices(images)]
+    rest = [i for i in range(23) if i not in seen]
+    damage(data / "train", rest[-1])
+    damage(data / "train", rest[-2], None)
+    seen += [i for images, _ in first for i in indices(images)]
+    # What DALI had read before may still come once.
+    assert set(range(23)) - set(seen) <= set(rest[-2:])
+    assert len(seen) == len(set(seen))
+    assert sorted(epoch(shard)) == [i for i in range(23) if i not in rest[-2:]]
+    assert len(shard.quarantined()) == 2
+
+
+@pytest.mark.parametrize("stop", [1, 3, 5, 6])
+@pytest.mark.parametrize("mix", ["hmix", "gmix"])
+def test_state_goes_on_with_the_stand_ins(mix: str, stop: int, data: Path, tmp_path: Path) -> None:
+    """A loader from the state of another makes the same batches, bit for bit."""
+    for index in (3, 12):
+        damage(data / "train", index, b"no image")
+    images = list_images(data / "train")
+
+    def batches(shard: Shard) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        while True:
+            for pixels, targets in shard.loader:
+                yield pixels.numpy().copy(), targets.numpy().copy()
+
+    expected = itertools.islice(batches(Shard(images, tmp_path, mix=mix, drop_last=True)), stop + 7)
+    shard = Shard(images, tmp_path, mix=mix, drop_last=True)
+    early = list(itertools.islice(batches(shard), stop))
+    later = Shard(images, tmp_path, mix=mix, drop_last=True, state=shard.loader.state())
+    for got, wanted in zip([*early, *itertools.islice(batches(later), 7)], expected, strict=True):
+        np.testing.assert_array_equal(got[0], wanted[0])
+        np.testing.assert_array_equal(got[1], wanted[1])
+
+
+def test_two_shards(data: Path, tmp_path: Path) -> None:
+    """Each finds its own; together they have every other sample once, over epochs in which shards move on."""
+    for index in (0, 5, 6, 22):
+        damage(data / "train", index, b"no image")
+    images = list_images(data / "train")
+    shards = [Shard(images, tmp_path, shard, 2) for shard in range(2)]
+    for _ in range(3):
+        assert sorted(i for shard in shards for i in epoch(shard)) == [
+            i for i in range(23) if i not in (0, 5, 6, 22)
+        ]
+
+
+def test_error_names_the_file(data: Path, tmp_path: Path) -> None:
+    path = damage(data / "train", 9, b"no image")
+    with pytest.raises(BadFileError, match=rf"{path.name} cannot be decoded .*--bad-files skip"):
+        epoch(Shard(list_images(data / "train"), tmp_path, skip=False))
+
+
+def test_an_error_that_is_no_file_s_is_raised(data: Path, tmp_path: Path) -> None:
+    shard = Shard(list_images(data / "train"), tmp_path)
+
+    def broken() -> Any:
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        shard.loader._guarded(broken)
+
+
+def test_nothing_is_left(data: Path, tmp_path: Path) -> None:
+    for index in range(23):
+        damage(data / "train", index, b"no image")
+    with pytest.raises(ValueError, match="none of the 23 images"):
+        Shard(list_images(data / "train"), tmp_path)
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_validation(shards: int, data: Path, tmp_path: Path) -> None:
+    for index in (0, 7, 16):
+        damage(data / "val", index, b"no image")
+    images = list_images(data / "val")
+    quarantine = Quarantine(tmp_path / "quarantine.jsonl", skip=True)
+
+    def loader(shard: int) -> GuardedLoader:
+        def make(listing: ImageFolder, _: Any) -> DALILoader:
+            return DALILoader(
+                val_pipeline(
+                    listing,
+                    image_size=8,
+                    batch_size=BATCH,
+                    num_threads=1,
+                    shard_id=shard,
+                    num_shards=shards,
+                    report_stand_ins=True,
+                )
+            )
+
+        def candidates(_: Any, taken: int) -> list[int]:
+            first = 17 * shard // shards + taken * BATCH
+            return list(range(first, min(first + LOOK_AHEAD * BATCH, 17)))
+
+        return GuardedLoader(images, make, candidates, quarantine, dict, resumable=False)
+
+    loaders = [loader(shard) for shard in range(shards)]
+    for _ in range(2):
+        seen = [i for each in loaders for batch, _ in each for i in indices(batch)]
+        assert sorted(seen) == [i for i in range(17) if i not in (0, 7, 16)]

@@ -1,0 +1,168 @@
+"""Training goes on when a file cannot be decoded.
+
+DALI cannot skip a sample: it raises, and the pipeline is lost. Here the file is found, written down in
+quarantine.jsonl, and the next good one stands in for it in the list, so that the order of all others stays.
+The pipeline is built anew where it was, with its random state, and the stand-in is left out of the batch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pipelines.check import examine
+from pipelines.folders import ImageFolder
+from pipelines.loader import DALILoader
+
+# An error shows up when DALI makes a batch, which is some batches before it is asked for it.
+LOOK_AHEAD = 6
+
+
+class BadFileError(RuntimeError):
+    """A file cannot be decoded; the message names it."""
+
+
+class Quarantine:
+    """The bad files of a run: a line in ``quarantine.jsonl`` for each that was found.
+
+    Parameters
+    ----------
+    path : Path
+        The file; lines are added, by every process of the run.
+    skip : bool
+        Go on without bad files; otherwise the first one is an error.
+    """
+
+    def __init__(self, path: Path, *, skip: bool) -> None:
+        self._path = path
+        self._skip = skip
+
+    def add(self, path: Path, reason: str, **where: Any) -> None:
+        """Write a line; :class:`BadFileError` where bad files are not to be skipped."""
+        if not self._skip:
+            raise BadFileError(f"{path} cannot be decoded ({reason}); --bad-files skip goes on without it")
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps({"path": str(path), "reason": reason, **where}) + "\n"
+        # One write at the end of the file: lines of several processes do not mix.
+        with open(os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644), "wb", 0) as file:
+            file.write(line.encode())
+
+
+class GuardedLoader:
+    """A loader that survives files that cannot be decoded.
+
+    Parameters
+    ----------
+    images : ImageFolder
+        The listing.
+    make : callable
+        Builds a loader from a listing with stand-ins and a state (None for the beginning).
+    candidates : callable
+        Positions in the listing of the samples that come next, from the state and the batches taken in
+        this epoch.
+    quarantine : Quarantine
+        Where bad files are written down.
+    where : callable
+        What to write beside them: epoch and step.
+    state : dict, optional
+        What :meth:`state` returned.
+    resumable : bool
+        Whether the loaders have a state; otherwise a new one is asked for the batches that were taken, again.
+    """
+
+    def __init__(
+        self,
+        images: ImageFolder,
+        make: Callable[[ImageFolder, dict[str, Any] | None], DALILoader],
+        candidates: Callable[[dict[str, Any] | None, int], list[int]],
+        quarantine: Quarantine,
+        where: Callable[[], dict[str, Any]],
+        *,
+        state: dict[str, Any] | None = None,
+        resumable: bool = True,
+    ) -> None:
+        self._listing = images
+        self._images = images if state is None else images.without(state["stand_ins"])
+        self._make = make
+        self._candidates = candidates
+        self._quarantine = quarantine
+        self._where = where
+        self._resumable = resumable
+        self._state = state
+        self._taken = 0  # batches of this epoch, of loaders without a state
+        self._loader = self._built()
+
+    def __len__(self) -> int:
+        """Batches of this epoch."""
+        return len(self._loader)
+
+    @property
+    def longest(self) -> int:
+        """See :attr:`.loader.DALILoader.longest`."""
+        return self._loader.longest
+
+    def state(self) -> dict[str, Any]:
+        """See :meth:`.loader.DALILoader.state`; with the positions of the stand-ins."""
+        return {**(self._state or self._loader.state()), "stand_ins": sorted(self._images.stand_ins)}
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch; a loop that was left early goes on where it stopped."""
+        if self._loader.position >= len(self._loader):
+            self._finish_epoch()
+        while self._loader.position < len(self._loader):
+            batch = self._guarded(lambda: self._loader.next_batch())
+            if len(batch[0]) > 0:
+                yield batch
+        self._finish_epoch()
+
+    def _finish_epoch(self) -> None:
+        self._guarded(lambda: self._loader.finish_epoch())
+        self._taken = 0
+
+    def _guarded(self, action: Callable[[], Any]) -> Any:
+        """Do it; where a file cannot be decoded, again without that file."""
+        while True:
+            try:
+                result = action()
+            except RuntimeError as error:
+                self._set_aside(error)
+                self._loader = self._built()
+                continue
+            if self._resumable:
+                self._state = self._loader.state()
+            self._taken += 1
+            return result
+
+    def _built(self) -> DALILoader:
+        """A loader that stands where the last one was."""
+        while True:
+            try:
+                loader = self._make(self._images, self._state)
+                for _ in range(0 if self._resumable else self._taken):
+                    loader.next_batch()
+                return loader
+            except RuntimeError as error:
+                self._set_aside(error)
+
+    def _set_aside(self, error: RuntimeError) -> None:
+        """Find the bad files among those that come next, else among all; raise if there are none."""
+        if isinstance(error, BadFileError):
+            raise error
+        nearby = self._candidates(self._state, self._taken)
+        known = self._images.stand_ins
+        for positions in (nearby, range(len(self._listing.files))):
+            rest = [position for position in positions if position not in known]
+            results = examine(self._listing.root, [self._listing.files[position] for position in rest])
+            bad = {p: result.error for p, result in zip(rest, results, strict=True) if result.error}
+            if bad:
+                for position, reason in bad.items():
+                    path = self._listing.root / self._listing.files[position]
+                    self._quarantine.add(path, str(reason), **self._where())
+                self._images = self._listing.without(known.union(bad))
+                return
+        raise error
