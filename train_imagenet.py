@@ -26,6 +26,7 @@ import platform
 import subprocess
 import sys
 import time
+import weakref
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -437,6 +438,7 @@ class Run:
         state: dict[str, Any] | None,
     ) -> tuple[GuardedLoader, GuardedLoader]:
         config, processes = self.config, self.processes
+        num_classes = self.num_classes
         shard = {"shard_id": processes.rank, "num_shards": processes.size}
         batch_size = config.batch_size // processes.size
         common: dict[str, Any] = {
@@ -454,7 +456,7 @@ class Run:
             pipeline = train_pipeline(
                 images,
                 mix=config.mix,
-                num_classes=self.num_classes,
+                num_classes=num_classes,
                 seed=config.seed,
                 mix_alpha=config.mix_alpha,
                 mix_ratio=config.mix_ratio,
@@ -486,8 +488,10 @@ class Run:
             first = count * processes.rank // processes.size + taken * batch_size
             return list(range(first, min(first + LOOK_AHEAD * batch_size, count)))
 
+        this = weakref.proxy(self)  # the loaders shall not keep the run alive
+
         def where() -> dict[str, Any]:
-            return {"epoch": self.epoch, "step": self.step, "rank": processes.rank}
+            return {"epoch": this.epoch, "step": this.step, "rank": processes.rank}
 
         return (
             GuardedLoader(train_images, train, train_candidates, quarantine, where, state=state),

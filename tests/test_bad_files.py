@@ -19,9 +19,12 @@ from pipelines.loader import DALILoader
 from pipelines.upcoming import upcoming
 from tests.damage import kinds
 from tests.image_sets import TRAIN_LABELS, indices
+from tests.trainer_process import Trainer
 from training.bad_files import LOOK_AHEAD, BadFileError, GuardedLoader, Quarantine
 
 BATCH = 4
+SETTINGS = ["--arch", "resnet18", "--image-size", "8", "--batch-size", "8", "--epochs", "2", "--mix", "none"]
+SETTINGS += ["--amp", "none", "--device", "cpu", "--workers", "1", "--log-every", "1", "--lr", "0.01"]
 RAISING = [kind for kind in kinds() if kind.outcome == "raises"]
 
 
@@ -248,3 +251,38 @@ def test_validation(shards: int, data: Path, tmp_path: Path) -> None:
     for _ in range(2):
         seen = [i for each in loaders for batch, _ in each for i in indices(batch)]
         assert sorted(seen) == [i for i in range(17) if i not in (0, 7, 16)]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_trainer(processes: int, data: Path, tmp_path: Path) -> None:
+    """Bad files in both sets, in the shards of both processes: the run ends, nothing hangs."""
+    train_bad, val_bad = (0, 3, 12, 22), (1, 16)
+    paths = [damage(data / "train", index, b"no image") for index in train_bad]
+    paths += [damage(data / "val", index) for index in val_bad]
+    output = tmp_path / "run"
+    command = ["--data", data, "--output", output, *SETTINGS]
+    trainer = Trainer()
+    try:
+        outcome = trainer.run(*command, processes=processes, record=tmp_path, plain_model=True)
+        assert outcome.statuses == [0] * processes, outcome.said
+        stopped = trainer.run(
+            "--data", data, "--output", tmp_path / "error", "--bad-files", "error", *SETTINGS, timeout=60
+        )
+    finally:
+        trainer.close()
+    seen = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(processes)]
+    for epoch_number in range(2):
+        train = [i for each in seen for i in each["train"][epoch_number]]
+        assert len(train) == len(set(train))
+        assert not set(train) & set(train_bad)
+        assert len(train) >= 16 - len(train_bad)  # two batches of eight, whatever is bad in them
+        assert sorted(i for each in seen for i in each["val"][epoch_number]) == [
+            i for i in range(17) if i not in val_bad
+        ]
+    lines = [json.loads(line) for line in (output / "quarantine.jsonl").read_text().splitlines()]
+    assert {line["path"] for line in lines} <= set(map(str, paths))
+    assert {line["path"] for line in lines} >= set(map(str, paths[-2:]))
+    assert all(line["reason"] and line["epoch"] in (0, 1) for line in lines)
+    assert stopped.statuses != [0]
+    assert "cannot be decoded" in stopped.said
+    assert not (tmp_path / "error" / "quarantine.jsonl").exists()

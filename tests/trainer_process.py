@@ -133,19 +133,19 @@ def _plain_model(arch: str, num_classes: int) -> Any:
 
 def _record(seen: dict[str, list[list[int]]]) -> None:
     """Note what the trainer takes from its loaders."""
-    import train_imagenet
     from tests.image_sets import indices
+    from training.bad_files import GuardedLoader
 
-    batches = train_imagenet.DALILoader.__iter__
+    batches = GuardedLoader.__iter__
 
     def recorded(self: Any) -> Any:
         epoch: list[int] = []
-        seen["train" if self._drop_last else "val"].append(epoch)
+        seen["train" if self._resumable else "val"].append(epoch)
         for images, targets in batches(self):
             epoch += indices(images)
             yield images, targets
 
-    train_imagenet.DALILoader.__iter__ = recorded  # type: ignore[method-assign]
+    GuardedLoader.__iter__ = recorded  # type: ignore[method-assign]
 
 
 def _follow(plan: dict[str, Any]) -> None:
