@@ -119,6 +119,10 @@ def serve(connection: Connection) -> None:
         return  # the other end has gone
 
 
+class _Undecodable(Exception):
+    """What DALI raised over a batch."""
+
+
 class _Decoder:
     """The decoder of the pipelines, over whole images; made anew after a failure, which ends a pipeline."""
 
@@ -126,13 +130,15 @@ class _Decoder:
         self._pipeline = _build()
 
     def __call__(self, encoded: list[np.ndarray]) -> list[tuple[int, ...]]:
-        """Shapes of the decoded images; RuntimeError if one of them does not decode."""
+        """Shapes of the decoded images; raises _Undecodable if one of them does not decode."""
         self._pipeline.feed_input("encoded", encoded)
         try:
             (images,) = self._pipeline.run()
-        except RuntimeError:
+        except Exception as error:
+            # Of many types: DALI's errors, and those of C++ that have a fellow in Python. It calls the
+            # pipeline "no longer valid", although it goes on (2.4), and building one takes 2 ms.
             self._pipeline = _build()
-            raise
+            raise _Undecodable(str(error)) from error
         shapes: list[tuple[int, ...]] = images.shape()
         return shapes
 
@@ -176,7 +182,7 @@ def _decode(decoder: _Decoder, group: list[tuple[int, np.ndarray]], log: int) ->
         return []
     try:
         shapes = decoder([content for _, content in group])
-    except RuntimeError as error:
+    except _Undecodable as error:
         said = _drain(log) or str(error)
         if len(group) == 1:
             return [(None, said)]

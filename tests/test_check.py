@@ -136,6 +136,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, in
     (bee / "folder.JPEG").mkdir()
     (bee / "unreadable.jpg").symlink_to("/proc/self/mem")  # opens; reading it is an error
     plain(6).save(data / "val" / "bee" / "own.png")
+    shutil.copy(data / "val" / "bee" / "own.png", data / "val" / "bee" / "own again.png")
     shutil.copy(bee / "copy.png", data / "val" / "bee" / "same as in train.png")
     shutil.copy(bee / "copy.png", data / "train" / "ant colony" / "other class.png")
     (data / "val" / "ant colony" / "own.JPEG").write_bytes(KINDS["whole.JPEG"].data + b"own")
@@ -209,7 +210,7 @@ def test_duplicates(everything: tuple[Path, Path, int, dict[str, Any]]) -> None:
     assert report["in_train_and_val"] == [{"train": copies, "val": ["bee/same as in train.png"]}]
     assert report["duplicates_within"] == {
         "train": {"groups": 1, "files": 1},
-        "val": {"groups": 0, "files": 0},
+        "val": {"groups": 1, "files": 1},
     }
     assert report["same_content_other_class"] == [
         ["train/ant colony/other class.png", "train/bee/copy.png", "val/bee/same as in train.png"]
@@ -221,10 +222,10 @@ def test_counts(everything: tuple[Path, Path, int, dict[str, Any]]) -> None:
     ants = {"files": len(KINDS) + 1, "decoded": len(KINDS) - len(BAD) + 1}
     assert report["classes"] == {
         "train": {"ant colony": ants, "bee": {"files": 4, "decoded": 2}},
-        "val": {"ant colony": {"files": 1, "decoded": 1}, "bee": {"files": 2, "decoded": 2}},
+        "val": {"ant colony": {"files": 1, "decoded": 1}, "bee": {"files": 3, "decoded": 3}},
     }
-    assert report["files"] == {"train": ants["files"] + 4, "val": 3}
-    assert report["decoded"] == {"train": ants["decoded"] + 2, "val": 3}
+    assert report["files"] == {"train": ants["files"] + 4, "val": 4}
+    assert report["decoded"] == {"train": ants["decoded"] + 2, "val": 4}
     assert report["found"] == len(BAD) + 6 + 1
 
 
@@ -327,6 +328,40 @@ def test_every_file_is_decoded_twice_at_most(tmp_path: Path, monkeypatch: pytest
         )
     assert [result.error is None for result in results] == [False, True] * 30
     assert sum(decoded) <= 2 * 60
+
+
+def test_complaints_are_of_the_file_that_causes_them(tmp_path: Path) -> None:
+    """Also where every file of the batch decodes."""
+    data = images(tmp_path / "set", 5)
+    (data / "a" / "002x.JPEG").write_bytes(KINDS["height too large.JPEG"].data)
+    status, report = run(data, tmp_path / "out")
+    assert (status, report["decoded"]) == (0, {"set": 6})
+    assert list(report["warnings"]["set"]) == ["a/002x.JPEG"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, IndexError, ValueError, MemoryError])
+def test_whatever_dali_raises_is_about_the_files(
+    error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the pipeline that raised is not used again."""
+    decoder = _decoding._Decoder()
+    data = images(tmp_path / "set", 3)
+    used: list[Pipeline] = []
+    original = Pipeline.run
+
+    def fail_first(self: Pipeline) -> Any:
+        used.append(self)
+        if len(used) == 1:
+            raise error("some words")
+        return original(self)
+
+    monkeypatch.setattr(Pipeline, "run", fail_first)
+    paths = [str(path) for path in sorted((data / "a").iterdir())]
+    with (tmp_path / "log").open("w+b") as log:
+        (result,) = _decoding._check_files(paths[:1], decoder, log.fileno())
+        assert result.error == "PNG: some words"
+        assert [result.error for result in _decoding._check_files(paths, decoder, log.fileno())] == [None] * 3
+    assert used[0] is not used[1]
 
 
 def test_nothing_found(coded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -465,6 +500,17 @@ def test_goes_on_after_an_interruption(
     assert (output / "state.jsonl").read_bytes().startswith(before)
     files = [record["file"] for record in state(output)]
     assert sorted(files) == sorted(f"a/{index:03d}.png" for index in range(150))
+
+
+def test_what_is_known_is_written_at_once(tmp_path: Path) -> None:
+    (split,) = check._find_splits(images(tmp_path / "set", 2))
+    with check._State(tmp_path / "state.jsonl", tmp_path / "set") as known:
+        known.load([split])
+        known.append(split, [1], [_decoding.Result(5, 6, "07" * 16, None)])
+        assert state(tmp_path) == [
+            {"split": "set", "file": "a/001.png", "size": 5, "mtime_ns": 6, "digest": "07" * 16}
+        ]
+    assert split.done.tolist() == [False, True]
 
 
 def test_finishes_what_is_under_way_and_begins_no_more(
