@@ -140,3 +140,12 @@ def test_class_without_images(split: str, coded: Path, tmp_path: Path) -> None:
     for path in (tmp_path / "set" / split / "bee").iterdir():
         path.rename(path.with_suffix(".txt"))
     assert "no images" in error(tmp_path / "set", names=tmp_path / "set" / split / "bee")
+
+
+def test_digest_is_of_the_list(tmp_path: Path) -> None:
+    """The same names elsewhere have the same digest; another name, class or order has not."""
+    names = ["ant/a.png", "ant/b.png", "bee/c.png"]
+    digest = list_images(tree(tmp_path / "one", *names)).digest()
+    assert list_images(tree(tmp_path / "two", *names)).digest() == digest
+    assert list_images(tree(tmp_path / "three", *names, "bee/d.png")).digest() != digest
+    assert list_images(tree(tmp_path / "four", "ant/a.png", "bee/b.png", "bee/c.png")).digest() != digest
