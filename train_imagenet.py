@@ -18,12 +18,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import importlib.metadata
 import json
 import math
 import os
-import platform
-import subprocess
 import sys
 import time
 import weakref
@@ -51,7 +48,7 @@ from pipelines.upcoming import upcoming
 from training.bad_files import LOOK_AHEAD, BadFileError, GuardedLoader, Quarantine
 from training.checkpoints import Checkpoints, SaveError, unpack
 from training.distributed import Processes
-from training.output import Output, metrics_until
+from training.output import Output, describe_software, metrics_until
 from training.random_states import random_states, seed_all, set_random_states
 from training.resume import Start, check_same, find_start
 from training.signals import StopSignals
@@ -262,26 +259,6 @@ FREE_OPTIONS = frozenset(
 def settings(config: Config) -> dict[str, Any]:
     """The settings in types that JSON and checkpoints hold."""
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))  # type: ignore[no-any-return]
-
-
-def describe(config: Config, processes: Processes) -> dict[str, Any]:
-    """Everything that config.json says about a run."""
-    commit = subprocess.run(
-        ["git", "-C", str(Path(__file__).resolve().parent), "rev-parse", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    packages = ("torch", "torchvision", "nvidia-dali-cuda120", "numba", "numpy", "torchmetrics")
-    return {
-        "settings": settings(config),
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in packages},
-        "commit": commit.stdout.strip() or None,
-        "command": sys.argv,
-        "processes": processes.size,
-        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-    }
 
 
 # -- Model, optimiser, schedule --------------------------------------------------------------------------
@@ -518,7 +495,8 @@ class Run:
         check_same(*sides, free=FREE_OPTIONS, may_grow=("--epochs",))
 
     def _open_output(self, start: Start, saved: dict[str, Any] | None) -> None:
-        about = describe(self.config, self.processes)
+        about = {"settings": settings(self.config), "processes": self.processes.size}
+        about |= describe_software(Path(__file__).parent)
         if saved is None or start.source is None:
             self.output = Output(start.folder)
             self.checkpoints.start()
@@ -527,9 +505,10 @@ class Run:
             self.output = Output(start.folder, metrics=metrics, step=self.step)
             is_best = self.best["step"] == self.step
             self.checkpoints.go_on(self.step, start.data, is_best=is_best, source=start.source)
-            before = start.folder / "config.json"
+            file = start.folder / "config.json"
+            before = json.loads(file.read_text()) if file.exists() else {}
             about["resumed_at_step"] = self.step
-            about["before"] = json.loads(before.read_text()) if before.exists() else None
+            about["before"] = [*before.pop("before", []), before]
         self.output.save_json("config.json", about)
 
     def _say(self, text: str) -> None:
@@ -598,7 +577,7 @@ class Run:
         ranks = self.processes.gather(
             {"loader": self.train_loader.state(), "random": random_states(self.device)}
         )
-        if self.output is None:
+        if not self.processes.is_main:
             return {}
         return {
             "model": self.model.state_dict(),
@@ -609,7 +588,6 @@ class Run:
             "step": self.step,
             "evaluation": evaluation,
             "best": self.best,
-            "metrics_bytes": self.output.sync(),
             "settings": settings(self.config),
             "images": self.images,
             "processes": self.processes.size,
@@ -630,6 +608,8 @@ class Run:
         content = self.state(evaluation)
 
         def write() -> None:
+            assert self.output is not None
+            content["metrics_bytes"] = self.output.sync()
             self.checkpoints.save(self.step, content, is_best=self.best["step"] == self.step)
 
         self.processes.from_main(write)
@@ -770,14 +750,15 @@ def main(arguments: list[str] | None = None) -> int:
         run = Run(config, processes)
     except (ValueError, TypeError, OSError, BadFileError) as error:
         print(f"train_imagenet.py: error: {error}", file=sys.stderr)
-        return 2
-    try:
-        status = run.train()
-    except (SaveError, BadFileError) as error:
-        print(f"train_imagenet.py: error: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
-        status = 1
-    # Its model holds on to the connections; let go of after them, it may wait for their threads forever.
-    del run
+        status = 2
+    else:
+        try:
+            status = run.train()
+        except (SaveError, BadFileError) as error:
+            print(f"train_imagenet.py: error: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
+            status = 1
+        # Its model holds on to the connections; let go of after them, it may wait for their threads forever.
+        del run
     processes.stop()
     return status
 

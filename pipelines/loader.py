@@ -112,8 +112,8 @@ class DALILoader:
     @property
     def longest(self) -> int:
         """Batches of the longest shard with its rest: what the pipelines of all shards make in an epoch."""
-        samples: int = self._reader["epoch_size"]
-        return math.ceil(math.ceil(samples / self._reader["number_of_shards"]) / self._batch_size)
+        samples, shards = int(self._reader["epoch_size"]), int(self._reader["number_of_shards"])
+        return math.ceil(math.ceil(samples / shards) / self._batch_size)
 
     def __len__(self) -> int:
         """Batches of this epoch."""

@@ -89,7 +89,7 @@ class Code:
 def test_code_in_a_checkpoint_is_not_run() -> None:
     data = pack({"model": Code()})
     verify(data, "it")
-    with pytest.raises(Exception, match="Weights only load failed"):
+    with pytest.raises(DamagedError, match="Weights only load failed"):
         unpack(data)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
@@ -139,6 +140,16 @@ def test_errors_come_to_all(trainer: Trainer, coded: Path, tmp_path: Path) -> No
     assert "--batch-size must be at most the number of training images (22); got 24" in outcome.said
 
 
+def test_full_disk(trainer: Trainer, coded: Path, tmp_path: Path) -> None:
+    """All leave with the status that says so."""
+    command = ["--data", coded, *SETTINGS, "--output", tmp_path / "run", "--epochs", 2, "--batch-size", 8]
+    plan = {"event": "half written", "number": 3, "do": ["full disk"]}  # the first is config.json
+    outcome = trainer.run(*command, processes=2, plan=plan)
+    assert outcome.statuses == [1, 1], outcome.said
+    assert "No space left on device; the newest good checkpoint is" in outcome.said
+    assert "Traceback" not in outcome.said
+
+
 def test_sync_bn_needs_gpus(coded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["--data", str(coded), *SETTINGS, "--output", str(tmp_path / "run"), "--sync-bn"]
     assert train_imagenet.main(command) == 2
@@ -164,7 +175,7 @@ def _when(ready: Callable[[], bool], torchrun: subprocess.Popen[bytes]) -> None:
 
 
 def test_torchrun(trainer: Trainer, tmp_path: Path) -> None:
-    """Stopped by SIGTERM, started again, then a worker is killed: torchrun brings the run to its end."""
+    """Stopped twice by signals, then a worker is killed: torchrun brings the run to its end by itself."""
     data, output, log = tmp_path / "data", tmp_path / "run", tmp_path / "log"
     for split, counts in (("train", (17, 14, 12)), ("val", (5, 4, 4))):
         write_split(data / split, counts, lambda index, _: Image.fromarray(photo(40 + index, 50, index)))
@@ -172,7 +183,8 @@ def test_torchrun(trainer: Trainer, tmp_path: Path) -> None:
     outcome = trainer.run(*settings, "--output", tmp_path / "undisturbed", processes=2)
     assert outcome.statuses == [0, 0], outcome.said
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["--max-restarts", "3", "train_imagenet.py", *map(str, settings)]
+    command += ["--max-restarts", "3", "--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1"]
+    command += ["train_imagenet.py", *map(str, settings)]
     command += ["--output", str(output), "--resume", "auto"]
 
     def logged(count: int) -> bool:
@@ -187,16 +199,17 @@ def test_torchrun(trainer: Trainer, tmp_path: Path) -> None:
 
     running: list[subprocess.Popen[bytes]] = []
     try:
+        for lines, number in ((4, signal.SIGTERM), (12, signal.SIGUSR1)):
+            running.append(torchrun := start())
+            _when(functools.partial(logged, lines), torchrun)
+            torchrun.send_signal(number)
+            assert torchrun.wait(timeout=120) != 0
+            step = torch.load(output / "last.pt", weights_only=True)["step"]
+            said = log.read_text()
+            assert f"{number.name}: finishing the step" in said
+            assert f"Stopped at step {step} of 30" in said
         running.append(torchrun := start())
-        _when(lambda: logged(4), torchrun)
-        torchrun.send_signal(signal.SIGTERM)
-        assert torchrun.wait(timeout=120) != 0
-        assert "SIGTERM: finishing the step" in log.read_text()
-        assert (stopped := log.read_text()).count("Stopped at step") == 1
-        step = torch.load(output / "last.pt", weights_only=True)["step"]
-        assert f"Stopped at step {step} of 30" in stopped
-        running.append(torchrun := start())
-        _when(lambda: logged(step + 8), torchrun)
+        _when(lambda: logged(step + 10), torchrun)
         os.kill(max(_workers(torchrun)), signal.SIGKILL)
         assert torchrun.wait(timeout=240) == 0, log.read_text()
     finally:
@@ -204,7 +217,7 @@ def test_torchrun(trainer: Trainer, tmp_path: Path) -> None:
             process.kill()
             process.wait()
     said = log.read_text()
-    assert said.count("--resume auto: going on from") == 2, said
+    assert said.count("--resume auto: going on from") == 3, said
     assert metrics(output) == metrics(tmp_path / "undisturbed")
     weights = [
         torch.load(path / "last.pt", weights_only=True)["model"]

@@ -200,3 +200,12 @@ def test_dataset_with_file_lists(coded: Path, tmp_path: Path) -> None:
     short_train, short_val = check_dataset(coded, tmp_path)
     assert (short_train.files, short_val.files) == ([train.files[9]], [val.files[2]])
     assert short_train.classes == train.classes
+
+
+def test_digest_is_of_the_list(tmp_path: Path) -> None:
+    """The same names elsewhere have the same digest; another name, class or order has not."""
+    names = ["ant/a.png", "ant/b.png", "bee/c.png"]
+    digest = list_images(tree(tmp_path / "one", *names)).digest()
+    assert list_images(tree(tmp_path / "two", *names)).digest() == digest
+    assert list_images(tree(tmp_path / "three", *names, "bee/d.png")).digest() != digest
+    assert list_images(tree(tmp_path / "four", "ant/a.png", "bee/b.png", "bee/c.png")).digest() != digest

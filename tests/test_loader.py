@@ -138,6 +138,50 @@ def test_loop_left_early_goes_on(make: Any, drop_last: bool, coded: Path) -> Non
     assert [epoch(parts), epoch(parts)] == expected[1:]
 
 
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize(("shards", "batch_size"), [(1, 4), (2, 3), (3, 7)])
+def test_state(shards: int, batch_size: int, drop_last: bool, coded: Path) -> None:
+    """From the state after any batch of three epochs a new loader goes on with the same batches."""
+
+    def make(state: dict[str, Any] | None = None) -> DALILoader:
+        pipeline = train(
+            coded,
+            mix="hmix",
+            batch_size=batch_size,
+            shard_id=shards - 1,
+            num_shards=shards,
+            enable_checkpointing=True,
+            checkpoint=None if state is None else state["pipeline"],
+        )
+        return DALILoader(pipeline, drop_last=drop_last, state=state)
+
+    loader = make()
+    states, batches = [loader.state()], []
+    for _ in range(3):
+        for images, targets in loader:
+            batches.append((images.clone(), targets.clone()))
+            states.append(loader.state())
+    assert len({str(state) for state in states}) == len(states)
+    for at, state in enumerate(states):
+        resumed = make(state)
+        assert resumed.state() == state
+        for images, targets in batches[at : at + 8]:
+            found = next(iter(resumed))
+            assert torch.equal(found[0], images)
+            assert torch.equal(found[1], targets)
+
+
+def test_state_and_pipeline_belong_together(coded: Path) -> None:
+    loader = DALILoader(train(coded, enable_checkpointing=True))
+    state = loader.state()
+    with pytest.raises(ValueError, match="got a state and a pipeline that begins"):
+        DALILoader(train(coded, enable_checkpointing=True), state=state)
+    with pytest.raises(ValueError, match="got no state and a pipeline that goes on from a checkpoint"):
+        DALILoader(train(coded, checkpoint=state["pipeline"]))
+    with pytest.raises(ValueError, match="checkpointing disabled"):
+        DALILoader(train(coded)).state()
+
+
 def test_channels_last(coded: Path) -> None:
     """HWC gives the same batches in PyTorch's channels_last format, CHW in the contiguous one."""
     first, last = (

@@ -19,6 +19,7 @@ SOURCES = (
     "train_imagenet.py",
     "dali_msda",
     "pipelines",
+    "training",
     "experiments",
     "benchmarks",
     "tests",

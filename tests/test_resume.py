@@ -131,7 +131,7 @@ def test_killed_anywhere(
         outcome = trainer.run(*command, processes=processes, plan=plan if kills < 6 else None)
         if outcome.statuses == [0] * processes:
             break
-        assert outcome.statuses[plan["rank"]] == -signal.SIGKILL, outcome.said
+        assert outcome.statuses[rank] == -signal.SIGKILL, outcome.said
         kills += 1
     assert kills >= 3
     assert_same_run(output, undisturbed(mix, processes))
@@ -299,6 +299,9 @@ def test_more_epochs(copy: Path, data: Path) -> None:
     assert run(data, "--output", copy, *AGAIN, "--epochs", "4") == 0
     lines = metrics(copy)
     assert [line["step"] for line in lines if line["event"] == "train"] == list(range(1, 21))
+    config = json.loads((copy / "config.json").read_text())
+    assert (config["settings"]["epochs"], config["resumed_at_step"]) == (4, 15)
+    assert [before["settings"]["epochs"] for before in config["before"]] == [3]
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.01)
     schedule = train_imagenet.build_schedule(optimizer, 5, 20, 0)
     rates = []

@@ -7,6 +7,7 @@ rank. Events are steps of the training and the single operations of saving.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -56,7 +57,8 @@ class Trainer:
         process got, by epoch, for training and validation (see `tests.image_sets.indices`). `plain_model`
         takes a model without BatchNorm and dropout.
         `plan` holds ``event`` (a name or "any"), ``number`` (from 1), ``rank`` (default 0) and ``do``, a list
-        of what happens there: numbers of signals to send itself and seconds (float) to wait.
+        of what happens there: numbers of signals to send itself, seconds (float) to wait, "full disk" for
+        that error.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -152,6 +154,7 @@ def _follow(plan: dict[str, Any]) -> None:
     """Count events and do what is planned."""
     import train_imagenet
     from training import checkpoints
+    from training.output import Output
 
     seen = 0
 
@@ -164,6 +167,8 @@ def _follow(plan: dict[str, Any]) -> None:
             for deed in plan["do"]:
                 if isinstance(deed, float):
                     time.sleep(deed)
+                elif deed == "full disk":
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 else:
                     os.kill(os.getpid(), deed)
 
@@ -192,7 +197,7 @@ def _follow(plan: dict[str, Any]) -> None:
         (Path, "hardlink_to", "linked"),
         (Path, "unlink", "removed"),
         (train_imagenet.Run, "train_step", "step"),
-        (train_imagenet.Output, "log", "logged"),
+        (Output, "log", "logged"),
     ):
         setattr(owner, attribute, after(name, getattr(owner, attribute)))
     evaluate = train_imagenet.Run.evaluate

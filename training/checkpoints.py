@@ -13,6 +13,7 @@ import errno
 import hashlib
 import io
 import os
+import pickle
 import re
 import struct
 from collections.abc import Callable
@@ -65,8 +66,17 @@ def verify(data: bytes, name: object) -> None:
 
 
 def unpack(data: bytes) -> dict[str, Any]:
-    """The content of a checkpoint file that was verified, on the CPU; runs no code that it might hold."""
-    content: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    """The content of a checkpoint file that was verified, on the CPU; runs no code that it might hold.
+
+    Raises
+    ------
+    DamagedError
+        It holds other things than tensors, numbers, strings and containers of those.
+    """
+    try:
+        content: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise DamagedError(f"the checkpoint holds what none should: {error}") from error
     return content
 
 

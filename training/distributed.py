@@ -98,25 +98,19 @@ class Processes:
         Raises
         ------
         ValueError, TypeError, OSError
-            What `make` raised; in the other processes an error of the same kind and message.
+            What `make` raised.
         """
         if self.size == 1:
             return make()
         outcome: list[Any] = [None, None]
-        error: Exception | None = None
         if self.is_main:
             try:
                 outcome[0] = make()
-            except (ValueError, TypeError, OSError) as caught:
-                error = caught
-                kind = next(kind for kind in (ValueError, TypeError, OSError) if isinstance(caught, kind))
-                outcome[1] = (kind.__name__, str(caught))
+            except (ValueError, TypeError, OSError) as error:
+                outcome[1] = error
         distributed.broadcast_object_list(outcome, src=0)
-        if error is not None:
-            raise error
         if outcome[1] is not None:
-            name, message = outcome[1]
-            raise {"ValueError": ValueError, "TypeError": TypeError, "OSError": OSError}[name](message)
+            raise outcome[1]
         result: T = outcome[0]
         return result
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib.metadata
 import json
 import os
+import platform
+import subprocess
+import sys
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from .checkpoints import SaveError, write_whole
 
 METRICS = "metrics.jsonl"
+_PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda120", "numba", "numpy", "torchmetrics")
 
 
 def require_new(folder: Path, option: str = "--output") -> None:
@@ -107,6 +113,20 @@ class Output:
             raise SaveError(
                 error.errno, f"cannot write to {self.folder}: {error.strerror or error}"
             ) from error
+
+
+def describe_software(root: Path) -> dict[str, Any]:
+    """Versions, the commit of the code in `root`, the command and the time, for config.json."""
+    commit = subprocess.run(
+        ["git", "-C", str(root.resolve()), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return {
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "commit": commit.stdout.strip() or None,
+        "command": sys.argv,
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
 
 
 def metrics_until(folder: Path, length: int) -> bytes:
