@@ -21,7 +21,8 @@ import torch
 import tyro
 
 from benchmarks.common import save, spread, table
-from train_imagenet import Config, Run
+from train_imagenet import Run
+from training.config import Config
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -84,7 +85,7 @@ def main() -> None:
         for name, batches in sources.items():
             began = time.perf_counter()
             for _ in range(settings.steps):
-                loss = trainer.train_step(*next(batches))
+                loss = trainer.train_step(batches)
             float(loss)  # wait for the device
             if number:
                 rates[name].append(settings.steps * settings.batch_size / (time.perf_counter() - began))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypedDict, Unpack
+from collections.abc import Callable, Sequence
+from typing import Any, TypedDict, TypeVar, Unpack
 
 from nvidia.dali import fn, types
-from nvidia.dali.pipeline import DataNode
+from nvidia.dali.pipeline import DataNode, do_not_convert
 
 from . import _backend_graph, _backend_kernel, _draws
 from ._arguments import METHODS, MixArguments, check_choice, check_inputs
 from ._normalization import asked_for, normalized
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 # What each method takes beyond the common arguments, with the paper's values for ImageNet where they are
 # the same for all of its experiments.
@@ -327,6 +329,12 @@ def mix(
     return _mix(method, images, labels, num_classes, common, **values)
 
 
+def _as_it_is(function: F) -> F:
+    """Nothing in it depends on a sample's value: with conditionals there is nothing for DALI to rewrite."""
+    return do_not_convert(function)  # type: ignore[no-any-return]
+
+
+@_as_it_is
 def _mix(
     method: str,
     images: DataNode,

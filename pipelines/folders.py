@@ -89,19 +89,9 @@ def check_dataset(
         A folder is missing or empty, the splits have different classes, or a file list does not fit; the
         message names it.
     """
-    data_dir = Path(data_dir)
-    if not data_dir.is_dir():
-        raise ValueError(f"--data must be a folder with train/ and val/ in it; there is no folder {data_dir}")
     for split in ("train", "val"):
-        if not (data_dir / split).is_dir():
-            found = ", ".join(sorted(entry.name for entry in data_dir.iterdir())[:5]) or "nothing"
-            raise ValueError(
-                f"--data must hold train/ and val/; {data_dir} has no {split}/ (it holds {found})"
-            )
-    train, val = (
-        list_images(data_dir / split, None if file_list is None else _split_list(Path(file_list), split))
-        for split in ("train", "val")
-    )
+        _require_split(Path(data_dir), split)  # both before the listing of either, which may take long
+    train, val = (list_split(data_dir, split, file_list) for split in ("train", "val"))
     for name, missing in (
         ("val", sorted(set(train.classes) - set(val.classes))),
         ("train", sorted(set(val.classes) - set(train.classes))),
@@ -109,9 +99,27 @@ def check_dataset(
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise ValueError(
-                f"train/ and val/ must hold the same classes; {data_dir / name} lacks {missing[0]}{more}"
+                f"train/ and val/ must hold the same classes; {Path(data_dir) / name} lacks"
+                f" {missing[0]}{more}"
             )
     return train, val
+
+
+def list_split(
+    data_dir: str | os.PathLike[str], split: str, file_list: str | os.PathLike[str] | None = None
+) -> ImageFolder:
+    """List ``train/`` or ``val/`` of a dataset; arguments and errors are those of :func:`check_dataset`."""
+    data_dir = Path(data_dir)
+    _require_split(data_dir, split)
+    return list_images(data_dir / split, None if file_list is None else _split_list(Path(file_list), split))
+
+
+def _require_split(data_dir: Path, split: str) -> None:
+    if not data_dir.is_dir():
+        raise ValueError(f"--data must be a folder with train/ and val/ in it; there is no folder {data_dir}")
+    if not (data_dir / split).is_dir():
+        found = ", ".join(sorted(entry.name for entry in data_dir.iterdir())[:5]) or "nothing"
+        raise ValueError(f"--data must hold train/ and val/; {data_dir} has no {split}/ (it holds {found})")
 
 
 def list_images(root: str | os.PathLike[str], file_list: str | os.PathLike[str] | None = None) -> ImageFolder:

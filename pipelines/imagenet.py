@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any
 
@@ -20,7 +20,9 @@ from nvidia.dali.pipeline import DataNode, Pipeline
 import dali_msda as msda
 from dali_msda._arguments import check_choice, check_fraction, check_integer, check_positive
 
+from .augment import augmented, check_augmentation
 from .folders import ImageFolder, list_images, split_folder
+from .ramps import number_or_node
 from .resize import resize_mirrored
 
 # Mean and standard deviation of ImageNet's training set, on the scale of the pixels.
@@ -49,11 +51,14 @@ def train_pipeline(
     shard_id: int = 0,
     num_shards: int = 1,
     seed: int | None = None,
-    mix_alpha: float | None = None,
+    mix_alpha: float | Callable[[int], float] | None = None,
     mix_ratio: float | None = None,
-    mix_probability: float = 1.0,
+    mix_probability: float | Callable[[int], float] = 1.0,
     mix_convention: str = "reference",
     label_smoothing: float = 0.0,
+    auto_augment: str = "none",
+    rand_augment: tuple[int, int] = (2, 9),
+    color_jitter: float = 0.0,
     random_area: tuple[float, float] = (0.08, 1.0),
     random_aspect_ratio: tuple[float, float] = (3 / 4, 4 / 3),
     mirror_probability: float = 0.5,
@@ -65,6 +70,7 @@ def train_pipeline(
     enable_checkpointing: bool = False,
     checkpoint: bytes | None = None,
     report_stand_ins: bool = False,
+    return_masks: bool = False,
 ) -> Pipeline:
     """The training pipeline.
 
@@ -92,6 +98,14 @@ def train_pipeline(
         ``alpha`` and ``ratio`` of the method, None for its defaults (`mix_ratio` is only for "hmix").
     mix_probability, mix_convention, label_smoothing
         As ``probability``, ``convention``, ``label_smoothing`` of :func:`dali_msda.mix`.
+        `mix_alpha` and `mix_probability` may be functions: their value in the batch of that number, counted
+        from 0 through all epochs (:class:`.ramps.Ramp`), exact whatever the pipeline has made ahead.
+    auto_augment : {"none", "rand", "trivial"}
+        DALI's RandAugment or TrivialAugment (wide), before mixing.
+    rand_augment : pair of int
+        Number of operations and magnitude (0 to 30) for ``auto_augment="rand"``.
+    color_jitter : float
+        Brightness, contrast and saturation are scaled by factors from 1 - `color_jitter` to 1 + it.
     random_area, random_aspect_ratio : pair of float
         Share of the image's area and width / height of the random crop.
     mirror_probability : float
@@ -113,19 +127,27 @@ def train_pipeline(
     report_stand_ins : bool
         A third output ``kept``: whether the sample is one of its own, and no stand-in for a file that
         cannot be decoded (:meth:`.folders.ImageFolder.without`).
+    return_masks : bool
+        A last output ``mask``, the own image's weight, float32 HxWx1 on `device`. The draws stay the same.
 
     Returns
     -------
     nvidia.dali.Pipeline
         Outputs ``images`` (normalised, `output_dtype`, `output_layout`) and ``targets`` (float32
-        [num_classes]), on `device`, and ``kept`` (int32 [1], CPU) if asked for.
+        [num_classes]), on `device`, and ``kept`` (int32 [1], CPU) and ``mask`` if asked for.
 
     Raises
     ------
     ValueError, TypeError
         An argument cannot be taken or `data_dir` is not a folder of class folders with images.
     """
-    _check_mix(mix, mix_alpha, mix_ratio, mix_probability)
+    _check_mix(
+        mix,
+        None if callable(mix_alpha) else mix_alpha,
+        mix_ratio,
+        1.0 if callable(mix_probability) else mix_probability,
+    )
+    check_augmentation(auto_augment, rand_augment, color_jitter)
     check_integer("num_classes", num_classes, 1)
     if seed is not None:
         check_integer("seed", seed, 0)
@@ -147,7 +169,8 @@ def train_pipeline(
     _check_classes(folder, num_classes)
     fused = output_dtype == types.FLOAT  # the library normalises to float32
 
-    @pipeline_def
+    # Each sample takes its own branch of auto_aug's choices; without them conditionals cost a little.
+    @pipeline_def(enable_conditionals=auto_augment != "none")
     def pipeline() -> tuple[DataNode, ...]:
         order = training_order(len(folder.files), seed)
         encoded, labels = _read(folder, order, shard_id, num_shards, shuffle_after_epoch=True)
@@ -161,21 +184,26 @@ def train_pipeline(
         )
         mirrored = fn.random.coin_flip(probability=mirror_probability, shape=[1], dtype=types.INT32)
         images = _resized(images, mirrored, image_size, device)
-        images, targets = msda.mix(
+        images = augmented(images, auto_augment, rand_augment, color_jitter)
+        images, targets, *params = msda.mix(
             images,
             labels,
             method=mix,
             num_classes=num_classes,
-            alpha=mix_alpha,
+            alpha=number_or_node(mix_alpha, "mix_alpha", lambda alpha: alpha > 0, batch_size),
             ratio=mix_ratio,
-            probability=mix_probability,
+            probability=number_or_node(
+                mix_probability, "mix_probability", lambda probability: 0 <= probability <= 1, batch_size
+            ),
             convention=mix_convention,
             label_smoothing=label_smoothing,
             mean=MEAN if fused else None,
             std=STD if fused else None,
             output_layout=output_layout if fused else None,
+            return_params=return_masks,
         )
-        return images if fused else _normalized(images, output_layout, output_dtype), targets, *kept
+        masks = [param.mask for param in params]
+        return images if fused else _normalized(images, output_layout, output_dtype), targets, *kept, *masks
 
     built = pipeline(
         batch_size=batch_size,

@@ -11,6 +11,11 @@ from nvidia.dali.pipeline import Pipeline
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
 
+def batches_per_epoch(samples: int, shards: int, batch_size: int) -> int:
+    """Batches that a padding reader makes in an epoch: those of the longest shard, with its rest."""
+    return math.ceil(math.ceil(samples / shards) / batch_size)
+
+
 class DALILoader:
     """Iterate over the batches of a pipeline as (images, targets).
 
@@ -23,6 +28,9 @@ class DALILoader:
     drop_last : bool
         Full batches only, as many in every shard. Otherwise (default) the last batch of an epoch may come
         short, and every sample of the shard comes exactly once.
+    multiple : int
+        With `drop_last`: as many batches as are a multiple of this, for gradients that are accumulated over
+        so many; the others of the epoch are left out as well.
     layout : {"CHW", "HWC"}
         Layout of the pipeline's images. HWC batches come out as an N x C x H x W view, which is
         PyTorch's ``channels_last`` memory format without a copy.
@@ -33,8 +41,9 @@ class DALILoader:
     Raises
     ------
     ValueError
-        Another layout; no reader, or several; a reader that does not pad; `drop_last` with a batch size above
-        the size of the shard; a pipeline that goes on from a checkpoint without `state`, or the reverse.
+        Another layout; `multiple` below 1, or above without `drop_last`; no reader, or several; a reader that
+        does not pad; `drop_last` that leaves no batch; a pipeline that goes on from a checkpoint without
+        `state`, or the reverse.
 
     Notes
     -----
@@ -47,11 +56,14 @@ class DALILoader:
         pipeline: Pipeline,
         *,
         drop_last: bool = False,
+        multiple: int = 1,
         layout: str = "CHW",
         state: dict[str, Any] | None = None,
     ) -> None:
         if layout not in ("CHW", "HWC"):
             raise ValueError(f"layout must be one of 'CHW', 'HWC'; got {layout!r}")
+        if multiple < 1 or (multiple > 1 and not drop_last):
+            raise ValueError(f"multiple must be at least 1, and 1 without drop_last; got {multiple}")
         pipeline.build()
         if pipeline.is_restored_from_checkpoint != (state is not None):
             raise ValueError(
@@ -67,13 +79,14 @@ class DALILoader:
             raise ValueError("the pipeline's reader must be made with pad_last_batch=True; got False")
         self._batch_size: int = pipeline.max_batch_size
         self._drop_last = drop_last
+        self._multiple = multiple
         self._layout = layout
         # Epochs that were finished, and batches taken from the pipeline in this one.
         self._epoch: int = 0 if state is None else state["epoch"]
         self._position: int = 0 if state is None else state["position"]
         if drop_last and len(self) == 0:
             raise ValueError(
-                f"drop_last leaves no batch: batch_size {self._batch_size} is more than the"
+                f"drop_last leaves no batch: batch_size {self._batch_size * multiple} is more than the"
                 f" {self._smallest_shard()} samples of a shard"
             )
         # Without a size or reader the iterator does no counting of its own: with shards of different
@@ -113,12 +126,12 @@ class DALILoader:
     def longest(self) -> int:
         """Batches of the longest shard with its rest: what the pipelines of all shards make in an epoch."""
         samples, shards = int(self._reader["epoch_size"]), int(self._reader["number_of_shards"])
-        return math.ceil(math.ceil(samples / shards) / self._batch_size)
+        return batches_per_epoch(samples, shards, self._batch_size)
 
     def __len__(self) -> int:
         """Batches of this epoch."""
         if self._drop_last:
-            return self._smallest_shard() // self._batch_size
+            return self._smallest_shard() // self._batch_size // self._multiple * self._multiple
         return math.ceil(self._shard_size() / self._batch_size)
 
     @property

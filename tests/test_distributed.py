@@ -24,6 +24,7 @@ from pipelines.imagenet import val_pipeline
 from pipelines.loader import DALILoader
 from tests.image_sets import TRAIN_COUNTS, VAL_COUNTS, photo, plain, write_split
 from tests.trainer_process import ROOT, Trainer, _plain_model
+from training.model import build_model
 
 TRAIN, VAL = sum(TRAIN_COUNTS), sum(VAL_COUNTS)  # 23 and 17
 SETTINGS = ["--arch", "mobilenet_v3_small", "--image-size", "32", "--warmup-epochs", "1", "--amp", "none"]
@@ -112,7 +113,7 @@ def test_one_process_writes_and_they_draw_differently(trainer: Trainer, coded: P
     assert len(list(output.glob("events.out.tfevents*"))) == 1
     saved = torch.load(output / "last.pt", weights_only=True)
     assert not any(name.startswith("module.") for name in saved["model"])
-    train_imagenet.build_model("mobilenet_v3_small", 3).load_state_dict(saved["model"])
+    build_model("mobilenet_v3_small", 3).load_state_dict(saved["model"])
     first, second = saved["ranks"]
     assert not torch.equal(first["random"]["torch"], second["random"]["torch"])
     assert first["random"]["numpy"] != second["random"]["numpy"]

@@ -22,6 +22,7 @@ import train_imagenet
 from tests.image_sets import photo, write_split
 from tests.trainer_process import Trainer
 from training import checkpoints
+from training.model import build_schedule
 
 # 43 images in batches of 8 are five steps an epoch, and leave three images over. With BatchNorm and dropout.
 STEPS, EPOCHS = 5, 3
@@ -303,7 +304,7 @@ def test_more_epochs(copy: Path, data: Path) -> None:
     assert (config["settings"]["epochs"], config["resumed_at_step"]) == (4, 15)
     assert [before["settings"]["epochs"] for before in config["before"]] == [3]
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.01)
-    schedule = train_imagenet.build_schedule(optimizer, 5, 20, 0)
+    schedule = build_schedule(optimizer, 5, 20, 0)
     rates = []
     for _ in range(20):
         rates.append(schedule.get_last_lr()[0])
@@ -391,10 +392,10 @@ def test_output_folder_removed(
     output = tmp_path / "run"
     step = train_imagenet.Run.train_step
 
-    def remove(self: train_imagenet.Run, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def remove(self: train_imagenet.Run, batches: Any) -> torch.Tensor:
         if self.step == 2:
             shutil.rmtree(output)
-        return step(self, images, targets)
+        return step(self, batches)
 
     monkeypatch.setattr(train_imagenet.Run, "train_step", remove)
     assert run(data, "--output", output) == 1

@@ -19,6 +19,7 @@ import train_imagenet
 from pipelines.demo_data import CLASSES, make_demo_dataset
 from pipelines.imagenet import val_pipeline
 from pipelines.loader import DALILoader
+from training.model import build_model, build_schedule, parameter_groups
 
 SMALL = ["--arch", "resnet18", "--image-size", "32", "--batch-size", "8", "--epochs", "2", "--log-every", "2"]
 SMALL += ["--warmup-epochs", "1", "--amp", "none", "--device", "cpu"]
@@ -86,7 +87,8 @@ def test_files(run: tuple[Path, list[dict[str, Any]]]) -> None:
     names = {path.name for path in run[0].iterdir()}
     events = {name for name in names if name.startswith("events.out.tfevents")}
     assert len(events) == 1
-    assert names - events == {"config.json", "metrics.jsonl", "checkpoints", "last.pt", "best.pt"}
+    known = {"config.json", "metrics.jsonl", "first_batch.png", "checkpoints", "last.pt", "best.pt"}
+    assert names - events == known
     numbered = {path.name for path in (run[0] / "checkpoints").iterdir()}
     assert numbered == {"step-00000005.pt", "step-00000010.pt"}
 
@@ -98,7 +100,7 @@ def test_checkpoints_hold_what_was_measured(run: tuple[Path, list[dict[str, Any]
     for name, line in (("last.pt", evals[-1]), ("best.pt", best)):
         content = torch.load(run[0] / name, weights_only=True)
         assert content["epoch"] == line["epoch"]
-        model = train_imagenet.build_model("resnet18", 10)
+        model = build_model("resnet18", 10)
         model.load_state_dict(content["model"])
         model.eval()
         loader = DALILoader(
@@ -157,7 +159,7 @@ def test_learning_rates() -> None:
     """Two steps of warm-up to 0.9, then a half cosine over six: 0.9 * (1 + cos(pi k / 6)) / 2."""
     model = nn.Linear(1, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.9)
-    schedule = train_imagenet.build_schedule(optimizer, 2, 8)
+    schedule = build_schedule(optimizer, 2, 8)
     rates = []
     for _ in range(8):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -170,7 +172,7 @@ def test_learning_rates() -> None:
 
 def test_no_decay_on_biases_and_normalisation() -> None:
     """ResNet-50: 53 convolutions and the classifier's weights decay, 53 BatchNorms and its bias do not."""
-    decayed, plain = train_imagenet.parameter_groups(train_imagenet.build_model("resnet50", 10), 1e-4)
+    decayed, plain = parameter_groups(build_model("resnet50", 10), 1e-4)
     assert (decayed["weight_decay"], plain["weight_decay"]) == (1e-4, 0.0)
     assert len(decayed["params"]) == 54
     assert len(plain["params"]) == 2 * 53 + 1
@@ -185,7 +187,7 @@ def test_no_decay_on_biases_and_normalisation() -> None:
             self.weight_layer = nn.BatchNorm1d(2)
             self.other = nn.LayerNorm(2)
 
-    decayed, plain = train_imagenet.parameter_groups(Odd(), 0.1)
+    decayed, plain = parameter_groups(Odd(), 0.1)
     assert len(decayed["params"]) == 1
     assert len(plain["params"]) == 5
 

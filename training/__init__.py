@@ -1,4 +1,4 @@
-"""What a long training run needs around its model: checkpoints, signals, several processes, an output folder.
+"""What a training run needs around its loop: settings, model, loaders, checkpoints, signals, output.
 
-Nothing in here knows DALI, a model or a data set.
+Only `loaders` and `bad_files` know DALI, through `pipelines`.
 """

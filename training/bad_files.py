@@ -106,6 +106,11 @@ class GuardedLoader:
         """See :attr:`.loader.DALILoader.longest`."""
         return self._loader.longest
 
+    @property
+    def images(self) -> ImageFolder:
+        """The listing, with stand-ins for what cannot be decoded, as far as that was found."""
+        return self._images
+
     def state(self) -> dict[str, Any]:
         """See :meth:`.loader.DALILoader.state`; with the positions of the stand-ins."""
         return {**(self._state or self._loader.state()), "stand_ins": sorted(self._images.stand_ins)}

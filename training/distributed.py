@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -142,6 +143,13 @@ class Processes:
                 buffer.copy_(before)
         model.zero_grad(set_to_none=True)
         return replica
+
+    @staticmethod
+    def without_reduction(replica: nn.Module) -> contextlib.AbstractContextManager[None]:
+        """A pass, forward and backward, whose gradients stay in this process until one without it."""
+        if isinstance(replica, DistributedDataParallel):
+            return replica.no_sync()
+        return contextlib.nullcontext()
 
     def copy_buffers_of_main(self, model: nn.Module) -> None:
         """Give all processes the running statistics of the main one, which are those that are saved."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -15,6 +16,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from .checkpoints import SaveError, write_whole
@@ -87,6 +90,13 @@ class Output:
             for name, value in values.items():
                 if name not in ("epoch", "step"):
                     self._tensorboard.add_scalar(f"{event}/{name}", value, at_step)
+
+    def picture(self, name: str, png: bytes) -> None:
+        """Write a PNG to the folder and show it in TensorBoard."""
+        with self._errors():
+            write_whole(self.folder / f"{name}.png", png)
+            pixels = np.array(Image.open(io.BytesIO(png)))
+            self._tensorboard.add_image(name, pixels, dataformats="HWC")
 
     def sync(self) -> int:
         """Put all lines on the disk; the length of metrics.jsonl in bytes."""

@@ -1,0 +1,209 @@
+"""The model of a run, what optimises it, and weights from files."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+    apply_activation_checkpointing,
+    checkpoint_wrapper,
+)
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
+
+
+def build_model(arch: str, num_classes: int) -> nn.Module:
+    """A torchvision classifier with random weights, without auxiliary heads."""
+    extra: dict[str, Any] = {}
+    if arch in ("googlenet", "inception_v3"):
+        extra = {"aux_logits": False, "init_weights": True}
+    elif "resne" in arch:
+        # Every residual branch starts at zero, as in the usual ImageNet recipes (Goyal et al., 2017).
+        extra = {"zero_init_residual": True}
+    model: nn.Module = torchvision.models.get_model(arch, weights=None, num_classes=num_classes, **extra)
+    return model
+
+
+# -- Weights from a file --------------------------------------------------------------------------------
+
+
+def load_weights(model: nn.Module, path: Path, *, new_classifier: bool) -> str:
+    """Load the weights of a checkpoint of this trainer or of a ``state_dict``.
+
+    Parameters
+    ----------
+    model : Module
+    path : Path
+        A file of ``torch.save``; no code that it may hold is run. Of a checkpoint the averaged weights are
+        taken where it has them. The names may begin with ``module.`` (DistributedDataParallel).
+    new_classifier : bool
+        Leave the last layer as it is where it has another number of classes; otherwise that is an error.
+
+    Returns
+    -------
+    str
+        What was taken, for people.
+
+    Raises
+    ------
+    ValueError
+        There is no such file, it holds no weights, or those of another model.
+    """
+    if not path.is_file():
+        raise ValueError(f"--init-weights must be a file of weights; there is no file {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"--init-weights {path} cannot be read as weights: {reason}") from error
+    kind = "weights"
+    for key, name in (("ema", "averaged weights"), ("model", "weights"), ("state_dict", "weights")):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content, kind = content[key], name
+            break
+    if not isinstance(content, dict) or not content:
+        raise ValueError(f"--init-weights {path} holds no weights by name; got {type(content).__name__}")
+    weights = {str(name).removeprefix("module."): value for name, value in content.items()}
+    if not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise ValueError(f"--init-weights {path} holds other things than tensors: no weights of a model")
+    own = model.state_dict()
+    # The classifier: the last layer with weights.
+    last = list(own)[-1].rpartition(".")[0]
+    other = [name for name in own if name in weights and own[name].shape != weights[name].shape]
+    renewed = new_classifier and other != [] and all(name.rpartition(".")[0] == last for name in other)
+    if renewed:
+        weights |= {name: own[name] for name in own if name.rpartition(".")[0] == last}
+    problems = [f"lacks {name}" for name in own if name not in weights]
+    problems += [f"has {name}, which the model has not" for name in weights if name not in own]
+    if not renewed:
+        problems += [
+            f"has {name} of shape {list(weights[name].shape)} for {list(own[name].shape)}" for name in other
+        ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ValueError(
+            f"--init-weights {path} must hold the weights of --arch: it {'; it '.join(problems[:3])}{more}"
+        )
+    model.load_state_dict(weights)
+    said = f"{kind} of {path}"
+    return f"{said}, but for the classifier {last}, which has another number of classes" if renewed else said
+
+
+# -- Optimiser, schedule, average -----------------------------------------------------------------------
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weights with decay; biases and the parameters of normalisation layers, found by type, without."""
+    without = {
+        id(parameter)
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if isinstance(module, _NORMS) or name == "bias"
+    }
+    parameters = list(model.parameters())
+    return [
+        {"params": [p for p in parameters if id(p) not in without], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if id(p) in without], "weight_decay": 0.0},
+    ]
+
+
+def build_schedule(
+    optimizer: torch.optim.Optimizer,
+    warmup_steps: int,
+    total_steps: int,
+    steps_done: int = 0,
+    *,
+    tenth_every: int | None = None,
+) -> LRScheduler:
+    """Linear warm-up to the optimiser's learning rate, then a half cosine down to 0, per step.
+
+    With `tenth_every` a tenth of it after every so many steps instead, counted from the first.
+
+    The rate is a function of the step alone, so that a resumed run has it from its step, and one with more
+    epochs joins the longer curve where it stands.
+    """
+    warmup_steps = min(warmup_steps, total_steps - 1)
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / (warmup_steps + 1)
+        if tenth_every is not None:
+            return float(0.1 ** (step // tenth_every))
+        return (1 + math.cos(math.pi * (step - warmup_steps) / (total_steps - warmup_steps))) / 2
+
+    return LambdaLR(optimizer, factor, last_epoch=steps_done - 1)
+
+
+def averaged(model: nn.Module, decay: float) -> AveragedModel:
+    """A moving average of the weights and of BatchNorm's statistics; the first update copies them."""
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
+
+
+# -- Less memory --------------------------------------------------------------------------------------
+
+
+def checkpoint_activations(model: nn.Module) -> None:
+    """Let the model keep the inputs of its blocks only, and compute the rest anew on the way back.
+
+    Blocks are the members of an ``nn.Sequential`` that have layers of their own, such as the bottlenecks of a
+    ResNet. Gradients and BatchNorm's statistics are the same as without, bit for bit.
+
+    Raises
+    ------
+    ValueError
+        The model has no such blocks.
+    """
+    blocks = set(_blocks(model))
+    if not blocks:
+        raise ValueError("--grad-checkpointing needs a model made of blocks, which --arch has not; got True")
+    apply_activation_checkpointing(
+        model,
+        checkpoint_wrapper_fn=lambda block: checkpoint_wrapper(
+            block, context_fn=functools.partial(_contexts, block)
+        ),
+        check_fn=blocks.__contains__,
+    )
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """Members of Sequentials that have layers of their own, but for stages: Sequentials of such."""
+    for child in module.children():
+        inner = list(_blocks(child))
+        is_block = isinstance(module, nn.Sequential) and any(True for _ in child.children())
+        if is_block and not (inner and isinstance(child, nn.Sequential)):
+            yield child
+        else:
+            yield from inner
+
+
+def _contexts(block: nn.Module) -> tuple[contextlib.AbstractContextManager[None], ...]:
+    return contextlib.nullcontext(), _statistics_kept(block)
+
+
+@contextlib.contextmanager
+def _statistics_kept(block: nn.Module) -> Iterator[None]:
+    """The second pass over the same batch does not count for the running statistics."""
+    norms = [
+        (module, module.momentum, module.num_batches_tracked)
+        for module in block.modules()
+        if isinstance(module, nn.modules.batchnorm._NormBase)
+    ]
+    for norm, _, _ in norms:
+        # The statistics stay in the call: autograd wants to see the same tensors as the first time.
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, momentum, count in norms:
+            norm.momentum, norm.num_batches_tracked = momentum, count

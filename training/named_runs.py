@@ -1,0 +1,43 @@
+"""The named runs of configs/: one file each, with its settings in ``CONFIG``."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import configs
+
+from .config import Config
+
+
+def names() -> list[str]:
+    """The named runs, sorted."""
+    (folder,) = configs.__path__
+    return sorted(path.stem for path in Path(folder).glob("*.py") if path.stem != "__init__")
+
+
+def named_run(name: str) -> Config:
+    """The settings of a named run.
+
+    Raises
+    ------
+    ValueError
+        There is none of that name; the message lists them.
+    """
+    if name not in names():
+        raise ValueError(f"--config must be one of {', '.join(names())}; got {name}")
+    config = importlib.import_module(f"configs.{name}").CONFIG
+    assert isinstance(config, Config)
+    return config
+
+
+def asked_for(arguments: Sequence[str]) -> str | None:
+    """What follows ``--config`` on a command line; the last one counts, as for all options."""
+    found = None
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument == "--config":
+            found = following
+        elif argument.startswith("--config="):
+            found = argument.partition("=")[2]
+    return found

@@ -1,0 +1,116 @@
+"""A loss that is no number ends the run: which step, with which batch, and what is still good."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .bad_files import GuardedLoader
+from .checkpoints import Checkpoints, SaveError, pack, write_whole
+from .distributed import Processes
+
+_NEVER = 2**62
+
+
+class NotFiniteError(RuntimeError):
+    """The training went wrong; the message says where, and how to go on."""
+
+
+class FiniteWatch:
+    """Notices the first step whose loss was not finite, without waiting for the device at every step.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where the losses are.
+    loader : GuardedLoader
+        The training images: its state is kept whenever all was well, so that the batches after it can be
+        made once more.
+    again : callable
+        Makes a loader like it from a state.
+    passes : int
+        Batches per step.
+    checkpoints : Checkpoints
+        Where the last good checkpoint lies, and beside them the batch.
+    processes : Processes
+    step : int
+        Steps that are done.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        loader: GuardedLoader,
+        again: Callable[[dict[str, Any]], GuardedLoader],
+        passes: int,
+        checkpoints: Checkpoints,
+        processes: Processes,
+        step: int,
+    ) -> None:
+        self._first = torch.full((), _NEVER, device=device)
+        self._never = self._first.clone()
+        self._loader = loader
+        self._again = again
+        self._passes = passes
+        self._checkpoints = checkpoints
+        self._processes = processes
+        self._well = (step, loader.state())
+
+    def look(self, loss: Tensor, step: int) -> None:
+        """Note the loss of a step, on the device."""
+        self._first = torch.minimum(self._first, torch.where(torch.isfinite(loss), self._never, step))
+
+    def check(self, step: int) -> None:
+        """Raise NotFiniteError, in all processes, if a loss was no number. Waits for the device."""
+        mine = int(self._first.item())
+        first = -self._processes.highest(-mine)
+        if first < _NEVER:
+            raise self._error("The loss", first, mine=mine == first)
+        self._well = (step, self._loader.state())
+
+    def check_weights(self, model: nn.Module, step: int) -> None:
+        """The same, and for all parameters, before a checkpoint is called good."""
+        self.check(step)
+        parameters = [parameter.detach() for parameter in model.parameters()]
+        norms = torch._foreach_norm(parameters, float("inf"))
+        finite = bool(torch.isfinite(torch.stack([norm.float() for norm in norms])).all())
+        if self._processes.highest(not finite):
+            raise self._error("A weight", step, mine=not finite)
+
+    def _error(self, what: str, step: int, *, mine: bool) -> NotFiniteError:
+        batch = self._save(step) if mine else "it was the batch of another process"
+        newest = list(self._checkpoints.numbered().values())[-1:]
+        good = f"the last good checkpoint is {newest[0]}" if newest else "there is no checkpoint yet"
+        return NotFiniteError(
+            f"{what} was not finite in step {step}; {batch}; {good} (a lower --lr, --clip-grad-norm or more"
+            " --warmup-epochs may help)"
+        )
+
+    def _save(self, step: int) -> str:
+        """Make the batches of a step once more and write them; what to say about it."""
+        well, state = self._well
+        # What was found to be bad since then would be found and written down again.
+        stand_ins = {"stand_ins": sorted(self._loader.images.stand_ins)}
+        first = (step - 1 - well) * self._passes
+        batches = itertools.islice(self._again({**state, **stand_ins}), max(0, first), None)
+        rank = self._processes.rank
+        path = self._checkpoints.folder / f"not-finite-step-{step:08d}-rank-{rank}.pt"
+        return save_batches(path, itertools.islice(batches, self._passes), step=step, rank=rank)
+
+
+def save_batches(path: Path, batches: Iterable[tuple[Tensor, Tensor]], **about: int) -> str:
+    """Write batches for inspection, lists ``images`` and ``targets`` of tensors; what to say about it."""
+    content: dict[str, Any] = {**about, "images": [], "targets": []}
+    for images, targets in batches:
+        content["images"].append(images.cpu().contiguous().clone())
+        content["targets"].append(targets.cpu().clone())
+    try:
+        write_whole(path, pack(content))
+    except SaveError as error:
+        return f"its batch could not be saved ({error.strerror})"
+    return f"its batch is in {path}"
