@@ -25,7 +25,7 @@ import resource
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,7 @@ class Run:
         train_images, val_images = self._list_images()
         self.num_classes = len(train_images.classes)
         self.images = {"train": train_images.digest(), "val": val_images.digest()}
+        processes.require_same(self._comparable(settings(config), self.images, own=FREE_OPTIONS))
         self.step = 0  # steps of the optimiser that are done
         self.epoch = 0  # the epoch that the next step belongs to, or whose evaluation is due
         self.stopped_by = 0  # number of the signal that ended the training before its end
@@ -102,7 +103,7 @@ class Run:
         if config.max_steps is not None:
             self.total_steps = min(self.total_steps, config.max_steps)
         self.optimizer = torch.optim.SGD(
-            parameter_groups(self.model, config.weight_decay),
+            parameter_groups(self.model, config.weight_decay, decay_all=config.decay_all),
             lr=config.lr,
             momentum=config.momentum,
             nesterov=config.momentum > 0,
@@ -189,16 +190,18 @@ class Run:
                 f"--resume needs as many processes as the checkpoint was made with, {saved['processes']}; got"
                 f" {self.processes.size}: with other shards of the images it would be another run"
             )
-        sides = [
-            {option(name): value for name, value in options.items()}
-            | {f"images in {split}/ (SHA-256 of the list)": digest for split, digest in images.items()}
-            for options, images in (
-                # A setting that the checkpoint does not know had its default.
-                (settings(Config()) | saved["settings"], saved["images"]),
-                (settings(self.config), self.images),
-            )
-        ]
-        check_same(*sides, free=FREE_OPTIONS, may_grow=("--epochs",))
+        # A setting that the checkpoint does not know had its default.
+        then = self._comparable(settings(Config()) | saved["settings"], saved["images"])
+        now = self._comparable(settings(self.config), self.images)
+        check_same(then, now, free=FREE_OPTIONS, may_grow=("--epochs",))
+
+    @staticmethod
+    def _comparable(
+        options: dict[str, Any], images: dict[str, str], own: Collection[str] = ()
+    ) -> dict[str, Any]:
+        """What makes a run this run and no other, by name; without the options in `own`."""
+        named = {option(name): value for name, value in options.items() if option(name) not in own}
+        return named | {f"images in {split}/ (SHA-256 of the list)": it for split, it in images.items()}
 
     def _open_output(self, start: Start, saved: dict[str, Any] | None) -> None:
         about = {"settings": settings(self.config), "processes": self.processes.size}

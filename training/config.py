@@ -107,6 +107,9 @@ class Config:
     weight_decay: float = 1e-4
     """Weight decay, not of biases and normalisation layers."""
 
+    decay_all: bool = False
+    """Weight decay of biases and normalisation layers as well."""
+
     clip_grad_norm: float | None = None
     """Scale gradients down to this norm where theirs is higher. Default: as they are."""
 

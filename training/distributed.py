@@ -93,6 +93,20 @@ class Processes:
         distributed.gather_object(value, values if self.is_main else None)
         return values if self.is_main else []
 
+    def require_same(self, values: dict[str, Any]) -> None:
+        """Raise ValueError, in all processes, unless they all have the same values; it names what differs."""
+        if self.size == 1:
+            return
+        everywhere: list[Any] = [None] * self.size
+        distributed.all_gather_object(everywhere, values)
+        for rank, theirs in enumerate(everywhere):
+            for name, value in everywhere[0].items():
+                if theirs[name] != value:
+                    raise ValueError(
+                        f"{name} must be the same in all processes; got {value} in the first and"
+                        f" {theirs[name]} in number {rank}"
+                    )
+
     def from_main(self, make: Callable[[], T]) -> T:
         """What `make` returns in the main process; its errors are raised in all of them.
 

@@ -103,8 +103,13 @@ def load_weights(model: nn.Module, path: Path, *, new_classifier: bool) -> str:
 # -- Optimiser, schedule, average -----------------------------------------------------------------------
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weights with decay; biases and the parameters of normalisation layers, found by type, without."""
+def parameter_groups(
+    model: nn.Module, weight_decay: float, *, decay_all: bool = False
+) -> list[dict[str, Any]]:
+    """Weights with decay; biases and the parameters of normalisation layers, found by type, without.
+
+    With `decay_all` these decay as well.
+    """
     without = {
         id(parameter)
         for module in model.modules()
@@ -114,7 +119,10 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     parameters = list(model.parameters())
     return [
         {"params": [p for p in parameters if id(p) not in without], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if id(p) in without], "weight_decay": 0.0},
+        {
+            "params": [p for p in parameters if id(p) in without],
+            "weight_decay": weight_decay if decay_all else 0.0,
+        },
     ]
 
 

@@ -14,7 +14,7 @@ from .config import Config
 def names() -> list[str]:
     """The named runs, sorted."""
     (folder,) = configs.__path__
-    return sorted(path.stem for path in Path(folder).glob("*.py") if path.stem != "__init__")
+    return sorted(path.stem for path in Path(folder).glob("*.py") if not path.stem.startswith("_"))
 
 
 def named_run(name: str) -> Config:

@@ -1,0 +1,233 @@
+"""Augmentations of single images before mixing, and numbers that follow the batches."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import stats
+
+from pipelines.imagenet import train_pipeline
+from pipelines.ramps import Ramp
+from tests.graph_check import operators, problems
+from tests.image_sets import photo, pixels, run, train, write_split
+
+GREY = 100
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("photos")
+    write_split(root / "train", (3, 3, 2), lambda index, _: Image.fromarray(photo(40, 40, index)))
+    return root
+
+
+@pytest.fixture(scope="module")
+def grey(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("grey")
+    write_split(root / "train", (8, 8, 8), lambda *_: Image.new("RGB", (32, 32), (GREY, GREY, GREY)))
+    return root
+
+
+def images_of(pipeline: Any, batches: int = 1) -> np.ndarray:
+    """float64 NxHxWx3 on the scale of the pixels."""
+    pipeline.build()
+    found = np.concatenate([images for images, _ in run(pipeline, batches)])
+    return pixels(found).transpose(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize("auto_augment", ["rand", "trivial"])
+def test_auto_augment(auto_augment: str, photos: Path) -> None:
+    """Most images change, each in its own way: one image, at the same place, never twice alike."""
+    same_place = {
+        "batch_size": 8,
+        "image_size": 32,
+        "random_area": (1.0, 1.0),
+        "random_aspect_ratio": (1.0, 1.0),
+        "mirror_probability": 0.0,
+    }
+    plain = images_of(train(photos, **same_place))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pipeline = train(photos, auto_augment=auto_augment, **same_place)
+    changed = images_of(pipeline)
+    assert changed.shape == plain.shape
+    difference = np.abs(changed - plain).max((1, 2, 3))
+    assert (difference > 3).sum() >= 5
+    assert len(np.unique(np.round(difference, 3))) >= 5
+
+
+def test_rand_augment_takes_n_and_m(photos: Path) -> None:
+    """Magnitude 0 leaves all but a few operations without effect; 30 does not."""
+    still = {"random_area": (1.0, 1.0), "random_aspect_ratio": (1.0, 1.0), "mirror_probability": 0.0}
+    arguments: dict[str, Any] = {"batch_size": 8, "image_size": 40, **still}
+    plain = images_of(train(photos, **arguments), 4)
+    found = [
+        np.abs(images_of(train(photos, auto_augment="rand", rand_augment=nm, **arguments), 4) - plain).mean()
+        for nm in ((1, 0), (1, 30), (4, 30))
+    ]
+    assert found[0] < found[1] / 2
+    assert found[1] < found[2]
+
+
+def test_color_jitter(grey: Path) -> None:
+    """Grey stays grey; its level is scaled by brightness and drawn to or from the middle by contrast."""
+    levels = images_of(train(grey, batch_size=24, color_jitter=0.4), 8)
+    assert np.ptp(levels, axis=(1, 2, 3)).max() < 2
+    level = levels.mean((1, 2, 3))
+    factors = np.array([0.6, 1.4])
+    possible = factors[:, None] * (128 + factors[None] * (GREY - 128))
+    also = 128 + factors[:, None] * (factors[None] * GREY - 128)
+    assert level.min() >= min(possible.min(), also.min()) - 1
+    assert level.max() <= max(possible.max(), also.max()) + 1
+    assert level.std() > 0.4 / np.sqrt(3) * GREY / 2
+    assert images_of(train(grey, batch_size=4)).std() < 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"auto_augment": "auto"}, "auto_augment must be one of 'none', 'rand', 'trivial'; got 'auto'"),
+        ({"rand_augment": (0, 9)}, "rand_augment's n must be at least 1; got 0"),
+        ({"rand_augment": (2, 31)}, "rand_augment's m must be below 31; got 31"),
+        ({"rand_augment": 9}, "rand_augment must be two integers"),
+        ({"color_jitter": 1.5}, "color_jitter must be"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, Any], words: str, photos: Path) -> None:
+    with pytest.raises((ValueError, TypeError), match=words.replace("(", r"\(")):
+        train(photos, **arguments)
+
+
+@pytest.mark.parametrize("auto_augment", ["rand", "trivial"])
+def test_checkpoint(auto_augment: str, photos: Path) -> None:
+    """With conditionals, augmentations and ramps: a restored pipeline makes the same batches."""
+    arguments: dict[str, Any] = {
+        "mix": "hmix",
+        "auto_augment": auto_augment,
+        "color_jitter": 0.3,
+        "mix_probability": Ramp(0.0, 1.0, 6),
+        "mix_alpha": Ramp(0.1, 2.0, 5),
+        "image_size": 16,
+        "enable_checkpointing": True,
+    }
+    pipeline = train(photos, **arguments)
+    pipeline.build()
+    list(run(pipeline, 3))
+    state = pipeline.checkpoint()
+    expected = list(run(pipeline, 4))
+    restored = train(photos, **arguments, checkpoint=state)
+    restored.build()
+    for (images, targets), (found, labels) in zip(expected, run(restored, 4), strict=True):
+        np.testing.assert_array_equal(found, images)
+        np.testing.assert_array_equal(labels, targets)
+
+
+def test_masks_come_along_and_change_nothing(photos: Path) -> None:
+    """The mean of each mask is the weight of the own label; images and targets are those of without."""
+    arguments: dict[str, Any] = {"mix": "gmix", "image_size": 16, "batch_size": 8, "num_classes": 3}
+    plain = train(photos, **arguments)
+    with_masks = train(photos, **arguments, return_masks=True)
+    for pipeline in (plain, with_masks):
+        pipeline.build()
+    for images, targets in run(plain, 3):
+        found, labels, masks = (np.array(output.as_array()) for output in with_masks.run())
+        np.testing.assert_array_equal(found, images)
+        np.testing.assert_array_equal(labels, targets)
+        assert masks.shape == (8, 16, 16, 1)
+        means = masks.mean((1, 2, 3))
+        for mean, target in zip(means, targets, strict=True):
+            assert np.isclose(target, [[mean], [1 - mean], [1], [0]], atol=1e-5).any(0).all()
+
+
+# -- Ramps ----------------------------------------------------------------------------------------------
+
+
+def test_ramp_values() -> None:
+    ramp = Ramp(0.2, 1.0, batches=4, off_from=7, off=0.0)
+    assert [ramp(batch) for batch in range(9)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1, 1, 0, 0])
+    assert [Ramp(0.3, 0.5)(batch) for batch in range(2)] == [0.5, 0.5]
+    assert Ramp(1.0, 1.0, off_from=0)(0) == 0.0
+
+
+def weights(pipeline: Any, batches: int) -> np.ndarray:
+    """The weights of the own labels of Mixup, batches x samples (folded to [0.5, 1])."""
+    pipeline.build()
+    return np.stack([np.array(targets).max(1) for _, targets in run(pipeline, batches)])
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5])
+@pytest.mark.parametrize("stop", [0, 3, 10, 11])
+def test_switch_is_exact_whatever_is_made_ahead(depth: int, stop: int, photos: Path) -> None:
+    """alpha jumps from 1e-3 (nothing is mixed visibly) to 1e4 (halves) in batch 11, also when resumed."""
+    arguments: dict[str, Any] = {
+        "mix": "mixup",
+        "mix_alpha": Ramp(1e-3, 1e-3, off_from=11, off=1e4),
+        "prefetch_queue_depth": depth,
+        "batch_size": 8,
+        "enable_checkpointing": True,
+        "num_classes": 8,
+    }
+    pipeline = train(photos, **arguments)
+    before = weights(pipeline, stop) if stop else np.zeros((0, 8))
+    if stop == 0:
+        pipeline.build()
+    resumed = train(photos, **arguments, checkpoint=pipeline.checkpoint()) if stop else pipeline
+    found = np.concatenate([before, weights(resumed, 20 - stop)])
+    # A label that meets its like stays 1; there are three of at most three of each.
+    mixed = ((found > 0.4) & (found < 0.6)).sum(1)
+    assert (mixed[:11] == 0).all()
+    assert (mixed[11:] >= 2).all()
+
+
+def test_probability_follows_the_ramp(grey: Path) -> None:
+    """The share of mixed samples in batch b is b / 160, then 1: a chi-square test over groups of batches."""
+    batches, per_batch, ramp = 200, 24, Ramp(0.0, 1.0, batches=160)
+    arguments: dict[str, Any] = {"mix": "mixup", "mix_alpha": 1e4, "mix_probability": ramp}
+    found = weights(train(grey, batch_size=per_batch, seed=11, **arguments), batches)
+    # A partner is any of the batch; two of three have another label, and show that they were mixed.
+    shares = 2 / 3 * np.array([ramp(batch) for batch in range(batches)])
+    assert ((found < 0.6).sum(1)[:1] == 0).all()
+    observed = (found < 0.6).sum(1).reshape(20, 10).sum(1)
+    expected, variance = (
+        (per_batch * values).reshape(20, 10).sum(1) for values in (shares, shares * (1 - shares))
+    )
+    chi2 = ((observed - expected) ** 2 / variance).sum()
+    # What is drawn without replacement scatters less than the variance of independent draws.
+    assert stats.chi2.sf(chi2, 20) > 1e-3
+    assert abs(observed.sum() - expected.sum()) < 4 * np.sqrt(variance.sum())
+
+
+def test_a_ramp_out_of_range_is_an_error(photos: Path) -> None:
+    pipeline = train(photos, mix="mixup", mix_probability=lambda batch: 0.5 * batch)
+    pipeline.build()
+    with pytest.raises(ValueError, match=r"mix_probability must stay in its range; got 1.5 for batch 3"):
+        list(run(pipeline, 4))
+
+
+@pytest.mark.parametrize("mix", ["none", "stochastic", "hmix"])
+@pytest.mark.parametrize("auto_augment", ["none", "rand", "trivial"])
+def test_gpu_graph(auto_augment: str, mix: str, photos: Path) -> None:
+    """Every operator of the augmentations and every branch can stand on a GPU; draws come from the CPU."""
+    pipeline = train_pipeline(
+        photos,
+        mix=mix,
+        num_classes=3,
+        batch_size=8,
+        num_threads=2,
+        device="gpu",
+        auto_augment=auto_augment,
+        color_jitter=0.4,
+        mix_probability=Ramp(0.0, 1.0, 5),
+        mix_alpha=Ramp(0.1, 1.0, 5),
+        return_masks=True,
+    )
+    outputs = pipeline._graph_out
+    assert problems(outputs) == []
+    names = {(instance._op.schema.Name(), instance._op.device) for instance in operators(outputs)}
+    assert ("ColorTwist", "gpu") in names
+    assert (("_conditional__Split", "gpu") in names) == (auto_augment != "none")
