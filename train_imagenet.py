@@ -46,7 +46,7 @@ from training.distributed import Processes
 from training.evaluation import evaluate
 from training.loaders import Loaders, Timed
 from training.model import (
-    averaged,
+    Average,
     build_model,
     build_schedule,
     checkpoint_activations,
@@ -172,10 +172,10 @@ class Run:
         self.model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if saved is not None:
             self.model.load_state_dict(saved["model"])
-        self.average = None if config.ema_decay is None else averaged(self.model, config.ema_decay)
+        self.average = None if config.ema_decay is None else Average(self.model, config.ema_decay)
         if self.average is not None and saved is not None:
             self.average.module.load_state_dict(saved["ema"])
-            self.average.n_averaged.fill_(saved["ema_updates"])
+            self.average.updates = saved["ema_updates"]
         if config.grad_checkpointing:
             checkpoint_activations(self.model)
         # Two images are enough to find the order of the layers.
@@ -260,13 +260,16 @@ class Run:
         self.scaler.update()
         self.schedule.step()
         if self.average is not None:
-            self.average.update_parameters(self.model)
+            self.average.update()
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     def evaluate(self, stop: StopSignals | None = None) -> dict[str, float] | None:
         """Accuracy and loss of the model and, as ``ema_...``, of the average; None where `stop` came."""
         result: dict[str, float] = {}
-        for prefix, model in (("", self.model), ("ema_", self.average and self.average.module)):
+        for prefix, model in (
+            ("", self.model),
+            ("ema_", None if self.average is None else self.average.module),
+        ):
             if model is not None:
                 found = evaluate(
                     model,
@@ -297,7 +300,7 @@ class Run:
         average: dict[str, Any] = {}
         if self.average is not None:
             average["ema"] = self.average.module.state_dict()
-            average["ema_updates"] = int(self.average.n_averaged)
+            average["ema_updates"] = self.average.updates
         return {
             "model": self.model.state_dict(),
             **average,

@@ -1,14 +1,18 @@
-"""Small image sets, made once; no test changes them."""
+"""Small image sets, made once, which no test changes; and runs of the trainer."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from tests.image_sets import CLASSES, TRAIN_COUNTS, VAL_COUNTS, plain, write_split
+import train_imagenet
+from tests.image_sets import CLASSES, TRAIN_COUNTS, VAL_COUNTS, photo, plain, write_split
+from tests.trainer_process import Trainer, plain_classifier
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +58,35 @@ def ramps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows, columns = np.mgrid[0:256, 0:256]
     image = np.stack([columns, rows, 0 * rows], axis=2).astype(np.uint8)
     return _copies(tmp_path_factory.mktemp("ramps"), image, 64)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 training and 17 validation photos of three classes."""
+    root = tmp_path_factory.mktemp("photos")
+    for split, counts in (("train", (9, 8, 7)), ("val", VAL_COUNTS)):
+        write_split(root / split, counts, lambda index, _: Image.fromarray(photo(40 + index, 50, index)))
+    return root
+
+
+@pytest.fixture(scope="session")
+def trainer() -> Iterator[Trainer]:
+    """A process that runs the trainer in processes of its own."""
+    trainer = Trainer()
+    yield trainer
+    trainer.close()
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As in the processes of `trainer`: the number of threads changes sums."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def plain_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trainer takes a small model, without BatchNorm and dropout."""
+    monkeypatch.setattr(train_imagenet, "build_model", plain_classifier)

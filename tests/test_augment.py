@@ -20,7 +20,7 @@ GREY = 100
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def eight_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("photos")
     write_split(root / "train", (3, 3, 2), lambda index, _: Image.fromarray(photo(40, 40, index)))
     return root
@@ -41,7 +41,7 @@ def images_of(pipeline: Any, batches: int = 1) -> np.ndarray:
 
 
 @pytest.mark.parametrize("auto_augment", ["rand", "trivial"])
-def test_auto_augment(auto_augment: str, photos: Path) -> None:
+def test_auto_augment(auto_augment: str, eight_photos: Path) -> None:
     """Most images change, each in its own way: one image, at the same place, never twice alike."""
     same_place = {
         "batch_size": 8,
@@ -50,10 +50,10 @@ def test_auto_augment(auto_augment: str, photos: Path) -> None:
         "random_aspect_ratio": (1.0, 1.0),
         "mirror_probability": 0.0,
     }
-    plain = images_of(train(photos, **same_place))
+    plain = images_of(train(eight_photos, **same_place))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        pipeline = train(photos, auto_augment=auto_augment, **same_place)
+        pipeline = train(eight_photos, auto_augment=auto_augment, **same_place)
     changed = images_of(pipeline)
     assert changed.shape == plain.shape
     difference = np.abs(changed - plain).max((1, 2, 3))
@@ -61,13 +61,15 @@ def test_auto_augment(auto_augment: str, photos: Path) -> None:
     assert len(np.unique(np.round(difference, 3))) >= 5
 
 
-def test_rand_augment_takes_n_and_m(photos: Path) -> None:
+def test_rand_augment_takes_n_and_m(eight_photos: Path) -> None:
     """Magnitude 0 leaves all but a few operations without effect; 30 does not."""
     still = {"random_area": (1.0, 1.0), "random_aspect_ratio": (1.0, 1.0), "mirror_probability": 0.0}
     arguments: dict[str, Any] = {"batch_size": 8, "image_size": 40, **still}
-    plain = images_of(train(photos, **arguments), 4)
+    plain = images_of(train(eight_photos, **arguments), 4)
     found = [
-        np.abs(images_of(train(photos, auto_augment="rand", rand_augment=nm, **arguments), 4) - plain).mean()
+        np.abs(
+            images_of(train(eight_photos, auto_augment="rand", rand_augment=nm, **arguments), 4) - plain
+        ).mean()
         for nm in ((1, 0), (1, 30), (4, 30))
     ]
     assert found[0] < found[1] / 2
@@ -98,13 +100,13 @@ def test_color_jitter(grey: Path) -> None:
         ({"color_jitter": 1.5}, "color_jitter must be"),
     ],
 )
-def test_bad_arguments(arguments: dict[str, Any], words: str, photos: Path) -> None:
+def test_bad_arguments(arguments: dict[str, Any], words: str, eight_photos: Path) -> None:
     with pytest.raises((ValueError, TypeError), match=words.replace("(", r"\(")):
-        train(photos, **arguments)
+        train(eight_photos, **arguments)
 
 
 @pytest.mark.parametrize("auto_augment", ["rand", "trivial"])
-def test_checkpoint(auto_augment: str, photos: Path) -> None:
+def test_checkpoint(auto_augment: str, eight_photos: Path) -> None:
     """With conditionals, augmentations and ramps: a restored pipeline makes the same batches."""
     arguments: dict[str, Any] = {
         "mix": "hmix",
@@ -115,23 +117,23 @@ def test_checkpoint(auto_augment: str, photos: Path) -> None:
         "image_size": 16,
         "enable_checkpointing": True,
     }
-    pipeline = train(photos, **arguments)
+    pipeline = train(eight_photos, **arguments)
     pipeline.build()
     list(run(pipeline, 3))
     state = pipeline.checkpoint()
     expected = list(run(pipeline, 4))
-    restored = train(photos, **arguments, checkpoint=state)
+    restored = train(eight_photos, **arguments, checkpoint=state)
     restored.build()
     for (images, targets), (found, labels) in zip(expected, run(restored, 4), strict=True):
         np.testing.assert_array_equal(found, images)
         np.testing.assert_array_equal(labels, targets)
 
 
-def test_masks_come_along_and_change_nothing(photos: Path) -> None:
+def test_masks_come_along_and_change_nothing(eight_photos: Path) -> None:
     """The mean of each mask is the weight of the own label; images and targets are those of without."""
     arguments: dict[str, Any] = {"mix": "gmix", "image_size": 16, "batch_size": 8, "num_classes": 3}
-    plain = train(photos, **arguments)
-    with_masks = train(photos, **arguments, return_masks=True)
+    plain = train(eight_photos, **arguments)
+    with_masks = train(eight_photos, **arguments, return_masks=True)
     for pipeline in (plain, with_masks):
         pipeline.build()
     for images, targets in run(plain, 3):
@@ -162,7 +164,7 @@ def weights(pipeline: Any, batches: int) -> np.ndarray:
 
 @pytest.mark.parametrize("depth", [1, 2, 5])
 @pytest.mark.parametrize("stop", [0, 3, 10, 11])
-def test_switch_is_exact_whatever_is_made_ahead(depth: int, stop: int, photos: Path) -> None:
+def test_switch_is_exact_whatever_is_made_ahead(depth: int, stop: int, eight_photos: Path) -> None:
     """alpha jumps from 1e-3 (nothing is mixed visibly) to 1e4 (halves) in batch 11, also when resumed."""
     arguments: dict[str, Any] = {
         "mix": "mixup",
@@ -172,11 +174,11 @@ def test_switch_is_exact_whatever_is_made_ahead(depth: int, stop: int, photos: P
         "enable_checkpointing": True,
         "num_classes": 8,
     }
-    pipeline = train(photos, **arguments)
+    pipeline = train(eight_photos, **arguments)
     before = weights(pipeline, stop) if stop else np.zeros((0, 8))
     if stop == 0:
         pipeline.build()
-    resumed = train(photos, **arguments, checkpoint=pipeline.checkpoint()) if stop else pipeline
+    resumed = train(eight_photos, **arguments, checkpoint=pipeline.checkpoint()) if stop else pipeline
     found = np.concatenate([before, weights(resumed, 20 - stop)])
     # A label that meets its like stays 1; there are three of at most three of each.
     mixed = ((found > 0.4) & (found < 0.6)).sum(1)
@@ -202,8 +204,8 @@ def test_probability_follows_the_ramp(grey: Path) -> None:
     assert abs(observed.sum() - expected.sum()) < 4 * np.sqrt(variance.sum())
 
 
-def test_a_ramp_out_of_range_is_an_error(photos: Path) -> None:
-    pipeline = train(photos, mix="mixup", mix_probability=lambda batch: 0.5 * batch)
+def test_a_ramp_out_of_range_is_an_error(eight_photos: Path) -> None:
+    pipeline = train(eight_photos, mix="mixup", mix_probability=lambda batch: 0.5 * batch)
     pipeline.build()
     with pytest.raises(ValueError, match=r"mix_probability must stay in its range; got 1.5 for batch 3"):
         list(run(pipeline, 4))
@@ -211,10 +213,10 @@ def test_a_ramp_out_of_range_is_an_error(photos: Path) -> None:
 
 @pytest.mark.parametrize("mix", ["none", "stochastic", "hmix"])
 @pytest.mark.parametrize("auto_augment", ["none", "rand", "trivial"])
-def test_gpu_graph(auto_augment: str, mix: str, photos: Path) -> None:
+def test_gpu_graph(auto_augment: str, mix: str, eight_photos: Path) -> None:
     """Every operator of the augmentations and every branch can stand on a GPU; draws come from the CPU."""
     pipeline = train_pipeline(
-        photos,
+        eight_photos,
         mix=mix,
         num_classes=3,
         batch_size=8,

@@ -10,9 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -23,25 +22,13 @@ import train_imagenet
 from pipelines.imagenet import val_pipeline
 from pipelines.loader import DALILoader
 from tests.image_sets import TRAIN_COUNTS, VAL_COUNTS, photo, plain, write_split
-from tests.trainer_process import ROOT, Trainer, _plain_model
+from tests.trainer_process import ROOT, Trainer, plain_classifier
+from tests.training_runs import without_clock
 from training.model import build_model
 
 TRAIN, VAL = sum(TRAIN_COUNTS), sum(VAL_COUNTS)  # 23 and 17
 SETTINGS = ["--arch", "mobilenet_v3_small", "--image-size", "32", "--warmup-epochs", "1", "--amp", "none"]
 SETTINGS += ["--device", "cpu", "--workers", "1", "--log-every", "1", "--lr", "0.01"]
-
-
-@pytest.fixture(scope="module")
-def trainer() -> Iterator[Trainer]:
-    trainer = Trainer()
-    yield trainer
-    trainer.close()
-
-
-def metrics(output: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl without what a clock measured."""
-    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("images_per_s", "data_wait")} for line in lines]
 
 
 @pytest.mark.parametrize(("processes", "batch_size"), [(2, 8), (2, 2), (3, 6), (3, 15)])
@@ -69,13 +56,13 @@ def test_audit(processes: int, batch_size: int, trainer: Trainer, coded: Path, t
     orders = [tuple(process["train"][epoch]) for process in seen for epoch in range(epochs)]
     assert len(set(orders)) == len(orders)
 
-    model = _plain_model("", 3)
+    model = plain_classifier("", 3)
     model.load_state_dict(torch.load(output / "last.pt", weights_only=True)["model"])
     loader = DALILoader(val_pipeline(coded, image_size=32, batch_size=VAL, num_threads=1))
     ((images, labels),) = loader
     with torch.inference_mode():
         logits = model(images)
-    line = metrics(output)[-1]
+    line = without_clock(output)[-1]
     assert line["top1"] * VAL / 100 == pytest.approx(int((logits.argmax(1) == labels).sum()))
     assert line["loss"] == pytest.approx(float(functional.cross_entropy(logits, labels)), rel=1e-5)
 
@@ -95,7 +82,7 @@ def test_two_processes_train_as_one(trainer: Trainer, tmp_path: Path) -> None:
         output = tmp_path / str(processes)
         outcome = trainer.run(*command, "--output", output, processes=processes, plain_model=True)
         assert outcome.statuses == [0] * processes, outcome.said
-        found.append(metrics(output))
+        found.append(without_clock(output))
     one, two = found
     losses = [line["loss"] for line in one]
     assert [line["loss"] for line in two] == pytest.approx(losses, rel=1e-5)
@@ -219,7 +206,7 @@ def test_torchrun(trainer: Trainer, tmp_path: Path) -> None:
             process.wait()
     said = log.read_text()
     assert said.count("--resume auto: going on from") == 3, said
-    assert metrics(output) == metrics(tmp_path / "undisturbed")
+    assert without_clock(output) == without_clock(tmp_path / "undisturbed")
     weights = [
         torch.load(path / "last.pt", weights_only=True)["model"]
         for path in (output, tmp_path / "undisturbed")

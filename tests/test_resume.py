@@ -10,7 +10,7 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,11 @@ from PIL import Image
 import train_imagenet
 from tests.image_sets import photo, write_split
 from tests.trainer_process import Trainer
+from tests.training_runs import without_clock
 from training import checkpoints
 from training.model import build_schedule
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 # 43 images in batches of 8 are five steps an epoch, and leave three images over. With BatchNorm and dropout.
 STEPS, EPOCHS = 5, 3
@@ -30,6 +33,10 @@ SETTINGS = ["--arch", "mobilenet_v3_small", "--image-size", "32", "--batch-size"
 SETTINGS += ["--warmup-epochs", "1", "--amp", "none", "--device", "cpu", "--workers", "1", "--log-every", "1"]
 SETTINGS += ["--checkpoint-every", "2", "--lr", "0.01"]
 AGAIN = ["--resume", "auto"]
+# What has a state of its own, or depends on the number of the batch.
+FULL = ["--ema-decay", "0.9", "--accumulate", "2", "--clip-grad-norm", "2", "--auto-augment", "rand"]
+FULL += ["--mix-alpha-start", "0.3", "--mix-probability-start", "0.2", "--mix-ramp-epochs", "1.5"]
+FULL += ["--mix-off-epoch", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -41,22 +48,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trainer() -> Iterator[Trainer]:
-    trainer = Trainer()
-    yield trainer
-    trainer.close()
-
-
-@pytest.fixture(scope="module")
 def undisturbed(
     trainer: Trainer, data: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Path]:
     """The output folder of a run that nothing happens to, by method and number of processes."""
 
     @functools.cache
-    def make(mix: str = "hmix", processes: int = 1) -> Path:
+    def make(mix: str = "hmix", processes: int = 1, full: bool = False) -> Path:
         output = tmp_path_factory.mktemp("undisturbed") / f"{mix}-{processes}"
         command = ["--data", data, "--output", output, "--mix", mix, *SETTINGS, *shared(processes)]
+        command += FULL if full else []
         outcome = trainer.run(*command, processes=processes)
         assert outcome.statuses == [0] * processes, outcome.said
         return output
@@ -69,12 +70,6 @@ def shared(processes: int) -> list[str]:
     return ["--batch-size", "9"] if processes == 3 else []
 
 
-def metrics(output: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl without what a clock measured."""
-    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("images_per_s", "data_wait")} for line in lines]
-
-
 def flat(value: Any, name: str = "") -> dict[str, Any]:
     """Every leaf of a checkpoint by its path."""
     if isinstance(value, dict | list | tuple):
@@ -85,7 +80,7 @@ def flat(value: Any, name: str = "") -> dict[str, Any]:
 
 def assert_same_run(output: Path, expected: Path) -> None:
     """Same metrics, same files, and the same content of every checkpoint but for paths and clocks."""
-    assert metrics(output) == metrics(expected)
+    assert without_clock(output) == without_clock(expected)
     for name in ("last.pt", "best.pt", *sorted(f"checkpoints/{p.name}" for p in expected.glob("*/*.pt"))):
         found, wanted = (flat(torch.load(folder / name, weights_only=True)) for folder in (output, expected))
         assert found.keys() == wanted.keys()
@@ -120,11 +115,14 @@ def test_killed_anywhere(
 ) -> None:
     """Killed at random events, steps or operations of saving, until it comes through.
 
-    Two processes add up their gradients in either order alike, three do not.
+    Two processes add up their gradients in either order alike, three do not. One and two keep an average
+    of the weights, accumulate gradients, augment, and change the mixing as they go.
     """
     rng = random.Random(f"{mix} {processes}")
     output = tmp_path / "run"
+    full = processes < 3
     command = ["--data", data, "--output", output, "--mix", mix, *SETTINGS, *shared(processes), *AGAIN]
+    command += FULL if full else []
     kills = 0
     while True:
         rank = rng.randrange(processes)
@@ -135,7 +133,7 @@ def test_killed_anywhere(
         assert outcome.statuses[rank] == -signal.SIGKILL, outcome.said
         kills += 1
     assert kills >= 3
-    assert_same_run(output, undisturbed(mix, processes))
+    assert_same_run(output, undisturbed(mix, processes, full))
 
 
 EVENTS = ["half written", "not synced", "not renamed", "renamed", "linked", "removed", "logged", "evaluation"]
@@ -172,11 +170,11 @@ def test_signal_saves_the_step(
     assert f"{number.name}: finishing the step" in outcome.said
     assert "Stopped at step 8 of 15" in outcome.said
     assert torch.load(output / "last.pt", weights_only=True)["step"] == 8
-    assert metrics(output)[-1]["step"] == 8
+    assert without_clock(output)[-1]["step"] == 8
     outcome = trainer.run(*command)
     assert "step-00000008.pt" in outcome.said
     assert outcome.statuses == [0]
-    assert metrics(output) == metrics(undisturbed())
+    assert without_clock(output) == without_clock(undisturbed())
     weights = [torch.load(path / "last.pt", weights_only=True)["model"] for path in (output, undisturbed())]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
 
@@ -206,7 +204,7 @@ def test_signal_in_the_evaluation(
     assert outcome.statuses == [128 + signal.SIGTERM] * processes, outcome.said
     saved = torch.load(output / "last.pt", weights_only=True)
     assert (saved["step"], saved["epoch"], saved["evaluation"]) == (10, 1, None)
-    assert [line["event"] for line in metrics(output)].count("eval") == 1
+    assert [line["event"] for line in without_clock(output)].count("eval") == 1
     assert trainer.run(*command, processes=processes).statuses == [0] * processes
     assert_same_run(output, undisturbed(processes=processes))
 
@@ -222,15 +220,6 @@ def copy(undisturbed: Callable[..., Path], tmp_path: Path) -> Path:
 
 def run(data: Path, *arguments: object) -> int:
     return train_imagenet.main(["--data", str(data), *SETTINGS, *map(str, arguments)])
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As in the processes of `trainer`, whose results are compared with."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_damaged_checkpoints_are_passed_over(
@@ -298,7 +287,7 @@ def test_other_images_are_refused(
 def test_more_epochs(copy: Path, data: Path) -> None:
     """The learning rate goes on along the longer curve."""
     assert run(data, "--output", copy, *AGAIN, "--epochs", "4") == 0
-    lines = metrics(copy)
+    lines = without_clock(copy)
     assert [line["step"] for line in lines if line["event"] == "train"] == list(range(1, 21))
     config = json.loads((copy / "config.json").read_text())
     assert (config["settings"]["epochs"], config["resumed_at_step"]) == (4, 15)

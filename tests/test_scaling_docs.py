@@ -21,11 +21,11 @@ from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob  # type: ignore[
 from pydantic import ValidationError
 from torch.distributed.run import get_args_parser
 
-import train_imagenet
+from training.config import Config
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 TEXT, SCRIPT, MANIFEST = DOCS / "scaling.md", DOCS / "slurm.sbatch", DOCS / "trainjob.yaml"
-TRAINER = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(train_imagenet.Config)}
+TRAINER = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(Config)}
 TORCHRUN = {option for action in get_args_parser()._actions for option in action.option_strings}
 # Of sbatch and srun; a text cannot be checked against programs that are not here.
 SLURM = {
@@ -323,6 +323,6 @@ def test_trainer_takes_the_manifests_settings(manifest: dict[str, Any]) -> None:
     """tyro reads them, with the values that they have."""
     arguments = manifest["spec"]["trainer"]["args"]
     given = arguments[arguments.index("train_imagenet.py") + 1 :]
-    config = dataclasses.asdict(tyro.cli(train_imagenet.Config, args=given))
+    config = dataclasses.asdict(tyro.cli(Config, args=given))
     read = {f"--{name.replace('_', '-')}={value}" for name, value in config.items()}
     assert set(given) <= read

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import signal
 import socket
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,16 +50,17 @@ class Trainer:
         plan: dict[str, Any] | None = None,
         record: Path | None = None,
         plain_model: bool = False,
+        of_last_rank: Sequence[str] = (),
         timeout: float = 120,
     ) -> Outcome:
         """Run the trainer with command-line `arguments`.
 
         `record` is a folder for files ``RANK.json``, in which the indices of the images stand that each
         process got, by epoch, for training and validation (see `tests.image_sets.indices`). `plain_model`
-        takes a model without BatchNorm and dropout.
+        takes a model without BatchNorm and dropout. `of_last_rank` are more arguments of the last process.
         `plan` holds ``event`` (a name or "any"), ``number`` (from 1), ``rank`` (default 0) and ``do``, a list
         of what happens there: numbers of signals to send itself, seconds (float) to wait, "full disk" for
-        that error.
+        that error, "bad loss" for a step whose loss is no number.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -68,6 +70,7 @@ class Trainer:
             "plan": plan,
             "record": None if record is None else str(record),
             "plain_model": plain_model,
+            "of_last_rank": list(of_last_rank),
             "timeout": timeout,
         }
         self._process.stdin.write(json.dumps(order) + "\n")
@@ -109,11 +112,12 @@ def _child(order: dict[str, Any], rank: int, port: int, log: int) -> None:
     if plan is not None and plan.get("rank", 0) == rank:
         _follow(plan)
     if order["plain_model"]:
-        setattr(train_imagenet, "build_model", _plain_model)  # noqa: B010, the module does not export it
+        setattr(train_imagenet, "build_model", plain_classifier)  # noqa: B010, the module does not export it
     seen: dict[str, list[list[int]]] = {"train": [], "val": []}
     if order["record"] is not None:
         _record(seen)
-    status = train_imagenet.main(order["arguments"])
+    more = order["of_last_rank"] if rank == order["processes"] - 1 else []
+    status = train_imagenet.main(order["arguments"] + more)
     if order["record"] is not None:
         (Path(order["record"]) / f"{rank}.json").write_text(json.dumps(seen))
     sys.stdout.flush()
@@ -121,7 +125,8 @@ def _child(order: dict[str, Any], rank: int, port: int, log: int) -> None:
     os._exit(status)
 
 
-def _plain_model(arch: str, num_classes: int) -> Any:
+def plain_classifier(arch: str, num_classes: int) -> Any:
+    """A small model without BatchNorm and dropout."""
     from torch import nn
 
     return nn.Sequential(
@@ -158,7 +163,7 @@ def _follow(plan: dict[str, Any]) -> None:
 
     seen = 0
 
-    def event(name: str) -> None:
+    def event(name: str, result: Any = None) -> None:
         nonlocal seen
         if plan["event"] not in (name, "any"):
             return
@@ -169,13 +174,15 @@ def _follow(plan: dict[str, Any]) -> None:
                     time.sleep(deed)
                 elif deed == "full disk":
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                elif deed == "bad loss":
+                    result.fill_(math.nan)
                 else:
                     os.kill(os.getpid(), deed)
 
     def after(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*arguments: Any, **named: Any) -> Any:
             result = function(*arguments, **named)
-            event(name)
+            event(name, result)
             return result
 
         return wrapped

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import math
 import pickle
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
     apply_activation_checkpointing,
     checkpoint_wrapper,
@@ -153,9 +154,48 @@ def build_schedule(
     return LambdaLR(optimizer, factor, last_epoch=steps_done - 1)
 
 
-def averaged(model: nn.Module, decay: float) -> AveragedModel:
-    """A moving average of the weights and of BatchNorm's statistics; the first update copies them."""
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
+class Average:
+    """A moving average of a model's weights and of BatchNorm's statistics; the first update copies them.
+
+    Parameters
+    ----------
+    model : Module
+        What is averaged, on its device; its parameters and buffers are those that every update looks at.
+    decay : float
+        In [0, 1): the share of the average that stays.
+
+    Attributes
+    ----------
+    module : Module
+        The average.
+    updates : int
+
+    Notes
+    -----
+    torch.optim.swa_utils computes it. Its ``AveragedModel.update_parameters`` is not called: it copies its
+    counter between host and device, and so waits for the device at every step.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.module: nn.Module = AveragedModel(model).module
+        self.updates = 0
+        self._update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        averages = itertools.chain(self.module.parameters(), self.module.buffers())
+        values = itertools.chain(model.parameters(), model.buffers())
+        self._groups: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+        for average, value in zip(averages, values, strict=True):
+            group = self._groups.setdefault(average.dtype, ([], []))
+            group[0].append(average.detach())
+            group[1].append(value.detach())
+
+    def update(self) -> None:
+        """Take the model's values of now into the average."""
+        for averages, values in self._groups.values():
+            if self.updates == 0:
+                torch._foreach_copy_(averages, values)
+            else:
+                self._update(averages, values, self.updates)
+        self.updates += 1
 
 
 # -- Less memory --------------------------------------------------------------------------------------

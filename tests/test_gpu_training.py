@@ -1,0 +1,176 @@
+"""The trainer on a GPU that is not there: everything on one device, and no step waits for it unasked."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+import train_imagenet
+from tests.fake_gpu import GPU, Waits, fake_gpu
+from training.config import Config
+from training.loaders import Loaders
+from training.model import build_model
+from training.signals import StopSignals
+
+STEPS = 7
+TWO_DEVICES = r"cuda:0, cpu|cpu, cuda:0|different devices"
+
+
+class Batches:
+    """What a guarded loader gives: batches on a device."""
+
+    images, resumable = None, True
+
+    def __init__(self, count: int, size: int, device: torch.device, *, labels: bool = False) -> None:
+        self._count, self._size, self._device, self._labels = count, size, device, labels
+        self.longest = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for _ in range(self._count):
+            images = torch.zeros(self._size, 32, 32, 3, device=GPU).permute(0, 3, 1, 2)
+            if self._labels:
+                yield images, torch.zeros(self._size, dtype=torch.int64, device=self._device)
+            else:
+                yield images, torch.zeros(self._size, 3, device=self._device)
+
+
+@pytest.fixture
+def make_run(
+    coded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., tuple[train_imagenet.Run, Waits]]]:
+    """Makes a run on the GPU that is not there, without files."""
+
+    def make(
+        waits: Waits, device: torch.device = GPU, evaluation: int = 2, **options: Any
+    ) -> train_imagenet.Run:
+        settings = {"arch": "resnet18", "image_size": 32, "batch_size": 8, "amp": "bf16", "log_every": 3}
+        config = Config(data=coded, device="cuda", output=tmp_path / "run", **{**settings, **options})
+        size, count = config.batch_size // config.accumulate, STEPS * config.accumulate
+        monkeypatch.setattr(Loaders, "train", lambda *_: Batches(count, size, device))
+        monkeypatch.setattr(Loaders, "val", lambda *_: Batches(evaluation, size, device, labels=True))
+        monkeypatch.setattr(train_imagenet.Run, "_open_output", lambda *_: None)
+        run = train_imagenet.Run(config)
+        waits.found.clear()
+        return run
+
+    with fake_gpu() as waits:
+        yield functools.partial(make, waits), waits  # type: ignore[misc]
+
+
+def waits_by_step(run: train_imagenet.Run, waits: Waits, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Train an epoch; the steps in which something waited, from 1."""
+    found: list[int] = []
+    step = train_imagenet.Run.train_step
+
+    def watched(self: train_imagenet.Run, batches: Any) -> Tensor:
+        # What came since the last step belongs to it: the check, the log.
+        if waits.found:
+            found.append(self.step)
+            waits.found.clear()
+        return step(self, batches)
+
+    monkeypatch.setattr(train_imagenet.Run, "train_step", watched)
+    run.trained_s = run.waited_s = 0.0
+    with StopSignals(quiet=True) as stop, tqdm(disable=True) as progress:
+        assert run._train_epoch(stop, progress)
+    if waits.found:
+        found.append(run.step)
+    return found
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "float32": {"amp": "none"},
+    "everything": {"ema_decay": 0.9, "clip_grad_norm": 1.0, "accumulate": 2, "loss": "bce"},
+    "fp16": {"amp": "fp16", "clip_grad_norm": 1.0, "ema_decay": 0.9},
+    "checkpointing": {"grad_checkpointing": True},
+    "other model": {"arch": "mobilenet_v3_small", "ema_decay": 0.9},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_a_step_waits_where_it_logs_and_nowhere_else(
+    options: dict[str, Any], make_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logs are due at steps 3 and 6; the end of the epoch is step 7."""
+    make, waits = make_run
+    run = make(**options)
+    assert waits_by_step(run, waits, monkeypatch) == [3, 6, 7]
+    for value in (*run.model.parameters(), *run.model.buffers()):
+        assert value.device == GPU
+
+
+@pytest.mark.parametrize("average", [None, 0.9])
+def test_an_evaluation_reads_its_results_once(average: float | None, make_run: Any) -> None:
+    make, waits = make_run
+    counts = []
+    for batches in (1, 5):
+        run = make(evaluation=batches, ema_decay=average)
+        assert run.evaluate() is not None
+        counts.append(waits.found.count("a number is read"))
+    assert counts == [3 if average is None else 6] * 2  # top-1, top-5, loss
+
+
+# What has to be found, is found.
+
+
+def test_a_batch_on_the_cpu_is_an_error(make_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, waits = make_run
+    run = make(device=torch.device("cpu"))
+    with pytest.raises(RuntimeError, match=TWO_DEVICES):
+        waits_by_step(run, waits, monkeypatch)
+    with pytest.raises(RuntimeError, match=TWO_DEVICES):
+        run.evaluate()
+
+
+def test_a_model_on_the_cpu_is_an_error(make_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, waits = make_run
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, *_, **__: self)
+    with pytest.raises(RuntimeError, match=TWO_DEVICES):
+        waits_by_step(make(), waits, monkeypatch)
+
+
+def test_an_average_on_the_cpu_is_an_error(make_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, waits = make_run
+    run = make(ema_decay=0.9)
+    for averages, _ in run.average._groups.values():
+        averages[:] = [average.to("cpu") for average in averages]
+    run.average.updates = 1
+    with pytest.raises(RuntimeError, match=TWO_DEVICES):
+        waits_by_step(run, waits, monkeypatch)
+
+
+@pytest.mark.parametrize("wait", [float, Tensor.item, Tensor.cpu, bool])
+def test_waits_are_counted(wait: Callable[[Tensor], Any], make_run: Any) -> None:
+    make, waits = make_run
+    run = make()
+    loss = run.train_step(iter(run.train_loader))
+    assert waits.found == []
+    wait(loss)
+    assert len(waits.found) == 1
+
+
+def test_what_torchs_own_update_of_the_average_costs(make_run: Any) -> None:
+    """It waits for the device; training.model.Average, which does not, gives the same (test_ema)."""
+    _, waits = make_run
+    model = build_model("resnet18", 3).to(GPU)
+    update = get_ema_multi_avg_fn(0.9)  # type: ignore[no-untyped-call]
+    average = AveragedModel(model, multi_avg_fn=update)
+    for _ in range(2):
+        waits.found.clear()
+        average.update_parameters(model)
+    assert waits.found != []

@@ -1,0 +1,134 @@
+"""A loss that is no number: named, with its batch saved, and no checkpoint of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import train_imagenet
+from tests.trainer_process import Trainer
+from tests.training_runs import SMALL
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def poisoned(monkeypatch: pytest.MonkeyPatch, at_step: int, value: float) -> list[tuple[Tensor, Tensor]]:
+    """Let the loss of a step be `value`; the batches of all steps."""
+    batches: list[tuple[Tensor, Tensor]] = []
+    step = train_imagenet.Run.train_step
+
+    def poisoning(self: train_imagenet.Run, loader: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
+        def noted() -> Iterator[tuple[Tensor, Tensor]]:
+            for images, targets in loader:
+                batches.append((images.clone(), targets.clone()))
+                yield images, targets
+
+        loss = step(self, noted())
+        return loss * value if self.step + 1 == at_step else loss
+
+    monkeypatch.setattr(train_imagenet.Run, "train_step", poisoning)
+    return batches
+
+
+@pytest.mark.usefixtures("plain_model")
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize(("at_step", "accumulate"), [(1, 1), (3, 1), (4, 1), (5, 2)])
+def test_loss_that_is_no_number(
+    at_step: int,
+    accumulate: int,
+    value: float,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Found at the next check, with the step and its batches as they were."""
+    batches = poisoned(monkeypatch, at_step, value)
+    output = tmp_path / "run"
+    arguments = [
+        "--data",
+        str(photos),
+        "--output",
+        str(output),
+        *SMALL,
+        "--log-every",
+        "100",
+        "--batch-size",
+        "4",
+    ]
+    arguments += ["--accumulate", str(accumulate), "--checkpoint-every", "2"]
+    assert train_imagenet.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert f"The loss was not finite in step {at_step}; its batch is in" in error
+    good = sorted((output / "checkpoints").iterdir())
+    step = (at_step - 1) // 2 * 2
+    assert (f"the last good checkpoint is {good[-1]}" if step else "there is no checkpoint yet") in error
+    assert [path.name for path in good][-1:] == ([f"step-{step:08d}.pt"] if step else [])
+    (saved,) = output.glob("not-finite-*.pt")
+    content = torch.load(saved, weights_only=True)
+    assert (content["step"], content["rank"]) == (at_step, 0)
+    wanted = batches[(at_step - 1) * accumulate : at_step * accumulate]
+    assert len(content["images"]) == accumulate
+    for number, (images, targets) in enumerate(wanted):
+        assert torch.equal(content["images"][number], images)
+        assert torch.equal(content["targets"][number], targets)
+
+
+@pytest.mark.usefixtures("plain_model")
+def test_weight_that_is_no_number(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The loss of the step was still good, its update was not: no checkpoint of it is written."""
+    step = train_imagenet.Run.train_step
+
+    def breaking(self: train_imagenet.Run, batches: Any) -> Tensor:
+        loss = step(self, batches)
+        if self.step == 3:
+            with torch.no_grad():
+                next(self.model.parameters())[0, 0, 0, 0] = math.nan
+        return loss
+
+    monkeypatch.setattr(train_imagenet.Run, "train_step", breaking)
+    output = tmp_path / "run"
+    arguments = ["--data", str(photos), "--output", str(output), *SMALL, "--batch-size", "4"]
+    assert train_imagenet.main([*arguments, "--checkpoint-every", "2"]) == 1
+    assert "A weight was not finite in step 4" in capsys.readouterr().err
+    assert [path.name for path in (output / "checkpoints").iterdir()] == ["step-00000002.pt"]
+
+
+@pytest.mark.usefixtures("plain_model")
+def test_a_rate_far_too_high(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without any help: it ends, and whatever checkpoint there is holds numbers."""
+    output = tmp_path / "run"
+    arguments = [
+        "--data",
+        str(photos),
+        "--output",
+        str(output),
+        *SMALL,
+        "--warmup-epochs",
+        "0",
+        "--lr",
+        "1e30",
+    ]
+    assert train_imagenet.main([*arguments, "--checkpoint-every", "1"]) == 1
+    assert "was not finite in step" in capsys.readouterr().err
+    for path in (output / "checkpoints").iterdir():
+        content = torch.load(path, weights_only=True)
+        assert all(bool(torch.isfinite(value).all()) for value in content["model"].values())
+
+
+def test_one_of_two_processes(trainer: Trainer, photos: Path, tmp_path: Path) -> None:
+    """Both end; the one whose loss it was saves its batch."""
+    output = tmp_path / "run"
+    plan = {"event": "step", "number": 2, "rank": 1, "do": ["bad loss"]}
+    outcome = trainer.run("--data", photos, "--output", output, *SMALL, processes=2, plan=plan)
+    assert outcome.statuses == [1, 1], outcome.said
+    assert "it was the batch of another process" in outcome.said
+    assert [path.name for path in output.glob("not-finite-*")] == ["not-finite-step-00000002-rank-1.pt"]

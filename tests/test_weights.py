@@ -1,0 +1,140 @@
+"""Weights from files, to begin with or to be evaluated."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import train_imagenet
+from tests.image_sets import plain, write_split
+from tests.training_runs import SMALL, lines, train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("trained") / "run"
+    train(photos, output, "--ema-decay", "0.5", "--val-image-size", "48")
+    return output
+
+
+def evaluate(photos: Path, weights: Path, *extra: object) -> None:
+    """Let --eval-only print its numbers."""
+    arguments = [
+        "--data",
+        str(photos),
+        *SMALL,
+        "--eval-only",
+        "--init-weights",
+        str(weights),
+        *map(str, extra),
+    ]
+    assert train_imagenet.main(arguments) == 0
+
+
+def numbers(said: str) -> list[float]:
+    found = re.search(r"top-1 ([\d.]+) %, top-5 ([\d.]+) %, loss ([\d.]+) on 17 images", said)
+    assert found is not None, said
+    return [float(value) for value in found.groups()]
+
+
+def test_eval_only(
+    photos: Path,
+    trained: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a checkpoint: the averaged weights, and the numbers of its run; nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    last = lines(trained)[-1]
+    val_alone = tmp_path / "val alone"
+    shutil.copytree(photos / "val", val_alone / "val")
+    evaluate(val_alone, trained / "last.pt", "--val-image-size", 48)
+    said = capsys.readouterr().out
+    assert "averaged weights of" in said
+    assert numbers(said) == pytest.approx([last["ema_top1"], last["ema_top5"], last["ema_loss"]], abs=5.1e-3)
+    content = torch.load(trained / "last.pt", weights_only=True)
+    torch.save({f"module.{name}": value for name, value in content["model"].items()}, tmp_path / "plain.pth")
+    evaluate(photos, tmp_path / "plain.pth", "--val-image-size", 48)
+    found = numbers(capsys.readouterr().out)
+    assert found == pytest.approx([last["top1"], last["top5"], last["loss"]], abs=5.1e-3)
+    evaluate(photos, tmp_path / "plain.pth", "--val-image-size", 32)
+    assert numbers(capsys.readouterr().out)[2] != pytest.approx(found[2], abs=1e-3)
+    assert {path.name for path in tmp_path.iterdir()} == {"val alone", "plain.pth"}
+
+
+def test_init_weights(
+    photos: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run begins with them; with other classes all but the classifier."""
+    extra = ["--lr", 0, "--weight-decay", 0, "--max-steps", 1, "--init-weights", trained / "best.pt"]
+    train(photos, tmp_path / "same", *extra)
+    wanted = torch.load(trained / "best.pt", weights_only=True)["ema"]
+    found = torch.load(tmp_path / "same" / "last.pt", weights_only=True)["model"]
+    parameters = [name for name in wanted if "running" not in name and "num_batches" not in name]
+    assert all(torch.equal(found[name], wanted[name]) for name in parameters)
+    other = tmp_path / "two classes"
+    for split in ("train", "val"):
+        write_split(other / split, (12, 12), plain)
+    train(other, tmp_path / "other", *extra)
+    assert "but for the classifier fc" in capsys.readouterr().out
+    found = torch.load(tmp_path / "other" / "last.pt", weights_only=True)["model"]
+    assert found["fc.weight"].shape == (2, 512)
+    rest = [name for name in parameters if not name.startswith("fc.")]
+    assert all(torch.equal(found[name], wanted[name]) for name in rest)
+
+
+def test_bad_weights(photos: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def error(path: object, *extra: str) -> str:
+        output = tmp_path / "run"
+        arguments = [
+            "--data",
+            str(photos),
+            "--output",
+            str(output),
+            *SMALL,
+            "--init-weights",
+            str(path),
+            *extra,
+        ]
+        assert train_imagenet.main(arguments) == 2
+        assert not output.exists()
+        return capsys.readouterr().err
+
+    assert "there is no file" in error(tmp_path / "none.pt")
+    (tmp_path / "text.pt").write_text("no weights")
+    assert "cannot be read as weights" in error(tmp_path / "text.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    assert "holds no weights by name; got list" in error(tmp_path / "list.pt")
+    torch.save({"a": 1}, tmp_path / "numbers.pt")
+    assert "other things than tensors" in error(tmp_path / "numbers.pt")
+    message = error(trained / "last.pt", "--arch", "resnet34")
+    assert "must hold the weights of --arch: it lacks layer1.2.conv1.weight" in message
+    assert "more" in message
+    content = torch.load(trained / "last.pt", weights_only=True)["model"]
+    content["fc.weight"], content["fc.bias"] = torch.zeros(9, 512), torch.zeros(9)
+    torch.save(content, tmp_path / "nine.pt")
+    message = error(tmp_path / "nine.pt", "--eval-only")
+    assert "fc.weight of shape [9, 512] for [3, 512]" in message
+    content["conv1.weight"] = torch.zeros(64, 1, 7, 7)
+    torch.save(content, tmp_path / "grey.pt")
+    assert "conv1.weight of shape [64, 1, 7, 7] for [64, 3, 7, 7]" in error(tmp_path / "grey.pt")
+    assert (
+        "--eval-only must be used with --init-weights"
+        in (
+            train_imagenet.main(["--data", str(photos), *SMALL, "--eval-only"]),
+            capsys.readouterr().err,
+        )[1]
+    )
+
+
+def test_val_image_size(trained: Path) -> None:
+    settings = json.loads((trained / "config.json").read_text())["settings"]
+    assert (settings["image_size"], settings["val_image_size"]) == (32, 48)
