@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import _libraries as libraries
-from ._report import NOTE, OK, PROBLEM, Finding
+from ._report import NOTE, OK, PROBLEM, Finding, probed
 
 # DALI's installation guide: the oldest driver for each CUDA major it is built for.
 _OLDEST_DRIVER = {12: (525, 60), 13: (580, 0)}
@@ -29,7 +29,7 @@ _PACKAGES = {
     "libnvtiff": "nvidia-nvtiff-cu{major}",
     "libnvcomp": "nvidia-libnvcomp-cu{major}",
 }
-# What the GPU pipelines need, NPP among it as far as is known; what DALI only warns of; the rest is not missed.
+# What the GPU pipelines need, NPP among it as far as is known; what DALI warns of; the rest is not missed.
 _NEEDED = ("libnvjpeg", "libnvimgcodec", "libnppc", "libnppicc", "libnppig", *libraries.DRIVER)
 _WARNED_OF = ("libcufft",)
 _OF_THE_SYSTEM = ("libc", "libcrypto", "libnuma")
@@ -84,7 +84,8 @@ def find_driver() -> Driver:
     newest = None
     if cuda.cuDriverGetVersion(ctypes.byref(number)) == 0:
         newest = (number.value // 1000, number.value % 1000 // 10)
-    if status := cuda.cuInit(0):
+    status = cuda.cuInit(0)
+    if status:
         name = ctypes.c_char_p()
         known = cuda.cuGetErrorName(status, ctypes.byref(name)) == 0 and name.value
         return Driver(version, newest, (), known.decode() if known else f"cuInit returned {status}")
@@ -148,11 +149,12 @@ def dali_version() -> tuple[str | None, int | None, str]:
 def findings(driver: Driver) -> list[Finding]:
     """All of this module."""
     version, major, error = dali_version()
+    has_gpu = bool(driver.devices)
     return [
-        gpus(driver, major),
+        probed("GPU", lambda: gpus(driver, major)),
         dali(version, major, error),
-        *cuda_libraries(major, bool(driver.devices)),
-        torch(major, bool(driver.devices)),
+        *cuda_libraries(major, has_gpu),
+        probed("PyTorch", lambda: torch(major, has_gpu)),
     ]
 
 

@@ -124,7 +124,7 @@ def _string(data: mmap.mmap, offset: int) -> str:
     return data[offset : data.find(b"\0", offset)].decode()
 
 
-def _unique(items: Iterable[_Item]) -> tuple[Item, ...]:
+def _unique(items: Iterable[_Item]) -> tuple[_Item, ...]:
     return tuple(dict.fromkeys(items))
 
 

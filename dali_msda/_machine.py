@@ -14,10 +14,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ._report import NOTE, OK, PROBLEM, Finding
+from ._report import NOTE, OK, PROBLEM, Finding, probed
 
 _GIB = 2**30
-# NCCL takes some ten MB of shared memory per GPU, PyTorch's DataLoader whole batches; 64 MiB is Docker's default.
+# NCCL and PyTorch's DataLoader hand data over there; Docker's default of 64 MiB is soon full.
 _SMALL_SHARED_MEMORY = _GIB
 # A checkpoint of ResNet-50 with momentum is 0.2 GB, and several are kept.
 _LITTLE_DISK, _NO_DISK = 5 * _GIB, _GIB // 2
@@ -26,7 +26,14 @@ _PYTHONS = ((3, 11), (3, 13))
 
 def findings(gpus: int) -> list[Finding]:
     """All of this module, for a machine with so many usable GPUs."""
-    return [python(), processors(gpus), memory(), shared_memory(gpus), disk(), numba_cache()]
+    return [
+        probed("Python", python),
+        probed("processors", lambda: processors(gpus)),
+        probed("memory", memory),
+        probed("shared memory", lambda: shared_memory(gpus)),
+        probed("disk", disk),
+        probed("Numba", numba_cache),
+    ]
 
 
 def _text(path: str) -> str | None:

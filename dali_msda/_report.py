@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,14 @@ class Finding:
 
 
 Sections = dict[str, list[Finding]]
+
+
+def probed(name: str, probe: Callable[[], Finding]) -> Finding:
+    """What `probe` finds; on a machine that it was not made for, that it found nothing."""
+    try:
+        return probe()
+    except Exception as error:  # of any type: the rest of the page is still wanted
+        return Finding(NOTE, name, f"cannot be looked at: {error!r}", "an issue with this line would help")
 
 
 def lines(finding: Finding) -> list[str]:

@@ -199,7 +199,8 @@ def _rate(pipeline: Pipeline) -> float:
 
     seconds(2)
     batches = max(1, min(50, round(_ROUND_SECONDS / seconds(1))))
-    return statistics.median(batches * pipeline.max_batch_size / seconds(batches) for _ in range(_ROUNDS))
+    size = int(pipeline.max_batch_size)
+    return statistics.median(batches * size / seconds(batches) for _ in range(_ROUNDS))
 
 
 def decoding(threads: int, hw_decoder_load: float | None = None) -> tuple[float, str]:

@@ -3,8 +3,8 @@
     python -m dali_msda.doctor [--json] [--quick]
 
 Looks at Python, processors, memory, disk, the driver, DALI, PyTorch and the libraries of CUDA, then checks
-every method on the CPU and, where there is one, on the first GPU against the NumPy reference, and times it. Each
-problem comes with what to do about it. Without a GPU nothing is wrong, and the page says what stays unchecked.
+every method on the CPU and, where there is one, on the first GPU against the NumPy reference, and times it.
+Each problem comes with what to do about it. No GPU is no problem, and the page says what stays unchecked.
 
 Exit status: 0 without problems, 1 with some, 2 for wrong options.
 """
@@ -111,7 +111,7 @@ _REMEDIES = {
         "do not train with it: delete the folder of compiled code (--json: Numba, cache) and run this again;"
         " if it stays, backend='graph' goes without compiled code, and the --json output is worth an issue"
     ),
-    "CPU graph": "do not train with it: another release of DALI (tested: 2.4), and an issue with --json output",
+    "CPU graph": "do not train with it: try DALI 2.4, which is tested; the --json output is worth an issue",
     "GPU graph": (
         "do not train with it: mend problems of driver and libraries above first; device='cpu' goes without"
         " the GPU, and the --json output is worth an issue"
