@@ -68,7 +68,7 @@ def _faults(instance: Any) -> Iterator[str]:
         yield f"stands on {device!r}, made for {schema.GetSupportedBackends()}"
     try:
         schema.CheckArgs(spec)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         yield f"has wrong arguments: {error}"
     count, least, most = spec.NumRegularInput(), schema.MinNumInput(), schema.MaxNumInput()
     if not least <= count <= most:
