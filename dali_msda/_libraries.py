@@ -36,8 +36,8 @@ USES = {
     "libnvjpeg2k": "JPEG 2000 on the GPU",
     "libnvtiff": "TIFF on the GPU",
     "libnvcomp": "compressed data on the GPU",
-    "libcuda": "the driver",
-    "libnvidia-ml": "the driver: temperature, threads near the GPU",
+    "libcuda": "the driver itself",
+    "libnvidia-ml": "the driver: its version, threads near the GPU",
     "libnvcuvid": "the driver: video, and the hardware JPEG decoder",
 }
 

@@ -108,7 +108,7 @@ def processors(gpus: int) -> Finding:
         )
         return Finding(NOTE, "processors", text, todo, data)
     if gpus and usable < 4 * gpus:
-        todo = "see docs/gpu.md for threads per GPU; below 4 decoding may hold the GPU up"
+        todo = "below 4 per GPU decoding may hold it up: docs/gpu.md of the repository tells what to set"
         return Finding(NOTE, "processors", f"{text}, for {gpus} GPU{'s' * (gpus > 1)}", todo, data)
     return Finding(OK, "processors", text, data=data)
 

@@ -89,9 +89,12 @@ def self_check(gpu: bool, threads: int, *, timed: bool) -> list[Finding]:
 def _methods(form: str, results: list[dict[str, Any]]) -> Finding:
     """One form of mixing: all methods in both conventions."""
     data = {"methods": {result["method"]: result for result in results}}
-    wrong = [result for result in results if result["error"]]
+    wrong: dict[str, list[str]] = {}
+    for result in results:
+        if result["error"]:
+            wrong.setdefault(result["error"], []).append(result["method"])
     if wrong:
-        text = "\n".join(f"{result['method']}: {result['error']}" for result in wrong)
+        text = "\n".join(f"{', '.join(methods)}: {error}" for error, methods in wrong.items())
         return Finding(PROBLEM, form, text, _REMEDIES[form], data)
     errors = [error for result in results for error in result["errors"].values()]
     image, mask, targets = (max(error[name] for error in errors) for name in ("image", "mask", "targets"))

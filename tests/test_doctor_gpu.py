@@ -332,7 +332,7 @@ def test_gpu_check(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "run", process(0, answer("RuntimeError: CUDA error", engines=None)))
     graph, hardware, _ = doctor._gpu_check(4, timed=True)
     assert graph.status == PROBLEM
-    assert "hmix: RuntimeError: CUDA error" in graph.text
+    assert graph.text == "mixup, hmix: RuntimeError: CUDA error"
     assert hardware.status == NOTE
     assert "video" in hardware.todo
     monkeypatch.setattr(subprocess, "run", process(0, answer(engines=0)))
