@@ -9,16 +9,23 @@ arguments. The methods are those of Park, Yun and Chun, "A Unified Analysis of M
 Augmentation: A Loss Function Perspective", NeurIPS 2022.
 """
 
-try:
-    import nvidia.dali as _dali  # noqa: F401
-except ImportError as error:
-    raise ImportError(
-        "dali_msda needs NVIDIA DALI: install the build of your CUDA version,"
-        " for example: pip install 'dali-msda[cuda12]'"
-    ) from error
+import sys as _sys
 
-from ._arguments import METHODS, MixParams
-from .operators import cutmix, gmix, hmix, mix, mixup, stochastic
+try:
+    try:
+        import nvidia.dali as _dali  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "dali_msda needs NVIDIA DALI: install the build of your CUDA version,"
+            " for example: pip install 'dali-msda[cuda12]'"
+        ) from error
+
+    from ._arguments import METHODS, MixParams
+    from .operators import cutmix, gmix, hmix, mix, mixup, stochastic
+except Exception:
+    # The doctor is there to say what is missing, on a whole page.
+    if "dali_msda.doctor" not in _sys.orig_argv:
+        raise
 
 __version__ = "0.1.0"
 

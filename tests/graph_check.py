@@ -68,8 +68,11 @@ def _faults(instance: Any) -> Iterator[str]:
         yield f"stands on {device!r}, made for {schema.GetSupportedBackends()}"
     try:
         schema.CheckArgs(spec)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         yield f"has wrong arguments: {error}"
+    count, least, most = spec.NumRegularInput(), schema.MinNumInput(), schema.MaxNumInput()
+    if not least <= count <= most:
+        yield f"has {count} inputs, takes {least} to {most}"
     for position, node in enumerate(instance.inputs):
         if _returned(node):
             yield f"its input {node.name} comes back from the GPU"

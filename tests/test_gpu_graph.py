@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nvidia.dali import Pipeline, fn, types
+from nvidia.dali import Pipeline, backend, fn, types
 from nvidia.dali.pipeline import DataNode
 
 import dali_msda as msda
@@ -121,6 +121,24 @@ def test_train_pipeline(mix: str, output_layout: str, coded: Path) -> None:
         assert pipeline.device_id == 0
 
 
+@pytest.mark.parametrize("mix", METHODS)
+def test_pipelines_as_the_trainer_has_them(mix: str, coded: Path) -> None:
+    """Stand-ins are reported, on the CPU, where the reader knows of them; everything else is on the GPU."""
+    common: dict[str, Any] = {
+        "batch_size": 8, "num_threads": 2, "device": "gpu", "output_layout": "HWC", "report_stand_ins": True,
+        "device_id": 1, "shard_id": 1, "num_shards": 2,
+    }  # fmt: skip
+    training = train_pipeline(
+        coded, mix=mix, num_classes=3, seed=5, mix_convention="paper", mix_probability=0.5,
+        label_smoothing=0.1, enable_checkpointing=True, **common,
+    )  # fmt: skip
+    for pipeline in (training, val_pipeline(coded, output_dtype=types.FLOAT16, **common)):
+        *on_gpu, kept = pipeline._graph_out
+        assert len(on_gpu) == 2
+        assert problems(on_gpu) == []
+        assert problems([kept], "cpu") == []
+
+
 @pytest.mark.parametrize("output_layout", ["CHW", "HWC"])
 def test_val_pipeline(output_layout: str, coded: Path) -> None:
     pipeline = val_pipeline(
@@ -181,6 +199,24 @@ def wrong_decoder_input() -> list[DataNode]:
     return [images]
 
 
+def missing_input() -> list[DataNode]:
+    """DALI refuses as it adds inputs, so the operator is given a specification without any."""
+    resized = fn.resize(values("gpu"), size=[8, 8])
+    with pytest.raises(ValueError, match="from 1 to 1 inputs"):
+        fn.resize(values("gpu"), values("gpu"), size=[8, 8])
+    resized.source._spec = backend.OpSpec("Resize")
+    return [resized]
+
+
+def unknown_argument() -> list[DataNode]:
+    """DALI refuses those of the call, so it is added afterwards."""
+    resized = fn.resize(values("gpu"), size=[8, 8])
+    with pytest.raises(KeyError, match="not defined"):
+        fn.resize(values("gpu"), sizes=[8, 8])
+    resized.source.spec.AddArg("sizes", 8)
+    return [resized]
+
+
 WRONG: dict[str, tuple[Callable[[], list[DataNode]], list[str]]] = {
     "CPU operator on the GPU": (
         lambda: [fn.random.beta(device="gpu", shape=[1])],
@@ -228,6 +264,11 @@ WRONG: dict[str, tuple[Callable[[], list[DataNode]], list[str]]] = {
     "argument missing": (
         lambda: [fn.cast(values("gpu"))],
         [r"\(Cast\): has wrong arguments: .*dtype"],
+    ),
+    "unknown argument": (unknown_argument, [r"\(Resize\): has wrong arguments: .*sizes"]),
+    "input missing": (
+        missing_input,
+        [r"\(Resize\): has 0 inputs, takes 1 to 1", r"\(Resize\): its argument .* lies on the gpu"],
     ),
     "behind correct operators": (
         lambda: [fn.resize(values("gpu"), size=[8, 8]) + fn.random.beta(device="gpu") * 2.0],

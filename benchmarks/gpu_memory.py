@@ -1,0 +1,105 @@
+"""Memory that training needs on a GPU, counted without one: calculated, not measured.
+
+    python -m benchmarks.gpu_memory [--model resnet50] [--image-size 224] [--batch-sizes 64 128 256]
+
+The model runs forward under autocast on tensors that have shapes and types but no content (PyTorch's fake
+tensors); every storage that is kept for the backward pass counts once. The pipelines' share follows from the
+arguments that they give to DALI's decoder and from the shapes of their batches. What cuDNN, cuBLAS, NCCL and
+the CUDA contexts take comes on top, and so does what allocators lose; of the hardware decoder's own buffers
+nothing is published.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torchvision
+import tyro
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from benchmarks.common import table
+from pipelines.imagenet import _decoder
+
+_MB = 1e6
+_MEMORY_OF_IMAGENET = 500 * 375 * 3  # decoded, the average image
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is counted."""
+
+    model: str = "resnet50"
+    """A classification model of torchvision."""
+
+    image_size: int = 224
+    """Side of the images in pixels."""
+
+    batch_sizes: tuple[int, ...] = (64, 128, 256)
+    """Images per batch of one GPU."""
+
+    num_threads: int = 8
+    """Threads of each of the two pipelines."""
+
+    prefetch_queue_depth: int = 2
+    """Batches that DALI makes ahead."""
+
+
+def model_bytes(name: str, size: int, batch_size: int) -> tuple[int, int]:
+    """Bytes of the parameters, and of what a forward pass in bf16 keeps for the backward pass."""
+    kept: dict[int, tuple[int, Any]] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = (storage.nbytes(), storage)  # held on to, so that no address comes twice
+        return tensor
+
+    # Of the CPU, whose autocast treats the same operators alike and does not ask for a GPU.
+    with FakeTensorMode():
+        model = getattr(torchvision.models, name)()
+        weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+        images, targets = torch.empty(batch_size, 3, size, size), torch.empty(batch_size, 1000)
+        hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        with hooks, torch.autocast("cpu", torch.bfloat16):
+            torch.nn.functional.cross_entropy(model(images), targets)
+        parameters = sum(parameter.nbytes for parameter in model.parameters())
+    return parameters, sum(count for key, (count, _) in kept.items() if key not in weights)
+
+
+def pipeline_bytes(settings: Settings, batch_size: int) -> dict[str, float]:
+    """Bytes of one pipeline: the decoder's paddings for each thread, and the batches."""
+    arguments = _decoder("gpu", 0.65)
+    pixels = settings.image_size**2 * 3
+    return {
+        "paddings": settings.num_threads * arguments["device_memory_padding"],
+        "pinned": 2 * settings.num_threads * arguments["host_memory_padding"],
+        # uint8 as decoded, uint8 resized, the mask and the two products in float32; outputs wait in a queue.
+        "batches": batch_size * (_MEMORY_OF_IMAGENET + pixels * (1 + 3 * 4))
+        + settings.prefetch_queue_depth * batch_size * pixels * 4,
+        "hints": arguments["preallocate_width_hint"] * arguments["preallocate_height_hint"] * 3,
+    }
+
+
+def main() -> None:
+    """Print the table."""
+    settings = tyro.cli(Settings, description=__doc__)
+    rows = []
+    for batch_size in settings.batch_sizes:
+        parameters, activations = model_bytes(settings.model, settings.image_size, batch_size)
+        pipeline = pipeline_bytes(settings, batch_size)
+        # Parameters, gradients and momentum; what autocast makes of the parameters counts as kept.
+        model = 3 * parameters
+        total = model + activations + 2 * pipeline["paddings"] + pipeline["batches"]
+        numbers = (model, activations, 2 * pipeline["paddings"], pipeline["batches"], total)
+        rows.append([str(batch_size), *(f"{number / 1e9:.2f}" for number in numbers)])
+    header = ["batch", "weights and optimizer", "activations", "decoders' paddings", "batches", "sum"]
+    print(f"{settings.model}, {settings.image_size} pixels, bf16, GB; calculated\n")
+    print(table(header, rows))
+    pinned, hint = 2 * pipeline["pinned"], pipeline["hints"]
+    print(f"\nPinned memory of the CPU for both pipelines: {pinned / 1e9:.2f} GB")
+    print(f"One image of the size that the hardware decoder is told to expect: {hint / _MB:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,327 @@
+"""The driver, DALI, PyTorch and the libraries of CUDA: what is there, and whether it goes together."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from . import _libraries as libraries
+from ._report import NOTE, OK, PROBLEM, Finding, probed
+
+# DALI's installation guide: the oldest driver for each CUDA major it is built for.
+_OLDEST_DRIVER = {12: (525, 60), 13: (580, 0)}
+# PyPI's packages of CUDA's libraries by stem; "{cu}" is "-cu12" for CUDA 12 and nothing from CUDA 13 on.
+_PACKAGES = {
+    "libnppc": "nvidia-npp{cu}",
+    "libnppicc": "nvidia-npp{cu}",
+    "libnppig": "nvidia-npp{cu}",
+    "libcufft": "nvidia-cufft{cu}",
+    "libcufile": "nvidia-cufile{cu}",
+    "libnvjpeg": "nvidia-nvjpeg{cu}",
+    "libnvimgcodec": "nvidia-nvimgcodec-cu{major}",
+    "libnvjpeg2k": "nvidia-nvjpeg2k-cu{major}",
+    "libnvtiff": "nvidia-nvtiff-cu{major}",
+    "libnvcomp": "nvidia-libnvcomp-cu{major}",
+}
+# What the GPU pipelines need, NPP among it as far as is known; what DALI warns of; the rest is not missed.
+_NEEDED = ("libnvjpeg", "libnvimgcodec", "libnppc", "libnppicc", "libnppig", *libraries.DRIVER)
+_WARNED_OF = ("libcufft",)
+_OF_THE_SYSTEM = ("libc", "libcrypto", "libnuma")
+_TIMEOUT = 120
+
+# In a process of its own: libraries of DALI and of PyTorch, loaded in this order, then in use together.
+_TOGETHER = """
+import json, numpy as np
+from nvidia.dali import Pipeline, backend, fn, types
+import torch
+found = {"torch": torch.__version__, "cuda": torch.version.cuda, "gpu": torch.cuda.is_available()}
+found["npp"], found["cufft"] = backend.GetNppVersion(), backend.GetCufftVersion()
+pipeline = Pipeline(1, 1, 0 if found["gpu"] else None)
+with pipeline:
+    data = types.Constant(np.arange(6, dtype=np.float32), device="cpu")
+    pipeline.set_outputs(data.gpu() if found["gpu"] else fn.copy(data))
+pipeline.build()
+(tensors,) = pipeline.run()
+found["sum"] = float(torch.from_dlpack(tensors.as_tensor()).sum())
+print(json.dumps(found))
+"""
+
+
+class Device(NamedTuple):
+    """A GPU, as the driver describes it."""
+
+    name: str
+    memory_bytes: int
+    compute_capability: tuple[int, int]
+
+
+class Driver(NamedTuple):
+    """What the driver says about itself and the GPUs that this process may use."""
+
+    version: str | None
+    """Of the driver, like "550.54.15"; None where there is none."""
+    cuda: tuple[int, int] | None
+    """The newest CUDA it can run."""
+    devices: tuple[Device, ...]
+    error: str
+    """Why there are none."""
+
+
+def find_driver() -> Driver:
+    """Ask the driver through its own library; nothing is started on a GPU."""
+    version = _driver_version()
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        return Driver(version, None, (), str(error))
+    number = ctypes.c_int()
+    newest = None
+    if cuda.cuDriverGetVersion(ctypes.byref(number)) == 0:
+        newest = (number.value // 1000, number.value % 1000 // 10)
+    status = cuda.cuInit(0)
+    if status:
+        name = ctypes.c_char_p()
+        known = cuda.cuGetErrorName(status, ctypes.byref(name)) == 0 and name.value
+        return Driver(version, newest, (), known.decode() if known else f"cuInit returned {status}")
+    cuda.cuDeviceGetCount(ctypes.byref(number))
+    return Driver(version, newest, tuple(_device(cuda, index) for index in range(number.value)), "")
+
+
+def _device(cuda: Any, index: int) -> Device:
+    handle, size, name = ctypes.c_int(), ctypes.c_size_t(), ctypes.create_string_buffer(128)
+    cuda.cuDeviceGet(ctypes.byref(handle), index)
+    cuda.cuDeviceGetName(name, len(name), handle)
+    cuda.cuDeviceTotalMem_v2(ctypes.byref(size), handle)
+    capability = []
+    for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
+        value = ctypes.c_int()
+        cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, handle)
+        capability.append(value.value)
+    return Device(name.value.decode(errors="replace"), size.value, (capability[0], capability[1]))
+
+
+def _driver_version() -> str | None:
+    """From NVML; the kernel's module tells where that is not to be had."""
+    try:
+        nvml = ctypes.CDLL("libnvidia-ml.so.1")
+        text = ctypes.create_string_buffer(96)
+        if nvml.nvmlInit_v2() == 0 and nvml.nvmlSystemGetDriverVersion(text, len(text)) == 0:
+            return text.value.decode()
+    except (OSError, AttributeError):
+        return _module_version()
+    return _module_version()
+
+
+def _module_version() -> str | None:
+    try:
+        return Path("/sys/module/nvidia/version").read_text().strip() or None
+    except OSError:
+        return None
+
+
+def cards_in_the_machine() -> int:
+    """NVIDIA's display and compute devices on the PCI bus, whatever this process may use of them."""
+    found = 0
+    for folder in Path("/sys/bus/pci/devices").glob("*"):
+        try:
+            vendor, kind = (folder / "vendor").read_text(), (folder / "class").read_text()
+        except OSError:
+            continue
+        found += vendor.strip() == "0x10de" and kind.startswith("0x03")
+    return found
+
+
+def dali_version() -> tuple[str | None, int | None, str]:
+    """Version of DALI, CUDA major of its build, and why it cannot be imported (empty if it can)."""
+    try:
+        from nvidia import dali
+    except Exception as error:  # of any type: a missing library raises OSError, a broken one anything
+        return None, None, str(error) or repr(error)
+    return dali.__version__, int(str(dali.__cuda_version__)[:2]), ""
+
+
+def findings(driver: Driver) -> list[Finding]:
+    """All of this module."""
+    version, major, error = dali_version()
+    has_gpu = bool(driver.devices)
+    return [
+        probed("GPU", lambda: gpus(driver, major)),
+        dali(version, major, error),
+        *cuda_libraries(major, has_gpu),
+        probed("PyTorch", lambda: torch(major, has_gpu)),
+    ]
+
+
+def gpus(driver: Driver, cuda_major: int | None) -> Finding:
+    """Driver and GPUs, and whether the driver is new enough for DALI."""
+    cards = cards_in_the_machine()
+    data: dict[str, Any] = {
+        "driver": driver.version,
+        "cuda_of_driver": driver.cuda and list(driver.cuda),
+        "devices": [device._asdict() for device in driver.devices],
+        "cards": cards,
+    }
+    about = f"driver {driver.version or 'unknown'}"
+    if driver.cuda:
+        about += f" for CUDA up to {driver.cuda[0]}.{driver.cuda[1]}"
+    oldest = _OLDEST_DRIVER.get(cuda_major or 0)
+    if driver.version and oldest and _numbers(driver.version) < oldest:
+        wanted = ".".join(map(str, oldest))
+        todo = f"DALI for CUDA {cuda_major} needs driver {wanted} or newer: update it, on the host"
+        return Finding(PROBLEM, "GPU", f"{about}, too old", todo, data)
+    if driver.devices:
+        names = "\n".join(
+            f"{device.name}, {device.memory_bytes / 2**30:.0f} GiB, compute capability"
+            f" {'.'.join(map(str, device.compute_capability))}"
+            for device in driver.devices
+        )
+        return Finding(OK, "GPU", f"{about}\n{names}", data=data)
+    if cards or driver.version or driver.cuda:
+        todo = "docker run --gpus all; without a container: install the driver and look at nvidia-smi"
+        if "CUDA_VISIBLE_DEVICES" in os.environ:
+            todo += "; CUDA_VISIBLE_DEVICES is set and may hide it"
+        text = f"{cards} in the machine, none usable ({driver.error or 'none visible'}); {about}"
+        return Finding(PROBLEM, "GPU", text, todo, data)
+    return Finding(OK, "GPU", "none in this machine: everything runs on the CPU", data=data)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+def dali(version: str | None, cuda_major: int | None, error: str) -> Finding:
+    """DALI itself."""
+    data = {"version": version, "cuda_major": cuda_major}
+    if version is None:
+        todo = (
+            "pip install nvidia-dali-cuda120 (or -cuda130): the build of the driver's CUDA, one of them only"
+        )
+        return Finding(PROBLEM, "DALI", f"cannot be imported: {error}", todo, data)
+    return Finding(OK, "DALI", f"{version}, built for CUDA {cuda_major}", data=data)
+
+
+def package_of(stem: str, cuda_major: int | None) -> str | None:
+    """The package of PyPI that brings a library."""
+    major = cuda_major or 12
+    name = _PACKAGES.get(stem)
+    return name and name.format(cu=f"-cu{major}" if major < 13 else "", major=major)
+
+
+def cuda_libraries(cuda_major: int | None, has_gpu: bool) -> list[Finding]:
+    """The libraries that DALI's binaries open by name, opened as DALI would."""
+    try:
+        opened = libraries.opened_libraries()
+    except (OSError, ValueError) as error:
+        text, todo = f"DALI's binaries cannot be read: {error}", "install DALI anew"
+        return [Finding(PROBLEM, "CUDA libraries", text, todo)]
+    entries: dict[str, dict[str, str | None]] = {}
+    missing: dict[str, list[libraries.Library]] = {}
+    unused = []
+    for library in opened:
+        if library.stem in (*_OF_THE_SYSTEM, *libraries.PROFILER):
+            continue
+        place, reason = libraries.open_library(library)
+        entries[library.stem] = {"file": place, "reason": reason}
+        if place is not None or (library.stem in libraries.DRIVER and not has_gpu):
+            continue
+        if library.stem in (*_NEEDED, *_WARNED_OF):
+            missing.setdefault(package_of(library.stem, cuda_major) or library.stem, []).append(library)
+        else:
+            unused.append(library.stem)
+    there = [stem for stem, entry in entries.items() if entry["file"]]
+    text = f"of those that DALI opens by name, {len(there)} are found: {', '.join(there) or 'none'}"
+    if unused:
+        text += f"; not found, and not used here: {', '.join(unused)}"
+    if not has_gpu:
+        text += f"; the driver's not looked for: {', '.join(libraries.DRIVER)}"
+    finding = Finding(OK, "CUDA libraries", text, data={"libraries": entries})
+    return [finding, *(_missing(group, cuda_major, has_gpu) for group in missing.values())]
+
+
+def _missing(group: list[libraries.Library], cuda_major: int | None, has_gpu: bool) -> Finding:
+    """Libraries of one package that are not found."""
+    stem = group[0].stem
+    package, elsewhere = package_of(stem, cuda_major), _installed_elsewhere(group[0])
+    if stem in libraries.DRIVER:
+        todo = (
+            "it comes with the driver; in a container: NVIDIA_DRIVER_CAPABILITIES=compute,utility,video, or"
+            " docker run --gpus 'all,\"capabilities=compute,utility,video\"'"
+        )
+    elif elsewhere:
+        todo = f"it is in {elsewhere}, where DALI does not look: add that folder to LD_LIBRARY_PATH"
+    else:
+        todo = f"pip install {package}, or the CUDA toolkit of DALI's major version"
+    names = ", ".join(library.names[0] for library in group)
+    text = f"{names} not found: {libraries.USES[stem]}"
+    status = PROBLEM if has_gpu and stem in _NEEDED else NOTE
+    if not has_gpu:
+        todo = f"nothing on the CPU; before a GPU is used: {todo}"
+    return Finding(status, stem, text, todo, {"package": package})
+
+
+def _installed_elsewhere(library: libraries.Library) -> Path | None:
+    """A folder of another package of NVIDIA's that has the library, off DALI's path."""
+    dali_folder = libraries.package_folder("nvidia.dali")
+    if dali_folder is None:
+        return None
+    for name in library.names:
+        for path in sorted(dali_folder.parent.glob(f"*/lib*/{name}")):
+            return path.parent
+    return None
+
+
+def torch(cuda_major: int | None, has_gpu: bool) -> Finding:
+    """PyTorch, loaded beside DALI in a process of its own."""
+    if importlib.util.find_spec("torch") is None:
+        text = "not installed: the trainer needs it, the library does not"
+        return Finding(OK, "PyTorch", text, data={"version": None})
+    found, error = together()
+    data: dict[str, Any] = {"version": found.get("torch"), "cuda": found.get("cuda"), "together": not error}
+    if error:
+        todo = (
+            "install both for one CUDA major, as requirements.lock has them; see the last line of the error"
+        )
+        return Finding(PROBLEM, "PyTorch", f"does not work in one process with DALI: {error}", todo, data)
+    text = f"{found['torch']}, built for {'CUDA ' + found['cuda'] if found['cuda'] else 'the CPU'}"
+    if not found["cuda"]:
+        if has_gpu:
+            todo = f"install a build for CUDA {cuda_major}: this one trains on the CPU only"
+            return Finding(PROBLEM, "PyTorch", text, todo, data)
+        return Finding(OK, "PyTorch", f"{text}; shares a process with DALI", data=data)
+    if cuda_major is not None and int(found["cuda"].split(".")[0]) != cuda_major:
+        todo = (
+            f"take DALI and PyTorch of one CUDA major (nvidia-dali-cuda{found['cuda'].split('.')[0]}0, or"
+            f" PyTorch for CUDA {cuda_major}): two sets of CUDA libraries in one process are untried"
+        )
+        status = PROBLEM if has_gpu else NOTE
+        return Finding(status, "PyTorch", f"{text}, DALI for CUDA {cuda_major}", todo, data)
+    if has_gpu and not found["gpu"]:
+        todo = "run python -c 'import torch; torch.cuda.init()' for the reason"
+        return Finding(PROBLEM, "PyTorch", f"{text}, sees no GPU although the driver does", todo, data)
+    shared = "on the GPU" if found["gpu"] else "on the CPU"
+    return Finding(OK, "PyTorch", f"{text}; takes DALI's tensors {shared}, in one process", data=data)
+
+
+def together() -> tuple[dict[str, Any], str]:
+    """DALI and PyTorch in one process: what they are, or the error."""
+    try:
+        run = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", _TOGETHER],
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return {}, str(error)
+    if run.returncode != 0:
+        said = [line for line in run.stderr.splitlines() if line.strip()]
+        return {}, f"{said[-1].strip() if said else 'no message'} (exit status {run.returncode})"
+    found: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+    return (found, "") if found["sum"] == 15.0 else (found, f"0 + ... + 5 came out as {found['sum']}")

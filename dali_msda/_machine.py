@@ -1,0 +1,204 @@
+"""What this machine gives to a data loader: processors, memory, disk, and a place for compiled code.
+
+Every probe answers on every machine: what cannot be read is said to be unknown.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import struct
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ._report import NOTE, OK, PROBLEM, Finding, probed
+
+_GIB = 2**30
+# NCCL and PyTorch's DataLoader hand data over there; Docker's default of 64 MiB is soon full.
+_SMALL_SHARED_MEMORY = _GIB
+# A checkpoint of ResNet-50 with momentum is 0.2 GB, and several are kept.
+_LITTLE_DISK, _NO_DISK = 5 * _GIB, _GIB // 2
+_PYTHONS = ((3, 11), (3, 13))
+
+
+def findings(gpus: int) -> list[Finding]:
+    """All of this module, for a machine with so many usable GPUs."""
+    return [
+        probed("Python", python),
+        probed("processors", lambda: processors(gpus)),
+        probed("memory", memory),
+        probed("shared memory", lambda: shared_memory(gpus)),
+        probed("disk", disk),
+        probed("Numba", numba_cache),
+    ]
+
+
+def _text(path: str) -> str | None:
+    try:
+        return Path(path).read_text()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _gib(size: float) -> str:
+    return f"{size / _GIB:.1f} GiB"
+
+
+def python() -> Finding:
+    """Interpreter and platform: DALI has wheels for CPython on Linux."""
+    version = platform.python_version()
+    system = f"{platform.system()} {platform.machine()}"
+    data = {"version": version, "system": system, "executable": sys.executable}
+    text = f"{platform.python_implementation()} {version} on {system}"
+    if not _PYTHONS[0] <= sys.version_info[:2] <= _PYTHONS[1]:
+        return Finding(NOTE, "Python", text, "the tests run on Python 3.11 to 3.13: take one of these", data)
+    if system != "Linux x86_64" or struct.calcsize("P") != 8:
+        return Finding(NOTE, "Python", text, "the tests run on Linux x86_64; others are untried", data)
+    return Finding(OK, "Python", text, data=data)
+
+
+def cgroup_folders() -> list[Path]:
+    """Folders of this process's control groups, from its own to the root, of both versions."""
+    found = []
+    for line in (_text("/proc/self/cgroup") or "").splitlines():
+        controllers, _, path = line.partition(":")[2].partition(":")
+        for mount in (controllers, *controllers.split(",")):
+            # In a container the path is the host's; what it sees at the root is its own group.
+            parts = [part for part in path.split("/") if part and part != ".."]
+            folder = Path("/sys/fs/cgroup", mount)
+            found += [folder.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1)]
+    return list(dict.fromkeys(found))
+
+
+def cpu_quota() -> float | None:
+    """Processors' worth of time that the control groups allow, None without a limit."""
+    limits = []
+    for folder in cgroup_folders():
+        # Version 2: "max 100000" or "200000 100000". Version 1 has two files, and -1 for no limit.
+        content = _text(f"{folder}/cpu.max") or (
+            f"{_text(f'{folder}/cpu.cfs_quota_us') or ''} {_text(f'{folder}/cpu.cfs_period_us') or ''}"
+        )
+        numbers = content.split()
+        if len(numbers) == 2 and all(number.isdigit() and int(number) for number in numbers):
+            limits.append(int(numbers[0]) / int(numbers[1]))
+    return min(limits, default=None)
+
+
+def usable_processors() -> int:
+    """Processors that this process may use, the quota included; at least 1."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota()
+    return max(1, count if quota is None else min(count, int(quota)))
+
+
+def processors(gpus: int) -> Finding:
+    """Processors of the machine, of this process, and per GPU."""
+    total, usable, quota = os.cpu_count() or 1, usable_processors(), cpu_quota()
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else total
+    data: dict[str, Any] = {"machine": total, "allowed": allowed, "quota": quota, "usable": usable}
+    text = f"{usable} of {total} processors usable"
+    if quota is not None and quota < allowed:
+        todo = (
+            f"the control group allows {quota:g} processors of the {allowed} that programs count: give"
+            f" num_threads={usable} to the pipeline (--workers {usable} to the trainer), or raise the limit"
+            " (docker run --cpus, Kubernetes limits.cpu)"
+        )
+        return Finding(NOTE, "processors", text, todo, data)
+    if gpus and usable < 4 * gpus:
+        todo = "below 4 per GPU decoding may hold it up: docs/gpu.md of the repository tells what to set"
+        return Finding(NOTE, "processors", f"{text}, for {gpus} GPU{'s' * (gpus > 1)}", todo, data)
+    return Finding(OK, "processors", text, data=data)
+
+
+def memory() -> Finding:
+    """Memory of the machine and of the control group."""
+    try:
+        total: int | None = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        total = None
+    contents = [
+        _text(f"{folder}/{name}") or ""
+        for folder in cgroup_folders()
+        for name in ("memory.max", "memory.limit_in_bytes")
+    ]
+    limits = [int(content) for content in contents if content.strip().isdigit()]
+    limit = total if total is None else min([total, *limits])
+    data = {"bytes": total, "limit_bytes": limit}
+    if total is None or limit is None:
+        return Finding(NOTE, "memory", "unknown", "the system does not tell", data)
+    text = _gib(total) + (f", of which the control group allows {_gib(limit)}" if limit < total else "")
+    if limit < 4 * _GIB:
+        return Finding(NOTE, "memory", text, "below 4 GiB take small batches (batch_size=32)", data)
+    return Finding(OK, "memory", text, data=data)
+
+
+def _size_and_free(path: str) -> tuple[int, int] | None:
+    try:
+        usage = shutil.disk_usage(path)
+    except OSError:
+        return None
+    return usage.total, usage.free
+
+
+def shared_memory(gpus: int) -> Finding:
+    """/dev/shm: processes of one machine hand data over there (NCCL, PyTorch's DataLoader)."""
+    space = _size_and_free("/dev/shm")
+    if space is None:
+        text, todo = "there is no /dev/shm", "mount a tmpfs there: NCCL and PyTorch's DataLoader use it"
+        return Finding(PROBLEM if gpus > 1 else NOTE, "shared memory", text, todo, {"bytes": None})
+    size, free = space
+    data = {"bytes": size, "free_bytes": free}
+    text = f"{_gib(size)} in /dev/shm, {_gib(free)} free"
+    if free < _SMALL_SHARED_MEMORY:
+        todo = (
+            "docker run --shm-size=8g, or --ipc=host; in Kubernetes an emptyDir with medium: Memory at"
+            " /dev/shm. Several processes need it, one does not"
+        )
+        return Finding(PROBLEM if gpus > 1 else NOTE, "shared memory", text, todo, data)
+    return Finding(OK, "shared memory", text, data=data)
+
+
+def disk() -> Finding:
+    """Free disk where results go, which is the working directory, and in the temporary folder."""
+    spaces = {"here": _size_and_free("."), "temporary": None}
+    try:
+        spaces["temporary"] = _size_and_free(tempfile.gettempdir())
+    except FileNotFoundError:  # no temporary folder can be written to
+        return Finding(PROBLEM, "disk", "no temporary folder can be written to", "set TMPDIR to one")
+    data = {name: space and space[1] for name, space in spaces.items()}
+    known = {name: space[1] for name, space in spaces.items() if space}
+    text = ", ".join(f"{_gib(free)} free {_PLACES[name]}" for name, free in known.items()) or "unknown"
+    least = min(known.values(), default=0)
+    if least < _NO_DISK:
+        return Finding(PROBLEM, "disk", text, "free some, or go to (TMPDIR: name) another disk", data)
+    if least < _LITTLE_DISK:
+        return Finding(
+            NOTE, "disk", text, "a checkpoint of ResNet-50 is 0.2 GB; results go to --output", data
+        )
+    return Finding(OK, "disk", text, data=data)
+
+
+_PLACES = {"here": "in the working directory", "temporary": "in the temporary folder"}
+
+
+def numba_cache() -> Finding:
+    """Numba, and the folder in which it keeps the compiled kernels between runs."""
+    try:
+        import numba
+    except Exception as error:  # of any type: a broken installation may fail anywhere
+        todo = "pip install numba; mixing on the CPU is compiled by it (backend='graph' needs it as well)"
+        return Finding(PROBLEM, "Numba", f"cannot be imported: {error}", todo, {"version": None})
+    data: dict[str, Any] = {"version": numba.__version__, "cache": None}
+    if getattr(numba.config, "DISABLE_JIT", 0):
+        todo = "unset NUMBA_DISABLE_JIT: the kernels only exist compiled"
+        return Finding(PROBLEM, "Numba", f"{numba.__version__}, switched off", todo, data)
+    try:
+        # Nothing is compiled here: Numba looks for a folder when it is told to keep the result.
+        data["cache"] = numba.njit(cache=True)(_gib).stats.cache_path
+    except RuntimeError as error:
+        todo = "set NUMBA_CACHE_DIR to a folder that can be written to; until then every process compiles"
+        return Finding(NOTE, "Numba", f"{numba.__version__}, nothing is kept: {error}", todo, data)
+    return Finding(OK, "Numba", f"{numba.__version__}, compiled code is kept", data=data)

@@ -1,0 +1,327 @@
+"""Every method in every form on this machine: against the NumPy reference, and how fast.
+
+    python -m dali_msda._selfcheck gpu      a JSON object, for the doctor, which starts this for a GPU
+
+The draws are given, so that the reference has the same ones.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from nvidia.dali import Pipeline, fn, types
+
+from . import _jpeg, _libraries, _reference
+from ._arguments import CONVENTIONS, METHODS
+from .operators import mix
+
+FORMS = ("CPU kernel", "CPU graph", "GPU graph")
+# Largest errors allowed, those of the tests: float32 arithmetic against float64. A pixel may be either of two
+# integers that are equally near.
+MASK_BOUND, TARGET_BOUND, IMAGE_BOUND = 2e-7, 1e-6, 0.5 + 1e-4
+_CLASSES, _SMOOTHING = 10, 0.1
+_SIZE = (61, 84)
+_LAMS = (0.0, 1e-6, 0.25, 0.36, 0.4999999, 0.5, 0.5, 0.65, 0.75, 0.999999, 1.0)
+# Timings: images of this size and number; rounds of about so many seconds each.
+SIDE, BATCH = 224, 64
+_ROUNDS, _ROUND_SECONDS = 5, 0.05
+# 512 x 384 pixels, about 100 kB: what ImageNet's are on average.
+_JPEG_ROWS, _JPEG_COLUMNS = 24, 8
+
+
+class Draws(NamedTuple):
+    """What is given for a batch, one entry per sample."""
+
+    lam: np.ndarray
+    ratio: np.ndarray
+    center: np.ndarray
+    partner: np.ndarray
+    use_mixup: np.ndarray
+
+
+class Errors(NamedTuple):
+    """Largest distances from the reference."""
+
+    image: float
+    """Of a uint8 pixel from the exact value, which is at best rounded."""
+    mask: float
+    targets: float
+    levels: int
+    """Of a pixel from the reference's, which rounds halves up."""
+    halves: str
+    """Where halves were rounded to: "up", "down", "to even", "mixed", or "" if there were none."""
+
+    def within_bounds(self) -> bool:
+        """Whether each is no more than float32 explains."""
+        return (
+            self.image <= IMAGE_BOUND
+            and self.mask <= MASK_BOUND
+            and self.targets <= TARGET_BOUND
+            and self.levels <= 1
+        )
+
+
+def _draws(size: tuple[int, int]) -> Draws:
+    rng = np.random.default_rng(2022)
+    lam = np.concatenate([_LAMS, rng.uniform(size=13)])
+    count = len(lam)
+    return Draws(
+        lam,
+        rng.choice([0.0, 0.5, 0.75, 1.0], count),
+        np.stack([rng.integers(0, side, count) for side in size], axis=1).astype(np.int32),
+        rng.permutation(count).astype(np.int32),
+        np.arange(count) % 2 == 0,
+    )
+
+
+def _source(values: Any, **arguments: Any) -> Any:
+    return fn.external_source(source=lambda: list(values), **arguments)
+
+
+def _pipeline(define: Callable[[], Any], batch_size: int, gpu: bool, threads: int) -> Pipeline:
+    pipeline = Pipeline(batch_size, threads, 0 if gpu else None, seed=1)
+    with pipeline:
+        pipeline.set_outputs(*define())
+    pipeline.build()
+    return pipeline
+
+
+def _backend(form: str) -> str:
+    return "kernel" if form == "CPU kernel" else "graph"
+
+
+def errors(method: str, convention: str, form: str) -> Errors:
+    """Mix a batch in one of :data:`FORMS` and compare it with the reference."""
+    gpu, draws = form == "GPU graph", _draws(_SIZE)
+    count = len(draws.lam)
+    images = np.random.default_rng(7).integers(0, 256, (count, *_SIZE, 3), dtype=np.uint8)
+    labels = np.arange(count, dtype=np.int32) % _CLASSES
+
+    def define() -> Any:
+        own = _source(images, layout="HWC", dtype=types.UINT8, ndim=3)
+        given: dict[str, Any] = {"ratio": _source(draws.ratio)} if method == "hmix" else {}
+        if method == "stochastic":
+            given["switch_probability"] = _source(draws.use_mixup.astype(np.float64))
+        mixed, targets, params = mix(
+            own.gpu() if gpu else own,
+            _source(labels.reshape(-1, 1)),
+            method=method,
+            num_classes=_CLASSES,
+            label_smoothing=_SMOOTHING,
+            convention=convention,
+            lam=_source(draws.lam),
+            center=_source(draws.center),
+            partner=_source(draws.partner),
+            backend=_backend(form),
+            return_params=True,
+            **given,
+        )
+        return mixed, targets, params.mask
+
+    outputs = _pipeline(define, count, gpu, 2).run()
+    mixed, targets, masks = (np.array(tensors.as_cpu().as_array()) for tensors in outputs)
+    expected, expected_targets, expected_masks = _reference.mix(
+        images,
+        labels,
+        draws.partner,
+        draws.lam,
+        draws.center,
+        draws.ratio,
+        method,
+        num_classes=_CLASSES,
+        label_smoothing=_SMOOTHING,
+        convention=convention,
+        use_mixup=draws.use_mixup,
+    )
+    exact = np.stack(
+        [
+            _reference.blend(image, images[j], mask)
+            for image, j, mask in zip(images, draws.partner, expected_masks, strict=True)
+        ]
+    )
+    return Errors(
+        float(np.abs(mixed - exact).max()),
+        float(np.abs(masks[..., 0] - expected_masks).max()),
+        float(np.abs(targets - expected_targets).max()),
+        int(np.abs(mixed.astype(int) - expected).max()),
+        _halves(mixed, exact, expected_masks),
+    )
+
+
+def _halves(mixed: np.ndarray, exact: np.ndarray, masks: np.ndarray) -> str:
+    """Where values half-way between two integers went, as far as float32 has them exactly."""
+    below = np.floor(exact)
+    half = (exact == below + 0.5) & (masks * 1024 == np.floor(masks * 1024))[..., np.newaxis]
+    if not half.any():
+        return ""
+    up = mixed[half] > below[half]
+    if up.all():
+        return "up"
+    if not up.any():
+        return "down"
+    return "to even" if (mixed[half] % 2 == 0).all() else "mixed"
+
+
+def images_per_second(method: str, form: str, threads: int) -> float:
+    """Images that a pipeline mixes per second, given uint8 images where they are mixed; median of rounds."""
+    gpu = form == "GPU graph"
+    images = np.random.default_rng(7).integers(0, 256, (BATCH, SIDE, SIDE, 3), dtype=np.uint8)
+    labels = np.arange(BATCH, dtype=np.int32).reshape(-1, 1)
+
+    def define() -> Any:
+        own = fn.external_source(
+            source=lambda: images, layout="HWC", dtype=types.UINT8, ndim=3, no_copy=True, batch=True
+        )
+        own = own.gpu() if gpu else own
+        return mix(own, _source(labels), method=method, num_classes=1000, backend=_backend(form))
+
+    return _rate(_pipeline(define, BATCH, gpu, threads))
+
+
+def _rate(pipeline: Pipeline) -> float:
+    """Images per second of a pipeline, the last batch of each round brought to the CPU: then all is done."""
+
+    def seconds(batches: int) -> float:
+        began = time.perf_counter()
+        for _ in range(batches):
+            outputs = pipeline.run()
+        outputs[0].as_cpu()
+        return time.perf_counter() - began
+
+    seconds(2)
+    batches = max(1, min(50, round(_ROUND_SECONDS / seconds(1))))
+    size = int(pipeline.max_batch_size)
+    return statistics.median(batches * size / seconds(batches) for _ in range(_ROUNDS))
+
+
+def decoding(threads: int, hw_decoder_load: float | None = None) -> tuple[float, str]:
+    """JPEGs decoded per second, and what is wrong with them (empty if nothing).
+
+    Parameters
+    ----------
+    threads : int
+        Threads of the pipeline.
+    hw_decoder_load : float, optional
+        Decode for the GPU, this share on its hardware decoder; None decodes on the CPU.
+    """
+    gpu = hw_decoder_load is not None
+    encoded = [np.frombuffer(_jpeg.tiled(_JPEG_ROWS, _JPEG_COLUMNS), np.uint8)] * BATCH
+
+    def define() -> Any:
+        device = {"device": "mixed", "hw_decoder_load": hw_decoder_load} if gpu else {"device": "cpu"}
+        return (fn.decoders.image(_source(encoded), **device),)
+
+    pipeline = _pipeline(define, BATCH, gpu, threads)
+    image = np.array(pipeline.run()[0].as_cpu().at(BATCH - 1))
+    shape = (_JPEG_ROWS, _jpeg.TILE_HEIGHT, _JPEG_COLUMNS, _jpeg.TILE_WIDTH, 3)
+    if image.shape != (shape[0] * shape[1], shape[2] * shape[3], 3):
+        return 0.0, f"an image came out as {image.shape}"
+    off = float(np.abs(image.mean(axis=(0, 1)) - _jpeg.TILE_MEAN).max())
+    # Decoders look over the edges of tiles for the colours; tiles inside have the same neighbours.
+    tiles = image.reshape(shape)[1:-1, :, 1:-1].astype(int)
+    differ = int(np.abs(tiles - tiles[:1, :, :1]).max())
+    wrong = "" if off < 2 and differ <= 2 else f"colours off by {off:.1f}, equal tiles by {differ} levels"
+    return _rate(pipeline), wrong
+
+
+def run(forms: tuple[str, ...], threads: int, *, timed: bool = True) -> Iterator[dict[str, Any]]:
+    """Check methods in forms, one result for each pair; what fails is a result too.
+
+    Yields
+    ------
+    dict
+        ``method``, ``form``, ``error`` (empty, or what is wrong), ``errors`` by convention (as far as it
+        came) and ``images_per_second`` (0 if not timed).
+    """
+    for form in forms:
+        for method in METHODS:
+            result: dict[str, Any] = {"method": method, "form": form, "error": "", "errors": {}}
+            result["images_per_second"] = 0.0
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # what they say, the doctor says by itself
+                    for convention in CONVENTIONS:
+                        found = errors(method, convention, form)
+                        result["errors"][convention] = found._asdict()
+                        if not found.within_bounds():
+                            result["error"] = f"{convention} convention: {_said(found)}"
+                    if timed and method != "none":
+                        result["images_per_second"] = images_per_second(method, form, threads)
+            except Exception as error:  # of any type: DALI raises what its C++ code does
+                result["error"] = _one_line(error)
+            yield result
+
+
+def _said(found: Errors) -> str:
+    return (
+        f"a pixel is off by {found.image:.3g} (0.5 is rounding), the mask by {found.mask:.2g},"
+        f" a target by {found.targets:.2g}"
+    )
+
+
+def _one_line(error: Exception) -> str:
+    said = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(said)[:300]}"
+
+
+def decoders(gpu: bool, threads: int) -> Iterator[dict[str, Any]]:
+    """Check and time the decoder: on the CPU, or with shares of the hardware decoder on the GPU."""
+    for load in (0.0, 0.65, 1.0) if gpu else (None,):
+        result: dict[str, Any] = {"hw_decoder_load": load, "error": "", "images_per_second": 0.0}
+        try:
+            result["images_per_second"], result["error"] = decoding(threads, load)
+        except Exception as error:  # as above
+            result["error"] = _one_line(error)
+        yield result
+
+
+def hardware_decoder() -> dict[str, Any]:
+    """Engines of the GPU's JPEG decoder and cores of each, 0 where it has none; asked of nvJPEG."""
+    for library in _libraries.opened_libraries():
+        if library.stem == "libnvjpeg":
+            file, reason = _libraries.open_library(library)
+            if file is None:
+                return {"engines": None, "error": reason}
+            return _ask_nvjpeg(ctypes.CDLL(file))
+    return {"engines": None, "error": "DALI does not name nvJPEG"}
+
+
+def _ask_nvjpeg(nvjpeg: Any) -> dict[str, Any]:
+    handle, engines, cores = ctypes.c_void_p(), ctypes.c_uint(), ctypes.c_uint()
+    if status := nvjpeg.nvjpegCreateSimple(ctypes.byref(handle)):
+        return {"engines": None, "error": f"nvjpegCreateSimple returned {status}"}
+    status = nvjpeg.nvjpegGetHardwareDecoderInfo(handle, ctypes.byref(engines), ctypes.byref(cores))
+    nvjpeg.nvjpegDestroy(handle)
+    if status:
+        return {"engines": None, "error": f"nvjpegGetHardwareDecoderInfo returned {status}"}
+    return {"engines": engines.value, "cores_per_engine": cores.value, "error": ""}
+
+
+def on_gpu(threads: int, *, timed: bool = True) -> dict[str, Any]:
+    """All checks that need a GPU, as one object."""
+    return {
+        "methods": list(run(("GPU graph",), threads, timed=timed)),
+        "decoders": list(decoders(True, threads)) if timed else [],
+        "hardware_decoder": hardware_decoder(),
+    }
+
+
+def main() -> None:
+    """``gpu THREADS [quick]``: print what :func:`on_gpu` returns."""
+    device, threads, *rest = sys.argv[1:]
+    if device != "gpu":
+        raise SystemExit(f"{Path(__file__).name} checks a 'gpu' alone; got {device!r}")
+    print(json.dumps(on_gpu(int(threads), timed="quick" not in rest)))
+
+
+if __name__ == "__main__":
+    main()

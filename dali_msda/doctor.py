@@ -1,0 +1,179 @@
+"""What works on this machine, on one page.
+
+    python -m dali_msda.doctor [--json] [--quick]
+
+Looks at Python, processors, memory, disk, the driver, DALI, PyTorch and the libraries of CUDA, then checks
+every method on the CPU and, where there is one, on the first GPU against the NumPy reference, and times it.
+Each problem comes with what to do about it. No GPU is no problem, and the page says what stays unchecked.
+
+Exit status: 0 without problems, 1 with some, 2 for wrong options.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from . import _gpu, _machine
+from ._report import NOTE, OK, PROBLEM, Finding, Sections, as_json, lines, summary
+
+# Loading libraries for a GPU takes a while the first time; a driver that hangs does so for ever.
+_GPU_TIMEOUT = 300
+
+_UNCHECKED = {
+    "GPU graph": "that every method gives the same on a GPU; the same graph was run on the CPU above",
+    "GPU decoding": "nvJPEG, the hardware decoder, their memory and speed",
+    "driver": "its version, and PyTorch taking DALI's tensors on the GPU",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the page (or JSON) and return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dali_msda.doctor", description="What works on this machine, on one page."
+    )
+    parser.add_argument("--json", action="store_true", help="print the same facts as a JSON object")
+    parser.add_argument("--quick", action="store_true", help="check, but time nothing")
+    options = parser.parse_args(arguments)
+    sections: Sections = {}
+    for title, found in examine(timed=not options.quick):
+        sections[title] = found
+        if not options.json:
+            print("\n".join([title, *(line for finding in found for line in lines(finding)), ""]), flush=True)
+    findings = [finding for found in sections.values() for finding in found]
+    print(json.dumps(as_json(sections), indent=2) if options.json else summary(findings))
+    return int(any(finding.status == PROBLEM for finding in findings))
+
+
+def examine(*, timed: bool = True) -> Iterator[tuple[str, list[Finding]]]:
+    """The sections of the page, each as soon as it is known."""
+    driver = _gpu.find_driver()
+    gpus = len(driver.devices)
+    yield "Machine", _machine.findings(gpus)
+    installed = _gpu.findings(driver)
+    yield "GPU and libraries", installed
+    if any(finding.name == "DALI" and finding.status == PROBLEM for finding in installed):
+        text, todo = "not run: DALI cannot be imported", "install DALI, as above, and run this again"
+        yield "Self-check", [Finding(PROBLEM, "self-check", text, todo)]
+        return
+    threads = min(_machine.usable_processors(), 16)
+    title = "Self-check: against the NumPy reference, given draws, both conventions"
+    if timed:
+        title += f"; images/s with {threads} thread{'s' * (threads > 1)}"
+    yield title, self_check(bool(gpus), threads, timed=timed)
+    if not gpus:
+        yield (
+            "Not checked, for want of a GPU: run this where there is one",
+            [Finding(NOTE, name, text, data={"checked": False}) for name, text in _UNCHECKED.items()],
+        )
+
+
+def self_check(gpu: bool, threads: int, *, timed: bool) -> list[Finding]:
+    """Methods and decoders, on the CPU and the GPU."""
+    try:
+        from . import _selfcheck
+    except Exception as error:  # Numba and DALI's plugin for it are imported here
+        todo = "pip install numba, or look at the error: python -c 'import dali_msda'"
+        return [Finding(PROBLEM, "self-check", f"cannot be run: {error}", todo)]
+    results = list(_selfcheck.run(_selfcheck.FORMS[:2], threads, timed=timed))
+    decoders = list(_selfcheck.decoders(False, threads)) if timed else []
+    found = [_methods(form, [r for r in results if r["form"] == form]) for form in _selfcheck.FORMS[:2]]
+    found += [_decoding("CPU decoding", decoders)] if timed else []
+    return found + (_gpu_check(threads, timed=timed) if gpu else [])
+
+
+def _methods(form: str, results: list[dict[str, Any]]) -> Finding:
+    """One form of mixing: all methods in both conventions."""
+    data = {"methods": {result["method"]: result for result in results}}
+    wrong: dict[str, list[str]] = {}
+    for result in results:
+        if result["error"]:
+            wrong.setdefault(result["error"], []).append(result["method"])
+    if wrong:
+        text = "\n".join(f"{', '.join(methods)}: {error}" for error, methods in wrong.items())
+        return Finding(PROBLEM, form, text, _REMEDIES[form], data)
+    errors = [error for result in results for error in result["errors"].values()]
+    image, mask, targets = (max(error[name] for error in errors) for name in ("image", "mask", "targets"))
+    halves = sorted({error["halves"] for error in errors} - {""})
+    text = (
+        f"as the reference; largest error: pixel {image:.4f} (0.5 is rounding, halves go"
+        f" {' and '.join(halves) or 'nowhere'}), mask {mask:.0e}, target {targets:.0e}"
+    )
+    rates = {r["method"]: r["images_per_second"] for r in results if r["images_per_second"]}
+    if rates:
+        text += "\nimages/s: " + ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items())
+    return Finding(OK, form, text, data=data)
+
+
+_REMEDIES = {
+    "CPU kernel": (
+        "do not train with it: delete the folder of compiled code (--json: Numba, cache) and run this again;"
+        " if it stays, backend='graph' goes without compiled code, and the --json output is worth an issue"
+    ),
+    "CPU graph": "do not train with it: try DALI 2.4, which is tested; the --json output is worth an issue",
+    "GPU graph": (
+        "do not train with it: mend problems of driver and libraries above first; device='cpu' goes without"
+        " the GPU, and the --json output is worth an issue"
+    ),
+}
+
+
+def _decoding(name: str, results: list[dict[str, Any]]) -> Finding:
+    data = {"decoders": results}
+    wrong = [result["error"] for result in results if result["error"]]
+    if wrong:
+        todo = "look at nvImageCodec and nvJPEG above; DALI of another release decodes otherwise"
+        return Finding(PROBLEM, name, "; ".join(dict.fromkeys(wrong)), todo, data)
+    rates = ", ".join(
+        f"{result['images_per_second']:.0f}"
+        + ("" if result["hw_decoder_load"] is None else f" (hw_decoder_load={result['hw_decoder_load']:g})")
+        for result in results
+    )
+    return Finding(OK, name, f"whole JPEGs of 512 x 384 pixels and 103 kB, images/s: {rates}", data=data)
+
+
+def _gpu_check(threads: int, *, timed: bool) -> list[Finding]:
+    """The same on the first GPU, in a process of its own: a driver at odds may end it."""
+    command = [sys.executable, "-m", "dali_msda._selfcheck", "gpu", str(threads)]
+    if not timed:
+        command.append("quick")
+    try:
+        run = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=_GPU_TIMEOUT,
+            check=False,
+        )
+        results = json.loads(run.stdout.splitlines()[-1]) if run.returncode == 0 else None
+    except (OSError, subprocess.TimeoutExpired, ValueError, IndexError) as error:
+        return [Finding(PROBLEM, "GPU graph", f"could not be checked: {error}", _REMEDIES["GPU graph"])]
+    if results is None:
+        said = [line for line in run.stderr.splitlines() if line.strip()]
+        text = f"the check ended with status {run.returncode}: {said[-1] if said else 'no message'}"
+        return [Finding(PROBLEM, "GPU graph", text, _REMEDIES["GPU graph"])]
+    found = [_methods("GPU graph", results["methods"]), _hardware(results["hardware_decoder"])]
+    return found + ([_decoding("GPU decoding", results["decoders"])] if timed else [])
+
+
+def _hardware(decoder: dict[str, Any]) -> Finding:
+    name, engines = "hardware decoder", decoder["engines"]
+    if engines is None:
+        todo = (
+            "the decoders work without it; in a container: NVIDIA_DRIVER_CAPABILITIES=compute,utility,video"
+        )
+        return Finding(NOTE, name, f"unknown: {decoder['error']}", todo, decoder)
+    if not engines:
+        return Finding(
+            OK, name, "this GPU has none: JPEGs are decoded by its cores and the CPU", data=decoder
+        )
+    text = f"{engines} engine{'s' * (engines > 1)} for JPEG: hw_decoder_load decides how much it gets"
+    return Finding(OK, name, text, data=decoder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

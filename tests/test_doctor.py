@@ -1,0 +1,387 @@
+"""The doctor: its page, its exit status, and that every detector goes off."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from numba import carray  # type: ignore[attr-defined]
+from nvidia.dali import fn, types
+
+from dali_msda import (
+    _backend_graph,
+    _backend_kernel,
+    _entry_points,
+    _gpu,
+    _jpeg,
+    _machine,
+    _selfcheck,
+    doctor,
+)
+from dali_msda._compiled import data_of, shape1
+from dali_msda._gpu import Driver
+from dali_msda._kernel import write_targets
+from dali_msda._report import NOTE, OK, PROBLEM, Finding, lines, probed
+
+ROOT = Path(__file__).resolve().parent.parent
+NO_GPU = Driver(None, None, (), "libcuda.so.1: cannot open shared object file")
+TORCH = {"torch": "2.10.0", "cuda": "12.8", "gpu": True, "sum": 15.0}
+
+
+def run_doctor(*options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "dali_msda.doctor", *options],
+        cwd=ROOT,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def beside_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch is not loaded, which takes seconds each time."""
+    monkeypatch.setattr(_gpu, "together", lambda: (TORCH | {"gpu": False}, ""))
+
+
+def test_json_and_exit_status() -> None:
+    """The whole of it, PyTorch beside DALI included, as a user runs it."""
+    run = run_doctor("--json", "--quick")
+    report = json.loads(run.stdout)
+    assert run.returncode == int(report["problems"] > 0), run.stdout
+    machine, installed, check, *rest = report["sections"].values()
+    assert set(machine) == {"Python", "processors", "memory", "shared memory", "disk", "Numba"}
+    assert installed["DALI"]["status"] == OK
+    assert installed["DALI"]["cuda_major"] == int(installed["PyTorch"]["cuda"].split(".")[0])
+    assert installed["PyTorch"]["together"] is True
+    assert installed["CUDA libraries"]["libraries"]["libnppc"]["file"].endswith("libnppc.so.12")
+    for form in ("CPU kernel", "CPU graph"):
+        assert check[form]["status"] == OK
+        for method in ("none", "mixup", "cutmix", "stochastic", "hmix", "gmix"):
+            errors = check[form]["methods"][method]["errors"]
+            assert set(errors) == {"reference", "paper"}
+            for found in errors.values():
+                assert found["image"] <= 0.5001
+                assert found["mask"] <= 2e-7
+                assert found["targets"] <= 1e-6
+        # Not nothing: float32 is not float64.
+        assert check[form]["methods"]["gmix"]["errors"]["paper"]["mask"] > 0
+    if not installed["GPU"]["devices"]:
+        assert rest
+        assert {entry["status"] for entry in rest[0].values()} == {NOTE}
+        assert set(rest[0]) == {"GPU graph", "GPU decoding", "driver"}
+
+
+def test_wrong_options_end_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        doctor.main(["--fast"])
+    assert stopped.value.code == 2
+    assert "--fast" in capsys.readouterr().err
+
+
+def test_page_is_one_page(
+    beside_torch: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_selfcheck, "_ROUND_SECONDS", 0.0)
+    monkeypatch.setattr(_selfcheck, "BATCH", 4)
+    status = doctor.main([])
+    page = capsys.readouterr().out
+    assert status == int(" PROBLEM " in page)
+    assert len(page.splitlines()) <= 60
+    assert max(map(len, page.splitlines())) <= 100
+    for part in ("images/s: mixup ", "CPU decoding: whole JPEGs", "built for CUDA 12", "halves go up"):
+        assert part in page
+    assert page.splitlines()[-1].endswith(("note.", "notes."))
+
+
+# Formulas and kernels that are wrong, and the self-check sees it.
+
+
+def checked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[int, dict[str, Any]]:
+    """Exit status and the section of the self-check, on a machine without a GPU."""
+    monkeypatch.setattr(_gpu, "find_driver", lambda: NO_GPU)
+    monkeypatch.setattr(_gpu, "findings", lambda driver: [])
+    monkeypatch.setattr(_machine, "findings", lambda gpus: [])
+    status = doctor.main(["--json", "--quick"])
+    sections = json.loads(capsys.readouterr().out)["sections"]
+    return status, next(section for title, section in sections.items() if title.startswith("Self-check"))
+
+
+def test_brighter_kernel_is_found(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = _entry_points.mix_images
+
+    def brighter(*arguments: Any) -> tuple[Any, ...]:
+        mixed, *rest = right(*arguments)
+        return fn.cast(mixed | 1, dtype=types.UINT8), *rest
+
+    monkeypatch.setattr(_backend_kernel, "mix_images", brighter)
+    status, section = checked(monkeypatch, capsys)
+    assert status == 1
+    assert section["CPU kernel"]["status"] == PROBLEM
+    assert "cutmix: paper convention: a pixel is off by 1 " in section["CPU kernel"]["text"]
+    assert "delete the folder of compiled code" in section["CPU kernel"]["todo"]
+    assert section["CPU graph"]["status"] == OK
+
+
+@pytest.mark.parametrize(
+    ("formula", "wrong", "methods"),
+    [
+        ("box_side", lambda right: lambda *given: right(*given) + 2.0, {"cutmix", "stochastic", "hmix"}),
+        ("hmix_level", lambda right: lambda *given: right(*given) * 0.999, {"hmix"}),
+        ("gaussian", lambda right: lambda d, w, area, pi: right(d, w, area, pi * 1.0001), {"gmix"}),
+    ],
+)
+def test_wrong_formula_is_found(
+    formula: str, wrong: Callable[[Any], Any], methods: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    formulas = _backend_graph._FORMULAS
+    monkeypatch.setattr(formulas, formula, wrong(getattr(formulas, formula)))
+    results = list(_selfcheck.run(("CPU graph",), 1, timed=False))
+    assert {result["method"] for result in results if result["error"]} == methods
+    assert doctor._methods("CPU graph", results).status == PROBLEM
+
+
+def _swapped_targets(version: int) -> Callable[..., None]:
+    """As the library's, with the labels of a sample and of its partner in each other's place."""
+
+    def run(out, out_shapes, out_ndims, outs, data, shapes, ndims, ins):  # type: ignore[no-untyped-def]
+        _source = version
+        write_targets(
+            carray(data_of(out, 0), shape1(out_shapes, 0), np.float32),
+            carray(data_of(data, 3), shape1(shapes, 3), np.float32),
+            carray(data_of(data, 2), shape1(shapes, 2), np.int32),
+            carray(data_of(data, 1), shape1(shapes, 1), np.int32),
+        )
+
+    return run
+
+
+def test_wrong_compiled_kernel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_entry_points, "_build_targets", _swapped_targets)
+    found = _selfcheck.errors("cutmix", "reference", "CPU kernel")
+    assert found.targets > 0.5
+    assert found.image <= 0.5
+    assert not found.within_bounds()
+
+
+def test_what_raises_is_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*nodes: Any, **arguments: Any) -> Any:
+        raise RuntimeError("Assert failed\n  in a line of C++")
+
+    monkeypatch.setattr(_selfcheck, "mix", broken)
+    results = list(_selfcheck.run(("CPU graph",), 1, timed=False))
+    assert len(results) == 6
+    assert {result["error"] for result in results} == {"RuntimeError: Assert failed in a line of C++"}
+
+
+def test_halves() -> None:
+    exact, masks = np.array([[[[0.5], [1.5], [2.25]]]]), np.full((1, 1, 3), 0.5)
+    for mixed, said in (([1, 2, 2], "up"), ([0, 1, 2], "down"), ([0, 2, 2], "to even"), ([1, 1, 2], "mixed")):
+        image = np.array(mixed, np.uint8).reshape(exact.shape)
+        assert _selfcheck._halves(image, exact, masks) == said
+    # A weight that float32 does not have says nothing.
+    assert _selfcheck._halves(image, exact, masks * 0.6001) == ""
+
+
+def test_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_selfcheck, "BATCH", 3)
+    monkeypatch.setattr(_selfcheck, "_ROUND_SECONDS", 0.0)
+    (right,) = _selfcheck.decoders(False, 1)
+    assert right["error"] == ""
+    assert right["images_per_second"] > 0
+
+    monkeypatch.setattr(_jpeg, "TILE_MEAN", (117.3, 117.7, 127.55))
+    (off,) = _selfcheck.decoders(False, 1)
+    assert off["error"].startswith("colours off by 10.0,")
+    tiled = _jpeg.tiled
+    monkeypatch.setattr(_jpeg, "tiled", lambda rows, columns: tiled(rows, columns + 1))
+    (larger,) = _selfcheck.decoders(False, 1)
+    assert larger["error"] == "an image came out as (384, 576, 3)"
+    monkeypatch.setattr(_jpeg, "tiled", lambda rows, columns: b"\xff\xd8\xff no JPEG" * 9)
+    (broken,) = _selfcheck.decoders(False, 1)
+    assert "RuntimeError" in broken["error"]
+    assert doctor._decoding("CPU decoding", [broken]).status == PROBLEM
+
+
+# The machine.
+
+
+class Case(NamedTuple):
+    """What a probe is made to see, and what it says then."""
+
+    patch: Callable[[pytest.MonkeyPatch, Path], None]
+    probe: Callable[[], Finding]
+    status: str
+    says: str
+    todo: str
+
+
+def _space(size: int, free: int) -> Callable[[pytest.MonkeyPatch, Path], None]:
+    return lambda patch, _: patch.setattr(_machine, "_size_and_free", lambda path: (size, free))
+
+
+def _files(**contents: str) -> Callable[[pytest.MonkeyPatch, Path], None]:
+    """Files of /proc and /sys; "__" stands for the slashes."""
+    paths = {name.replace("__", "/").replace("_dot_", "."): text for name, text in contents.items()}
+
+    def patch(monkeypatch: pytest.MonkeyPatch, _: Path) -> None:
+        monkeypatch.setattr(_machine, "_text", lambda path: paths.get(path.lstrip("/")))
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
+        monkeypatch.setattr(os, "cpu_count", lambda: 16)
+
+    return patch
+
+
+def _no_shm(patch: pytest.MonkeyPatch, _: Path) -> None:
+    patch.setattr(_machine, "_size_and_free", lambda path: None)
+
+
+def _no_numba(patch: pytest.MonkeyPatch, _: Path) -> None:
+    patch.setitem(sys.modules, "numba", None)
+
+
+def _no_cache(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    import numba
+
+    def njit(**options: Any) -> Any:
+        raise RuntimeError("cannot cache function '_gib': no locator available")
+
+    patch.setattr(numba, "njit", njit)
+
+
+def _no_jit(patch: pytest.MonkeyPatch, _: Path) -> None:
+    import numba
+
+    patch.setattr(numba.config, "DISABLE_JIT", 1, raising=False)
+
+
+def _no_temporary(patch: pytest.MonkeyPatch, _: Path) -> None:
+    def gettempdir() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    patch.setattr(tempfile, "gettempdir", gettempdir)
+
+
+GROUPS_2 = {"proc__self__cgroup": "0::/kubepods/pod1\n"}
+GROUPS_1 = {"proc__self__cgroup": "4:memory:/docker/a\n3:cpu,cpuacct:/docker/a\n"}
+MACHINE = {
+    "quota, version 2": Case(
+        _files(**GROUPS_2, sys__fs__cgroup__kubepods__cpu_dot_max="250000 100000\n"),
+        lambda: _machine.processors(0), NOTE, "2 of 16", "num_threads=2",
+    ),
+    "no quota, version 2": Case(
+        _files(**GROUPS_2, sys__fs__cgroup__cpu_dot_max="max 100000\n"),
+        lambda: _machine.processors(0), OK, "16 of 16", "",
+    ),
+    "quota, version 1": Case(
+        _files(
+            **GROUPS_1,
+            sys__fs__cgroup__cpu__cpu_dot_cfs_quota_us="300000\n",
+            sys__fs__cgroup__cpu__cpu_dot_cfs_period_us="100000\n",
+        ),
+        lambda: _machine.processors(0), NOTE, "3 of 16", "--workers 3",
+    ),
+    "no quota, version 1": Case(
+        _files(
+            **GROUPS_1,
+            sys__fs__cgroup__cpu__cpu_dot_cfs_quota_us="-1\n",
+            sys__fs__cgroup__cpu__cpu_dot_cfs_period_us="100000\n",
+        ),
+        lambda: _machine.processors(0), OK, "16 of 16", "",
+    ),
+    "few processors for the GPUs": Case(
+        _files(), lambda: _machine.processors(8), NOTE, "for 8 GPUs", "docs/gpu.md"
+    ),
+    "little memory": Case(
+        _files(**GROUPS_2, sys__fs__cgroup__kubepods__pod1__memory_dot_max="2147483648\n"),
+        lambda: _machine.memory(), NOTE, "allows 2.0 GiB", "small batches",
+    ),
+    "Docker's shared memory, one process": Case(
+        _space(64 << 20, 64 << 20), lambda: _machine.shared_memory(1), NOTE, "0.1 GiB", "--shm-size"
+    ),
+    "Docker's shared memory, two GPUs": Case(
+        _space(64 << 20, 64 << 20), lambda: _machine.shared_memory(2), PROBLEM, "0.1 GiB", "--shm-size"
+    ),
+    "full shared memory": Case(
+        _space(64 << 30, 1 << 20), lambda: _machine.shared_memory(2), PROBLEM, "0.0 GiB free", "--shm-size"
+    ),
+    "no shared memory": Case(_no_shm, lambda: _machine.shared_memory(0), NOTE, "no /dev/shm", "tmpfs"),
+    "little disk": Case(_space(9 << 40, 2 << 30), _machine.disk, NOTE, "2.0 GiB free", "checkpoint"),
+    "full disk": Case(_space(9 << 40, 1 << 20), _machine.disk, PROBLEM, "0.0 GiB free", "TMPDIR"),
+    "no temporary folder": Case(_no_temporary, _machine.disk, PROBLEM, "no temporary folder", "TMPDIR"),
+    "Numba missing": Case(_no_numba, _machine.numba_cache, PROBLEM, "cannot be imported", "pip install"),
+    "Numba off": Case(_no_jit, _machine.numba_cache, PROBLEM, "switched off", "NUMBA_DISABLE_JIT"),
+    "cache cannot be written": Case(_no_cache, _machine.numba_cache, NOTE, "no locator", "NUMBA_CACHE_DIR"),
+    "old Python": Case(
+        lambda patch, _: patch.setattr(sys, "version_info", (3, 10, 1)),
+        _machine.python, NOTE, "CPython", "3.11",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MACHINE)
+def test_machine(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    case = MACHINE[name]
+    with monkeypatch.context() as patch:
+        case.patch(patch, tmp_path)
+        found = case.probe()
+    assert found.status == case.status, found
+    assert case.says in found.text
+    assert case.todo in found.todo
+    assert bool(found.todo) == bool(case.todo)
+
+
+def test_unwritable_cache_for_real(tmp_path: Path) -> None:
+    """Numba itself, with every folder that it would try taken away."""
+    file = tmp_path / "file"
+    file.write_text("")
+    script = "from dali_msda import _machine; print(_machine.numba_cache().data['cache'])"
+    places = [subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True,
+        env={**os.environ, "NUMBA_CACHE_DIR": str(folder)},
+    ).stdout.strip() for folder in (tmp_path / "cache", file / "cache")]  # fmt: skip
+    assert Path(places[0]).is_relative_to(tmp_path / "cache")
+    assert not places[1].startswith(str(file))
+
+
+def test_probes_survive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing in /proc and /sys, no shared memory, no driver: the page comes all the same."""
+    monkeypatch.setattr(_machine, "_text", lambda path: None)
+    monkeypatch.setattr(_machine, "_size_and_free", lambda path: None)
+    monkeypatch.delattr(os, "sched_getaffinity")
+
+    def sysconf(name: str) -> int:
+        raise ValueError("unrecognized configuration name")
+
+    monkeypatch.setattr(os, "sysconf", sysconf)
+    found = {finding.name: finding for finding in _machine.findings(0)}
+    assert found["memory"].text == "unknown"
+    assert found["processors"].status == OK
+    nothing: dict[str, str] = {}
+    failed = probed("this", lambda: Finding(OK, "this", nothing["key"]))
+    assert failed.status == NOTE
+    assert "KeyError('key')" in failed.text
+
+
+def test_every_problem_says_what_to_do() -> None:
+    with pytest.raises(ValueError, match="todo"):
+        Finding(PROBLEM, "name", "text")
+    with pytest.raises(ValueError, match="status"):
+        Finding("bad", "name", "text", "todo")
+    assert lines(Finding(PROBLEM, "name", "text", "do this")) == [
+        "  PROBLEM name: text",
+        "          -> do this",
+    ]
