@@ -91,6 +91,9 @@ class Soak:
         command += ["--image-size", str(settings.image_size), "--epochs", str(settings.epochs)]
         command += ["--batch-size", "16", "--warmup-epochs", "1", "--lr", "0.01", "--log-every", "1"]
         command += ["--checkpoint-every", str(settings.checkpoint_every), "--device", "cpu", "--amp", "none"]
+        # Whatever has a state: an average of the weights, gradients that are added up, mixing that changes.
+        command += ["--ema-decay", "0.9", "--accumulate", "2", "--mix-probability-start", "0.5"]
+        command += ["--mix-ramp-epochs", "3", "--mix-off-epoch", "9"]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         with (self.folder / "log").open("ab") as log:
             return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
@@ -173,9 +176,11 @@ class Soak:
         count: int = abs(len(lines[0]) - len(lines[1]))
         count += sum(a != b for a, b in zip(*lines, strict=False))
         for name in ("last.pt", "best.pt"):
-            ours, theirs = (torch.load(path / name, weights_only=True)["model"] for path in (cut, calm))
-            count += len(ours.keys() ^ theirs.keys())
-            count += sum(not torch.equal(ours[key], theirs[key]) for key in ours.keys() & theirs.keys())
+            saved = [torch.load(path / name, weights_only=True) for path in (cut, calm)]
+            for kind in ("model", "ema"):
+                ours, theirs = (content[kind] for content in saved)
+                count += len(ours.keys() ^ theirs.keys())
+                count += sum(not torch.equal(ours[key], theirs[key]) for key in ours.keys() & theirs.keys())
         return count
 
 
