@@ -50,10 +50,6 @@ fail() { echo "verify: FAILED: $*"; exit 1; }
 
 # -- The engine and the base ----------------------------------------------------------------------------
 
-# Podman raises limits by itself, which a root without CAP_SYS_RESOURCE may not; and crun, its default,
-# refuses cgroups of versions 1 and 2 side by side.
-limits=(--ulimit "nofile=$(ulimit -Hn):$(ulimit -Hn)" --ulimit "nproc=$(ulimit -Hu):$(ulimit -Hu)")
-if [[ " ${limits[*]} " == *unlimited* ]]; then limits=(); fi
 default_base=$(sed -n 's/^ARG BASE=//p' docker/Dockerfile | head -n 1)
 made_base=localhost/dali-msda-base:bookworm
 
@@ -87,15 +83,19 @@ find_engine() {
     fi
 }
 
-# Whether podman's default runtime can run anything is known once there is an image to try with.
+# Whether podman's default runtime can run anything is known once there is an image to try with. That is crun,
+# which refuses cgroups of versions 1 and 2 side by side; and podman raises limits by itself, which a root
+# without CAP_SYS_RESOURCE may not do.
+limits=()
 find_runner() {
-    local options output
+    local output
     if [[ ${#runner[@]} -gt 0 ]]; then return; fi
-    for options in "" "--runtime runc --cgroup-manager cgroupfs"; do
-        read -ra runner <<<"podman $options"
-        if output=$("${runner[@]}" run --rm --network none "${limits[@]}" "$image" -c pass 2>&1); then return; fi
-    done
-    fail "podman runs no container here: $output"
+    runner=(podman)
+    if "${runner[@]}" run --rm --network none "$image" -c pass 2>/dev/null; then return; fi
+    runner=(podman --runtime runc --cgroup-manager cgroupfs)
+    limits=(--ulimit nofile=8192:8192 --ulimit nproc=8192:8192)
+    output=$("${runner[@]}" run --rm --network none "${limits[@]}" "$image" -c pass 2>&1) ||
+        fail "podman runs no container here: $output"
 }
 
 have() { "${engine[@]}" image inspect "$1" >/dev/null 2>&1; }
@@ -186,6 +186,8 @@ stage_build() {
     "${engine[@]}" image inspect --format '{{json .Config}}' "$image"
     [[ $("${engine[@]}" image inspect --format '{{.Config.User}} {{json .Config.Entrypoint}} {{.Config.StopSignal}}' "$image") \
         == '10001:10001 ["/opt/venv/bin/python"] SIGTERM' ]] || fail "user, entry point or stop signal"
+    "${engine[@]}" image inspect --format '{{json .Config.Env}}' "$image" |
+        grep -q "\"DALI_MSDA_COMMIT=$(git rev-parse HEAD)" || fail "the image is not of this commit"
     say "no compiler, no pip, no cache, no secret; the root cannot be written to, /tmp and /outputs can:"
     # shellcheck disable=SC2016 # for the shell in the container
     run --rm --entrypoint sh -- "$image" -euc '
