@@ -40,13 +40,17 @@ wheel: env ## build the library's wheel into dist/
 	$(ENV_PYTHON) -m build --wheel --no-isolation
 
 # 3.11 is the oldest supported Python: the lock holds the versions for it and, where they differ,
-# those for the newer ones, whichever Python runs this.
+# those for the newer ones, whichever Python runs this. The image's lock is the part of it that training
+# takes, in the same versions.
 lock: ## write requirements.lock anew from pyproject.toml (ARGS=--upgrade takes newer versions)
 	"$(or $(value PYTHON),python3)" -m venv --clear build/lock
 	build/lock/bin/python -m pip install --quiet --disable-pip-version-check uv
 	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate \
 	    --generate-hashes --custom-compile-command 'make lock' --group train --group dev \
 	    $(value ARGS) -o requirements.lock pyproject.toml
+	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate \
+	    --generate-hashes --custom-compile-command 'make lock' --group train \
+	    --constraint requirements.lock -o docker/requirements.lock pyproject.toml
 
 clean: ## remove build products and caches (keeps outputs/, data/ and .venv)
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

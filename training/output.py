@@ -126,14 +126,22 @@ class Output:
 
 
 def describe_software(root: Path) -> dict[str, Any]:
-    """Versions, the commit of the code in `root`, the command and the time, for config.json."""
-    commit = subprocess.run(
-        ["git", "-C", str(root.resolve()), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
+    """Versions, the commit of the code in `root`, the image, the command and the time, for config.json."""
+    try:
+        git = subprocess.run(
+            ["git", "-C", str(root.resolve()), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        commit = git.stdout.strip()
+    except OSError:  # there is no git: an image has none, and is told its commit when it is built
+        commit = ""
     return {
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in _PACKAGES},
-        "commit": commit.stdout.strip() or None,
+        "commit": commit or os.environ.get("DALI_MSDA_COMMIT") or None,
+        "image": os.environ.get("DALI_MSDA_IMAGE") or None,
         "command": sys.argv,
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
     }

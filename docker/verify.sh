@@ -1,0 +1,327 @@
+#!/usr/bin/env bash
+# Builds docker/Dockerfile and tries the image: as a user of no entry in /etc/passwd, with a read-only root,
+# without capabilities and without a network. No GPU and no Docker engine is needed: podman, as root too, will do.
+#
+#   docker/verify.sh                            all stages, in this order:
+#       build         the image; what its layers and parts weigh; what must not be in it is not
+#       doctor        python -m dali_msda.doctor
+#       train         the run without --data, --mix hmix
+#       stop          SIGTERM in the middle of an epoch; the checkpoint is good, the run goes on from it
+#       reproducible  a second build without cache has the same files; the same seed in two containers has
+#                     the same losses
+#       tests         the test suite, in the target `test`
+#   docker/verify.sh build train                some of them; the later ones take the image of an earlier build
+#
+# ENGINE        the command, "docker" or "podman --some-option"; by default the first of them that works
+# BASE          the base image. By default the Dockerfile's, if it is there or there is no debootstrap to
+#               make a small Debian with Python from the machine's own apt sources
+# IMAGE         the name of the image (dali-msda)
+# TRAIN_ARGS    more options for the stage train, --epochs 1 for instance
+# TEST_ARGS     options of pytest for the stage tests
+# RUN_OPTIONS   more options for every run, "--gpus all" for instance
+# PIP_CONF, CA  a pip.conf for the build and a certificate bundle, which it finds as /run/secrets/ca.crt;
+#               by default both come from this machine's pip
+#
+# The log is build/verify.log, what the runs write is in build/verify/.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+stages=(build doctor train stop reproducible tests)
+chosen=("$@")
+if [[ $# == 0 ]]; then chosen=("${stages[@]}"); fi
+for name in "${chosen[@]}"; do
+    if [[ " ${stages[*]} " != *" $name "* ]]; then
+        echo "verify.sh: there is no stage $name; the stages are: ${stages[*]}" >&2
+        exit 2
+    fi
+done
+
+image=${IMAGE:-dali-msda}
+work=$PWD/build/verify
+container=verify-$$
+mkdir -p "$work"
+exec </dev/null > >(tee -a build/verify.log) 2>&1
+read -ra run_options <<<"${RUN_OPTIONS:-}"
+read -ra train_args <<<"${TRAIN_ARGS:-}"
+read -ra test_args <<<"${TEST_ARGS:-}"
+
+say() { echo "verify: $*"; }
+fail() { echo "verify: FAILED: $*"; exit 1; }
+
+# -- The engine and the base ----------------------------------------------------------------------------
+
+default_base=$(sed -n 's/^ARG BASE=//p' docker/Dockerfile | head -n 1)
+made_base=localhost/dali-msda-base:bookworm
+
+make_base() {
+    local suite=bookworm mirror root
+    # shellcheck disable=SC2016 # $(REPO_URI) is apt's
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' "Codename: $suite" | head -n 1)
+    root=$(mktemp -d "$work/base.XXXX")
+    say "base: debootstrap of Debian $suite with python3"
+    debootstrap --variant=minbase --include=python3,python3-venv "$suite" "$root" "$mirror" >"$work/debootstrap.log"
+    # As in the images of Debian there are no lists, no cache and no documents; no word of the mirror either.
+    rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/* "$root"/usr/share/{doc,man,info,locale}/* \
+        "$root"/var/log/* "$root"/etc/apt/sources.list "$root"/tmp/* "$root"/debootstrap
+    echo "deb http://deb.debian.org/debian $suite main" >"$root/etc/apt/sources.list"
+    tar -C "$root" -c . | "${engine[@]}" import - "$made_base" >/dev/null
+    rm -rf "$root"
+}
+
+find_engine() {
+    if [[ -n ${ENGINE:-} ]]; then
+        read -ra engine <<<"$ENGINE"
+        runner=("${engine[@]}")
+    elif docker info >/dev/null 2>&1; then
+        engine=(docker)
+        runner=(docker)
+    elif podman info >/dev/null 2>&1; then
+        engine=(podman)
+        runner=()
+    else
+        fail "neither docker nor podman works here (on Debian: apt-get install podman runc)"
+    fi
+}
+
+# Whether podman's default runtime can run anything is known once there is an image to try with. That is crun,
+# which refuses cgroups of versions 1 and 2 side by side; and podman raises limits by itself, which a root
+# without CAP_SYS_RESOURCE may not do.
+limits=()
+find_runner() {
+    local output
+    if [[ ${#runner[@]} -gt 0 ]]; then return; fi
+    runner=(podman)
+    if "${runner[@]}" run --rm --network none "$image" -c pass 2>/dev/null; then return; fi
+    runner=(podman --runtime runc --cgroup-manager cgroupfs)
+    limits=(--ulimit nofile=8192:8192 --ulimit nproc=8192:8192)
+    output=$("${runner[@]}" run --rm --network none "${limits[@]}" "$image" -c pass 2>&1) ||
+        fail "podman runs no container here: $output"
+}
+
+have() { "${engine[@]}" image inspect "$1" >/dev/null 2>&1; }
+
+find_base() {
+    base=${BASE:-}
+    if [[ -n $base ]]; then return; fi
+    base=$default_base
+    if ! have "$base" && command -v debootstrap >/dev/null && [[ $(id -u) == 0 ]]; then
+        base=$made_base
+        have "$base" || make_base
+    fi
+}
+
+# -- Building and running ---------------------------------------------------------------------------------
+
+build() { # NAME [OPTION...]
+    local name=$1 options=() conf=${PIP_CONF:-} ca=${CA:-} key value
+    shift
+    if [[ -z $ca ]]; then
+        ca=${PIP_CERT:-$(python3 -m pip config get global.cert 2>/dev/null || true)}
+    fi
+    if [[ -z $conf ]]; then
+        conf=$work/pip.conf
+        (
+            umask 077
+            echo "[global]" >"$conf"
+            for key in index-url proxy timeout trusted-host; do
+                value=$(python3 -m pip config get "global.$key" 2>/dev/null) && echo "$key = $value"
+            done >>"$conf" || true
+            [[ -z $ca ]] || echo "cert = /run/secrets/ca.crt" >>"$conf"
+        )
+    fi
+    options+=(--secret "id=pip.conf,src=$conf")
+    [[ -z $ca ]] || options+=(--secret "id=ca.crt,src=$ca")
+    # The steps of a build need no container of their own where podman is not allowed to make one.
+    [[ ${engine[0]} != podman ]] || options+=(--layers --isolation chroot)
+    ENGINE="${engine[*]}" docker/build.sh --network host --build-arg BASE="$base" "${options[@]}" -t "$name" "$@"
+    [[ -n ${PIP_CONF:-} ]] || rm -f "$work/pip.conf"
+}
+
+# The arguments: options of the run, --, the image, its arguments.
+run() {
+    local options=()
+    find_runner
+    while [[ $1 != -- ]]; do options+=("$1"); shift; done
+    shift
+    "${runner[@]}" run --user 12345:12345 --read-only --tmpfs /tmp:rw,noexec,nosuid,nodev,size=8g,mode=1777 \
+        --cap-drop ALL --security-opt no-new-privileges --network none "${limits[@]}" \
+        "${run_options[@]}" "${options[@]}" "$@"
+}
+
+# A folder that the container's user can write to.
+folder() { # NAME
+    rm -rf "${work:?}/$1"
+    mkdir -p "$work/$1"
+    chmod 1777 "$work/$1"
+}
+
+# The name, version and content of all packages, and of the project: one line each.
+# Compiled files hold the time of their source, so they differ from build to build.
+list_files='
+import hashlib, importlib.metadata, pathlib, sys
+for name, version in sorted((d.metadata["Name"].lower(), d.version) for d in importlib.metadata.distributions()):
+    print(f"{name}=={version}")
+if "--files" in sys.argv:
+    for root in ("/opt/venv", "/app"):
+        for path in sorted(pathlib.Path(root).rglob("*")):
+            if path.is_file() and not path.is_symlink() and path.suffix != ".pyc":
+                with path.open("rb") as file:
+                    print(hashlib.file_digest(file, "sha256").hexdigest(), path)
+'
+
+# -- Stages -----------------------------------------------------------------------------------------------
+
+stage_build() {
+    find_base
+    say "base image: $base"
+    build "$image" >"$work/build.log" 2>&1 || { tail -n 40 "$work/build.log"; fail "the build; all of its output: $work/build.log"; }
+    say "layers:"
+    "${engine[@]}" history --no-trunc --format '{{.Size}}  {{.CreatedBy}}' "$image" | cut -c 1-150 | grep -v '^0  *B'
+    say "bytes in all: $("${engine[@]}" image inspect --format '{{.Size}}' "$image")"
+    say "MB by part:"
+    run --rm --entrypoint sh -- "$image" -c '
+        cd /opt/venv/lib/python3*/site-packages
+        du -sm nvidia/* torch torchvision triton llvmlite /app | sort -rn | head -n 22'
+    say "labels and settings:"
+    "${engine[@]}" image inspect --format '{{json .Config}}' "$image"
+    [[ $("${engine[@]}" image inspect --format '{{.Config.User}} {{json .Config.Entrypoint}} {{.Config.StopSignal}}' "$image") \
+        == '10001:10001 ["/opt/venv/bin/python"] SIGTERM' ]] || fail "user, entry point or stop signal"
+    "${engine[@]}" image inspect --format '{{json .Config.Env}}' "$image" |
+        grep -q "\"DALI_MSDA_COMMIT=$(git rev-parse HEAD)" || fail "the image is not of this commit"
+    say "no compiler, no pip, no cache, no secret; the root cannot be written to, /tmp and /outputs can:"
+    # shellcheck disable=SC2016 # for the shell in the container
+    run --rm --entrypoint sh -- "$image" -euc '
+        id
+        for tool in gcc cc g++ clang ld make git; do
+            if command -v $tool; then echo "FAILED: there is $tool"; exit 1; fi
+        done
+        for path in /root/.cache /run/secrets/pip.conf /run/secrets/ca.crt /opt/pip /opt/venv/lib/python3*/site-packages/pip /app/tests; do
+            if [ -e "$path" ]; then echo "FAILED: there is $path"; exit 1; fi
+        done
+        for folder in / /app /opt/venv /usr /var /home; do
+            if touch "$folder/x" 2>/dev/null; then echo "FAILED: $folder can be written to"; exit 1; fi
+        done
+        touch /tmp/x /outputs/x
+        if find / -xdev -type f -perm -0002 ! -path "/proc/*" 2>/dev/null | grep .; then echo "FAILED: anyone can write to these"; exit 1; fi'
+    say "without arguments it shows the help:"
+    run --rm -- "$image" >"$work/help.txt"
+    head -n 4 "$work/help.txt"
+    grep -q -- --mix "$work/help.txt" || fail "no help"
+    run --rm -- "$image" -m pipelines.check --help >/dev/null
+}
+
+stage_doctor() {
+    if ! run --rm --entrypoint test -- "$image" -e /app/dali_msda/doctor.py -o -e /app/dali_msda/doctor; then
+        say "this checkout has no dali_msda.doctor: nothing to run"
+        return
+    fi
+    run --rm -- "$image" -m dali_msda.doctor
+}
+
+stage_train() {
+    folder train
+    # Just the command of the README, with a folder for the results.
+    run --rm -v "$work/train:/outputs" -- "$image" train_imagenet.py --mix hmix "${train_args[@]}" 2>"$work/train.stderr" ||
+        { tail -n 20 "$work/train.stderr"; fail "the training"; }
+    local output
+    output=$(echo "$work"/train/*)
+    grep -E '"(image|commit)"' "$output/config.json"
+    [[ -s $output/best.pt ]] || fail "there is no best.pt"
+}
+
+# Waits until a file holds a text; fails after some minutes, or when the container is gone.
+wait_for() { # TEXT FILE
+    local tries
+    for ((tries = 0; tries < 600; tries++)); do
+        if grep -qs "$1" "$2"; then return; fi
+        [[ -n $("${runner[@]}" ps -q --filter "name=$container") ]] || break
+        sleep 1
+    done
+    "${runner[@]}" logs "$container" | tail -n 20
+    fail "no $1 in $2"
+}
+
+stage_stop() {
+    folder stop
+    local status last
+    local command=(train_imagenet.py --mix hmix --demo-data /outputs/demo --log-every 1 --max-steps 200
+        --resume auto --output)
+    run -d --name "$container" -v "$work/stop:/outputs" -- "$image" "${command[@]}" /outputs/run >/dev/null
+    wait_for '"step": 70,' "$work/stop/run/metrics.jsonl"
+    # shellcheck disable=SC2016 # for the Python in the container
+    say "process 1: $("${runner[@]}" exec "$container" python -c 'print(open("/proc/1/cmdline").read().replace("\0", " "))')"
+    "${runner[@]}" stop --time 120 "$container" >/dev/null
+    status=$("${runner[@]}" inspect --format '{{.State.ExitCode}}' "$container")
+    "${runner[@]}" logs "$container" 2>&1 | tr '\r' '\n' | grep -v '^ *$' | tail -n 3
+    "${runner[@]}" rm -f "$container" >/dev/null
+    [[ $status == 143 ]] || fail "exit status $status, not 143 (128 + SIGTERM)"
+    last=$(last_step)
+    say "stopped at step $last; $(ls "$work/stop/run/checkpoints")"
+    [[ $last -lt 200 ]] || fail "the run was over before it was stopped"
+    say "the same command goes on:"
+    run --rm -v "$work/stop:/outputs" -- "$image" "${command[@]}" /outputs/run 2>/dev/null
+    [[ $(last_step) == 200 ]] || fail "it ended at step $(last_step), not 200"
+    say "and has the losses of a run that was never stopped:"
+    run --rm -v "$work/stop:/outputs" -- "$image" "${command[@]}" /outputs/whole >/dev/null 2>&1
+    same_losses "$work/stop" run whole
+}
+
+last_step() {
+    sed -n 's/.*"step": \([0-9]*\).*/\1/p' "$work/stop/run/metrics.jsonl" | tail -n 1
+}
+
+# Compares two metrics.jsonl but for the times in them.
+same_losses() { # FOLDER RUN RUN
+    run --rm -v "$1:/outputs:ro" -- "$image" -c '
+import json, sys
+first, second = ([{key: value for key, value in json.loads(line).items()
+                   if key not in ("images_per_s", "data_wait", "seconds")}
+                  for line in open(f"/outputs/{name}/metrics.jsonl")] for name in sys.argv[1:])
+if first != second:
+    sys.exit(f"FAILED: {len(first)} and {len(second)} lines; first differing: "
+             f"{next((pair for pair in zip(first, second) if pair[0] != pair[1]), None)}")
+print(f"verify: the losses of {len(first)} lines are the same, to the last bit; the last line: {first[-1]}")' "$2" "$3"
+}
+
+stage_reproducible() {
+    find_base
+    say "a second build, without cache"
+    build "$image:again" --no-cache >"$work/again.log" 2>&1 || { tail -n 40 "$work/again.log"; fail "the second build"; }
+    run --rm -- "$image" -c "$list_files" --files >"$work/files-1.txt"
+    run --rm -- "$image:again" -c "$list_files" --files >"$work/files-2.txt"
+    "${engine[@]}" rmi -f "$image:again" >/dev/null
+    diff "$work/files-1.txt" "$work/files-2.txt" || fail "the two builds differ"
+    say "$(grep -c == "$work/files-1.txt") packages of the same versions, $(grep -vc == "$work/files-1.txt") files of the same content"
+    folder same
+    local name
+    for name in first second; do
+        say "seed 3, $name container"
+        run --rm -v "$work/same:/outputs" -- "$image" train_imagenet.py --mix hmix \
+            --output "/outputs/$name" --seed 3 --log-every 1 --max-steps 80 >/dev/null 2>&1
+    done
+    same_losses "$work/same" first second
+}
+
+stage_tests() {
+    find_base
+    build "$image-test" --target test >"$work/build-test.log" 2>&1 ||
+        { tail -n 40 "$work/build-test.log"; fail "the build of the target test"; }
+    run --rm -e OMP_NUM_THREADS="${OMP_NUM_THREADS:-}" -- "$image-test" -m pytest -p no:cacheprovider "${test_args[@]}"
+}
+
+find_engine
+finish() {
+    local status=$?
+    if [[ ${#runner[@]} -gt 0 ]]; then "${runner[@]}" rm -f "$container" >/dev/null 2>&1 || true; fi
+    rm -f "$work/pip.conf"
+    exit "$status"
+}
+trap finish EXIT
+
+say "$(date -u +%FT%TZ), ${engine[*]} ($("${engine[@]}" --version)), $(nproc) cores, $(sed -n 's/^model name\s*: //p' /proc/cpuinfo | head -n 1), commit $(git describe --always --dirty)"
+for name in "${chosen[@]}"; do
+    start=$SECONDS
+    echo "== $name"
+    "stage_$name"
+    echo "== $name: passed after $((SECONDS - start)) s"
+done

@@ -1,0 +1,38 @@
+"""What config.json says about the software of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from training.output import describe_software
+
+
+def test_image_is_named_where_there_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("DALI_MSDA_IMAGE", raising=False)
+    assert describe_software(tmp_path)["image"] is None
+    monkeypatch.setenv("DALI_MSDA_IMAGE", "")  # an image built without a name
+    assert describe_software(tmp_path)["image"] is None
+    monkeypatch.setenv("DALI_MSDA_IMAGE", "0.1.0-0123456789ab")
+    assert describe_software(tmp_path)["image"] == "0.1.0-0123456789ab"
+
+
+@pytest.mark.parametrize("git", [True, False])
+def test_commit_of_an_image(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, git: bool) -> None:
+    """An image holds no repository and no git: the commit is what it was told."""
+    if not git:
+        monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("DALI_MSDA_COMMIT", raising=False)
+    assert describe_software(tmp_path)["commit"] is None
+    monkeypatch.setenv("DALI_MSDA_COMMIT", "0" * 40)
+    assert describe_software(tmp_path)["commit"] == "0" * 40
+
+
+def test_commit_of_a_checkout_goes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "git"
+    program.write_text("#!/bin/sh\necho abc\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setenv("DALI_MSDA_COMMIT", "0" * 40)
+    assert describe_software(tmp_path)["commit"] == "abc"
