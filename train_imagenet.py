@@ -56,7 +56,7 @@ from training.model import (
 from training.named_runs import asked_for, named_run
 from training.nonfinite import FiniteWatch, NotFiniteError
 from training.output import Output, describe_software, metrics_until
-from training.random_states import random_states, seed_all, set_random_states
+from training.random_states import choose_algorithms, random_states, seed_all, set_random_states
 from training.report import batch_picture, table
 from training.resume import Start, check_same, find_start
 from training.signals import StopSignals
@@ -501,11 +501,7 @@ def _autocast(config: Config, device: torch.device) -> torch.autocast:
 
 def _start(config: Config, processes: Processes) -> torch.device:
     """Choose the algorithms, meet the other processes; the device."""
-    if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
-    torch.use_deterministic_algorithms(config.deterministic)
-    # All batches have one size: trying out cuDNN's convolutions pays, but may choose others next time.
-    torch.backends.cudnn.benchmark = not config.deterministic
+    choose_algorithms(deterministic=config.deterministic)
     device = torch.device(config.device, processes.local_rank if config.device == "cuda" else 0)
     processes.start(device)
     return device

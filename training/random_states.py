@@ -1,7 +1,8 @@
-"""The generators that are not DALI's: those of Python, NumPy and PyTorch."""
+"""What makes a run repeatable, beside DALI: generators and algorithms."""
 
 from __future__ import annotations
 
+import os
 import random
 from typing import Any
 
@@ -17,6 +18,15 @@ def seed_all(seed: int, rank: int = 0) -> None:
     torch.manual_seed(int(words[0]) << 32 | int(words[1]))
     np.random.seed(words[2])  # noqa: NPY002
     random.seed(int(words[3]))
+
+
+def choose_algorithms(*, deterministic: bool) -> None:
+    """Let PyTorch take the fastest algorithms, or those that give the same result every time."""
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
+    torch.use_deterministic_algorithms(deterministic)
+    # All batches have one size: trying out cuDNN's convolutions pays, but may choose others next time.
+    torch.backends.cudnn.benchmark = not deterministic
 
 
 def random_states(device: torch.device) -> dict[str, Any]:
