@@ -69,7 +69,8 @@ def evaluate(
                 images, labels = batch
                 logits = model(images).float()
                 metrics.update(logits, labels)
-                mean_loss.update(functional.cross_entropy(logits, labels), len(labels))
+                # One by one: without the check for NaN, MeanMetric takes all weights for 1.
+                mean_loss.update(functional.cross_entropy(logits, labels, reduction="none"))
             next(batches, None)  # lets the loader finish its epoch
     finally:
         model.train(was_training)

@@ -64,7 +64,7 @@ def batch_picture(
 def _labels(target: np.ndarray, classes: Sequence[str]) -> list[str]:
     """The two classes with the highest weights; smoothing gives all others a little."""
     order = np.argsort(-target, kind="stable")[:2]
-    return [f"{target[i]:.2f} {classes[i][:14]}" for i in order if target[i] > target.min()]
+    return [f"{target[i]:.2f} {classes[i][:16]}" for i in order if target[i] > target.min()]
 
 
 def table(rows: dict[str, str]) -> str:
