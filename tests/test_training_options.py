@@ -192,13 +192,14 @@ def mixed_samples(config: Config, photos: Path, batches: int, bad: int | None = 
     return found
 
 
+@pytest.mark.parametrize("per_class", [8, 9])
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_mixing_ends_with_the_epoch(accumulate: int, tmp_path: Path) -> None:
-    """The last batch before --mix-off-epoch is mixed, the first one after it is not: 27 images, which fill
-    three batches of eight and leave some over that are read but not used."""
+def test_mixing_ends_with_the_epoch(accumulate: int, per_class: int, tmp_path: Path) -> None:
+    """The last batch before --mix-off-epoch is mixed, the first one after it is not: 24 images,
+    which fill three batches of eight, or 27, which leave some over that are read but not used."""
     data = tmp_path / "data"
     for split in ("train", "val"):
-        write_split(data / split, (9, 9, 9), plain)
+        write_split(data / split, 3 * (per_class,), plain)
     config = Config(
         data=data,
         image_size=8,
