@@ -173,15 +173,18 @@ class Soak:
         for output in (calm, cut):
             content = (output / "metrics.jsonl").read_text().splitlines()
             lines.append([json.loads(line) | {"images_per_s": 0, "data_wait": 0} for line in content])
-        count: int = abs(len(lines[0]) - len(lines[1]))
-        count += sum(a != b for a, b in zip(*lines, strict=False))
+        found = [f"{len(lines[0])} and {len(lines[1])} lines"] if len(lines[0]) != len(lines[1]) else []
+        found += [f"{a}\n  and {b}" for a, b in zip(*lines, strict=False) if a != b]
         for name in ("last.pt", "best.pt"):
-            saved = [torch.load(path / name, weights_only=True) for path in (cut, calm)]
+            saved = [torch.load(path / name, weights_only=True) for path in (calm, cut)]
             for kind in ("model", "ema"):
                 ours, theirs = (content[kind] for content in saved)
-                count += len(ours.keys() ^ theirs.keys())
-                count += sum(not torch.equal(ours[key], theirs[key]) for key in ours.keys() & theirs.keys())
-        return count
+                found += [f"{name}: {kind} {key}" for key in ours.keys() ^ theirs.keys()]
+                both = [key for key in ours if key in theirs]
+                found += [f"{name}: {kind} {key}" for key in both if not torch.equal(ours[key], theirs[key])]
+        for difference in found:
+            print(f"different: {difference}", flush=True)
+        return len(found)
 
 
 def main() -> int:

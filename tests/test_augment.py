@@ -16,8 +16,6 @@ from pipelines.ramps import Ramp
 from tests.graph_check import operators, problems
 from tests.image_sets import photo, pixels, run, train, write_split
 
-GREY = 100
-
 
 @pytest.fixture(scope="module")
 def eight_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -29,7 +27,7 @@ def eight_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def grey(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("grey")
-    write_split(root / "train", (8, 8, 8), lambda *_: Image.new("RGB", (32, 32), (GREY, GREY, GREY)))
+    write_split(root / "train", (8, 8, 8), lambda *_: Image.new("RGB", (32, 32), (100, 100, 100)))
     return root
 
 
@@ -76,18 +74,36 @@ def test_rand_augment_takes_n_and_m(eight_photos: Path) -> None:
     assert found[1] < found[2]
 
 
-def test_color_jitter(grey: Path) -> None:
-    """Grey stays grey; its level is scaled by brightness and drawn to or from the middle by contrast."""
-    levels = images_of(train(grey, batch_size=24, color_jitter=0.4), 8)
-    assert np.ptp(levels, axis=(1, 2, 3)).max() < 2
-    level = levels.mean((1, 2, 3))
-    factors = np.array([0.6, 1.4])
-    possible = factors[:, None] * (128 + factors[None] * (GREY - 128))
-    also = 128 + factors[:, None] * (factors[None] * GREY - 128)
-    assert level.min() >= min(possible.min(), also.min()) - 1
-    assert level.max() <= max(possible.max(), also.max()) + 1
-    assert level.std() > 0.4 / np.sqrt(3) * GREY / 2
-    assert images_of(train(grey, batch_size=4)).std() < 1
+def test_color_jitter(tmp_path: Path) -> None:
+    """Brightness, contrast and saturation are three factors, each uniform in [0.6, 1.4] and on its own.
+
+    Two greys give brightness (from their middle, which contrast keeps) and contrast (from their distance), a
+    colour beside them gives saturation.
+    """
+
+    def image(*_: Any) -> Image.Image:
+        pixels = np.empty((48, 48, 3), np.uint8)
+        pixels[:, :16], pixels[:, 16:32], pixels[:, 32:] = 100, 156, (156, 128, 100)
+        return Image.fromarray(pixels)
+
+    write_split(tmp_path / "train", (8, 8, 8), image)
+    for path in (tmp_path / "train").rglob("*.JPEG"):
+        path.unlink()  # JPEG would blur the borders and the colour
+    still = {"random_area": (1.0, 1.0), "random_aspect_ratio": (1.0, 1.0), "mirror_probability": 0.0}
+    pipeline = train(tmp_path, batch_size=12, image_size=48, color_jitter=0.4, **still)
+    found = images_of(pipeline, 40)
+    dark, light, color = found[:, 24, 8], found[:, 24, 24], found[:, 24, 40]
+    brightness = (dark + light).mean(1) / 2 / 128
+    contrast = (light - dark).mean(1) / 56 / brightness
+    saturation = (color[:, 0] - color[:, 2]) / 56 / brightness / contrast
+    for factor in (brightness, contrast, saturation):
+        # Pixels are whole numbers, which is 1/28 of the smallest distance.
+        assert factor.min() > 0.6 - 0.05
+        assert factor.max() < 1.4 + 0.05
+        assert stats.kstest(factor, stats.uniform(0.6, 0.8).cdf).pvalue > 1e-3
+    assert np.abs(np.corrcoef([brightness, contrast, saturation]) - np.eye(3)).max() < 0.2
+    plain = images_of(train(tmp_path, batch_size=12, image_size=48, **still))
+    assert np.abs(plain[:, 24, [8, 24]].mean(2) - [100, 156]).max() < 1
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,7 @@ def test_ema(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert all(line["loss"] != line["ema_loss"] for line in evaluations)
     best = torch.load(tmp_path / "run" / "best.pt", weights_only=True)["best"]
     assert best["top1"] == max(line["ema_top1"] for line in evaluations)
+    assert best["top1"] != max(line["top1"] for line in evaluations)
 
 
 def test_ema_of_batch_statistics(photos: Path, tmp_path: Path) -> None:
