@@ -7,7 +7,7 @@
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help env train test bounds lint format wheel lock clean
+.PHONY: help env train test bounds lint format wheel lock audit sbom image clean
 
 ENV_PYTHON := .venv/bin/python
 
@@ -51,6 +51,24 @@ lock: ## write requirements.lock anew from pyproject.toml (ARGS=--upgrade takes 
 	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate \
 	    --generate-hashes --custom-compile-command 'make lock' --group train \
 	    --constraint requirements.lock -o docker/requirements.lock pyproject.toml
+
+# Not in the lock: what looks at it from outside may be newer than it. --strict, because a package that the
+# service does not know would pass for one without vulnerabilities otherwise.
+audit: ## look up known vulnerabilities of all that is locked (ARGS are pip-audit's options)
+	"$(or $(value PYTHON),python3)" -m venv --clear build/audit
+	build/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	build/audit/bin/pip-audit --strict --require-hashes --disable-pip --progress-spinner off \
+	    -r requirements.lock $(value ARGS)
+
+sbom: ## write what the image holds to dist/sbom.json (CycloneDX, from the image's lock)
+	"$(or $(value PYTHON),python3)" -m venv --clear build/sbom
+	build/sbom/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom
+	mkdir -p dist
+	build/sbom/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --validate \
+	    --output-file dist/sbom.json docker/requirements.lock
+
+image: ## build the image dali-msda (ARGS are options of docker build; ENGINE=podman)
+	docker/build.sh $(value ARGS)
 
 clean: ## remove build products and caches (keeps outputs/, data/ and .venv)
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

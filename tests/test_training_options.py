@@ -323,6 +323,7 @@ def test_grad_checkpointing_run(photos: Path, tmp_path: Path, capsys: pytest.Cap
     assert "--grad-checkpointing needs a model made of blocks" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 @pytest.mark.usefixtures("plain_model")
 def test_compile(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The compiled model trains to the same losses; checkpoints have the names of the plain one."""
