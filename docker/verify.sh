@@ -143,7 +143,7 @@ run() {
     find_runner
     while [[ $1 != -- ]]; do options+=("$1"); shift; done
     shift
-    "${runner[@]}" run --user 12345:12345 --read-only --tmpfs /tmp:rw,noexec,nosuid,nodev,size=8g,mode=1777 \
+    "${runner[@]}" run --user 12345:12345 --read-only --tmpfs "/tmp:rw,${tmp_exec:-noexec},nosuid,nodev,size=8g,mode=1777" \
         --cap-drop ALL --security-opt no-new-privileges --network none "${limits[@]}" \
         "${run_options[@]}" "${options[@]}" "$@"
 }
@@ -302,7 +302,8 @@ stage_tests() {
     find_base
     build "$image-test" --target test >"$work/build-test.log" 2>&1 ||
         { tail -n 40 "$work/build-test.log"; fail "the build of the target test"; }
-    run --rm -e OMP_NUM_THREADS="${OMP_NUM_THREADS:-}" -- "$image-test" -m pytest -p no:cacheprovider "${test_args[@]}"
+    # Some tests put a small program of their own into /tmp.
+    tmp_exec=exec run --rm -e OMP_NUM_THREADS="${OMP_NUM_THREADS:-}" -- "$image-test" -m pytest -p no:cacheprovider "${test_args[@]}"
 }
 
 find_engine
