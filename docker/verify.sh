@@ -303,7 +303,7 @@ stage_tests() {
     build "$image-test" --target test >"$work/build-test.log" 2>&1 ||
         { tail -n 40 "$work/build-test.log"; fail "the build of the target test"; }
     # Some tests put a small program of their own into /tmp.
-    tmp_exec=exec run --rm -e OMP_NUM_THREADS="${OMP_NUM_THREADS:-}" -- "$image-test" -m pytest -p no:cacheprovider "${test_args[@]}"
+    tmp_exec="exec" run --rm -e OMP_NUM_THREADS="${OMP_NUM_THREADS:-}" -- "$image-test" -m pytest -p no:cacheprovider "${test_args[@]}"
 }
 
 find_engine
