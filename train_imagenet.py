@@ -37,6 +37,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional
 from tqdm import tqdm
 
+from configs import asked_for, named_run
 from pipelines.demo_data import make_demo_dataset
 from pipelines.folders import ImageFolder, check_dataset, list_split
 from training.bad_files import BadFileError, Quarantine
@@ -53,7 +54,6 @@ from training.model import (
     load_weights,
     parameter_groups,
 )
-from training.named_runs import asked_for, named_run
 from training.nonfinite import FiniteWatch, NotFiniteError
 from training.output import Output, describe_software, metrics_until
 from training.random_states import choose_algorithms, random_states, seed_all, set_random_states

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import train_imagenet
 from tests.trainer_process import Trainer
-from tests.training_runs import SMALL
+from tests.training_runs import SMALL, status
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -51,19 +51,8 @@ def test_loss_that_is_no_number(
     """Found at the next check, with the step and its batches as they were."""
     batches = poisoned(monkeypatch, at_step, value)
     output = tmp_path / "run"
-    arguments = [
-        "--data",
-        str(photos),
-        "--output",
-        str(output),
-        *SMALL,
-        "--log-every",
-        "100",
-        "--batch-size",
-        "4",
-    ]
-    arguments += ["--accumulate", str(accumulate), "--checkpoint-every", "2"]
-    assert train_imagenet.main(arguments) == 1
+    extra = ["--log-every", 100, "--batch-size", 4, "--accumulate", accumulate, "--checkpoint-every", 2]
+    assert status(photos, output, *extra) == 1
     error = capsys.readouterr().err
     assert f"The loss was not finite in step {at_step}; its batch is in" in error
     good = sorted((output / "checkpoints").iterdir())
@@ -96,8 +85,7 @@ def test_weight_that_is_no_number(
 
     monkeypatch.setattr(train_imagenet.Run, "train_step", breaking)
     output = tmp_path / "run"
-    arguments = ["--data", str(photos), "--output", str(output), *SMALL, "--batch-size", "4"]
-    assert train_imagenet.main([*arguments, "--checkpoint-every", "2"]) == 1
+    assert status(photos, output, "--batch-size", 4, "--checkpoint-every", 2) == 1
     assert "A weight was not finite in step 4" in capsys.readouterr().err
     assert [path.name for path in (output / "checkpoints").iterdir()] == ["step-00000002.pt"]
 
@@ -106,18 +94,7 @@ def test_weight_that_is_no_number(
 def test_a_rate_far_too_high(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without any help: it ends, and whatever checkpoint there is holds numbers."""
     output = tmp_path / "run"
-    arguments = [
-        "--data",
-        str(photos),
-        "--output",
-        str(output),
-        *SMALL,
-        "--warmup-epochs",
-        "0",
-        "--lr",
-        "1e30",
-    ]
-    assert train_imagenet.main([*arguments, "--checkpoint-every", "1"]) == 1
+    assert status(photos, output, "--warmup-epochs", 0, "--lr", 1e30, "--checkpoint-every", 1) == 1
     assert "was not finite in step" in capsys.readouterr().err
     for path in (output / "checkpoints").iterdir():
         content = torch.load(path, weights_only=True)

@@ -20,6 +20,7 @@ SOURCES = (
     "dali_msda",
     "pipelines",
     "training",
+    "configs",
     "experiments",
     "benchmarks",
     "tests",

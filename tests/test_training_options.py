@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 
 import train_imagenet
+from configs import named_run, names
 from pipelines.folders import check_dataset
 from tests.image_sets import VAL_COUNTS, plain, write_split
 from tests.trainer_process import Trainer
-from tests.training_runs import SMALL, lines, losses, train
+from tests.training_runs import SMALL, lines, losses, status, train
 from training.config import Config, resolve
 from training.distributed import Processes
 from training.loaders import Loaders
 from training.model import build_model, build_schedule, checkpoint_activations, parameter_groups
-from training.named_runs import named_run, names
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -309,17 +309,8 @@ def test_grad_checkpointing_run(photos: Path, tmp_path: Path, capsys: pytest.Cap
         torch.load(tmp_path / name / "last.pt", weights_only=True)["model"] for name in ("kept", "again")
     ]
     assert states[0].keys() == states[1].keys()
-    arguments = [
-        "--data",
-        str(photos),
-        *SMALL,
-        "--arch",
-        "vgg11",
-        "--image-size",
-        "64",
-        "--grad-checkpointing",
-    ]
-    assert train_imagenet.main([*arguments, "--output", str(tmp_path / "vgg")]) == 2
+    extra = ["--arch", "vgg11", "--image-size", 64, "--grad-checkpointing"]
+    assert status(photos, tmp_path / "vgg", *extra) == 2
     assert "--grad-checkpointing needs a model made of blocks" in capsys.readouterr().err
 
 
@@ -437,7 +428,7 @@ BAD: dict[str, tuple[list[str], str]] = {
 def test_bad_setting(name: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     extra, words = BAD[name]
     output = tmp_path / "run"
-    assert train_imagenet.main(["--data", str(photos), "--output", str(output), *SMALL, *extra]) == 2
+    assert status(photos, output, *extra) == 2
     assert words in capsys.readouterr().err
     assert not output.exists()
 

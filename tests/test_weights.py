@@ -12,7 +12,7 @@ import torch
 
 import train_imagenet
 from tests.image_sets import plain, write_split
-from tests.training_runs import SMALL, lines, train
+from tests.training_runs import SMALL, lines, status, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -94,17 +94,7 @@ def test_init_weights(
 def test_bad_weights(photos: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def error(path: object, *extra: str) -> str:
         output = tmp_path / "run"
-        arguments = [
-            "--data",
-            str(photos),
-            "--output",
-            str(output),
-            *SMALL,
-            "--init-weights",
-            str(path),
-            *extra,
-        ]
-        assert train_imagenet.main(arguments) == 2
+        assert status(photos, output, "--init-weights", path, *extra) == 2
         assert not output.exists()
         return capsys.readouterr().err
 
