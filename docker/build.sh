@@ -2,7 +2,7 @@
 # Builds the image from this checkout, with its labels; the arguments are options of `docker build`.
 #
 #   docker/build.sh                                         as dali-msda
-#   ENGINE=podman docker/build.sh -t my-name --build-arg BASE=python:3.11-slim-bookworm@sha256:...
+#   IMAGE=my-name ENGINE=podman docker/build.sh --build-arg BASE=python:3.11-slim-bookworm@sha256:...
 #   SOURCE=https://host/repository docker/build.sh          the label org.opencontainers.image.source
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -14,6 +14,6 @@ if [[ -n $commit && -n $(git status --porcelain) ]]; then commit+=-dirty; fi
 id=$version${commit:+-${commit:0:12}${commit:40}}
 
 read -ra engine <<<"${ENGINE:-docker}"
-DOCKER_BUILDKIT=1 exec "${engine[@]}" build -f docker/Dockerfile -t dali-msda \
+DOCKER_BUILDKIT=1 exec "${engine[@]}" build -f docker/Dockerfile -t "${IMAGE:-dali-msda}" \
     --build-arg VERSION="$version" --build-arg COMMIT="$commit" --build-arg IMAGE_ID="$id" \
     --build-arg SOURCE="${SOURCE:-}" "$@" .

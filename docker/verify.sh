@@ -98,6 +98,8 @@ find_runner() {
         fail "podman runs no container here: $output"
 }
 
+image_id() { "${engine[@]}" image inspect --format '{{.Id}}' "$1"; }
+
 have() { "${engine[@]}" image inspect "$1" >/dev/null 2>&1; }
 
 find_base() {
@@ -133,7 +135,7 @@ build() { # NAME [OPTION...]
     [[ -z $ca ]] || options+=(--secret "id=ca.crt,src=$ca")
     # The steps of a build need no container of their own where podman is not allowed to make one.
     [[ ${engine[0]} != podman ]] || options+=(--layers --isolation chroot)
-    ENGINE="${engine[*]}" docker/build.sh --network host --build-arg BASE="$base" "${options[@]}" -t "$name" "$@"
+    IMAGE=$name ENGINE="${engine[*]}" docker/build.sh --network host --build-arg BASE="$base" "${options[@]}" "$@"
     [[ -n ${PIP_CONF:-} ]] || rm -f "$work/pip.conf"
 }
 
@@ -172,6 +174,8 @@ if "--files" in sys.argv:
 # -- Stages -----------------------------------------------------------------------------------------------
 
 stage_build() {
+    local commit
+    commit=$(git rev-parse HEAD)
     find_base
     say "base image: $base"
     build "$image" >"$work/build.log" 2>&1 || { tail -n 40 "$work/build.log"; fail "the build; all of its output: $work/build.log"; }
@@ -187,7 +191,7 @@ stage_build() {
     [[ $("${engine[@]}" image inspect --format '{{.Config.User}} {{json .Config.Entrypoint}} {{.Config.StopSignal}}' "$image") \
         == '10001:10001 ["/opt/venv/bin/python"] SIGTERM' ]] || fail "user, entry point or stop signal"
     "${engine[@]}" image inspect --format '{{json .Config.Env}}' "$image" |
-        grep -q "\"DALI_MSDA_COMMIT=$(git rev-parse HEAD)" || fail "the image is not of this commit"
+        grep -q "\"DALI_MSDA_COMMIT=$commit" || fail "the image is not of this commit"
     say "no compiler, no pip, no cache, no secret; the root cannot be written to, /tmp and /outputs can:"
     # shellcheck disable=SC2016 # for the shell in the container
     run --rm --entrypoint sh -- "$image" -euc '
@@ -282,14 +286,17 @@ print(f"verify: the losses of {len(first)} lines are the same, to the last bit; 
 stage_reproducible() {
     find_base
     say "a second build, without cache"
-    build "$image:again" --no-cache >"$work/again.log" 2>&1 || { tail -n 40 "$work/again.log"; fail "the second build"; }
+    local options=(--no-cache) name
+    # Its stages, 9 GB each, are of no use afterwards; Docker's builder drops them when it needs the space.
+    [[ ${engine[0]} != podman ]] || options+=(--layers=false --force-rm)
+    build "$image-again" "${options[@]}" >"$work/again.log" 2>&1 || { tail -n 40 "$work/again.log"; fail "the second build"; }
     run --rm -- "$image" -c "$list_files" --files >"$work/files-1.txt"
-    run --rm -- "$image:again" -c "$list_files" --files >"$work/files-2.txt"
-    "${engine[@]}" rmi -f "$image:again" >/dev/null
+    run --rm -- "$image-again" -c "$list_files" --files >"$work/files-2.txt"
+    [[ $(image_id "$image") != "$(image_id "$image-again")" ]] || fail "both names are of one image"
+    "${engine[@]}" rmi -f "$image-again" >/dev/null
     diff "$work/files-1.txt" "$work/files-2.txt" || fail "the two builds differ"
     say "$(grep -c == "$work/files-1.txt") packages of the same versions, $(grep -vc == "$work/files-1.txt") files of the same content"
     folder same
-    local name
     for name in first second; do
         say "seed 3, $name container"
         run --rm -v "$work/same:/outputs" -- "$image" train_imagenet.py --mix hmix \

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -215,6 +216,23 @@ def test_scripts(name: str) -> None:
     if shutil.which("shellcheck"):
         checked = subprocess.run(["shellcheck", path], capture_output=True, text=True, check=False)
         assert checked.returncode == 0, checked.stdout
+
+
+@pytest.mark.parametrize("image", ["dali-msda", "another"])
+def test_build_gives_one_name(image: str) -> None:
+    """With a second one the image of the tests would take the place of the image."""
+    environment = {**os.environ, "ENGINE": "echo", "IMAGE": image if image == "another" else ""}
+    run = subprocess.run(
+        [ROOT / "docker" / "build.sh", "--target", "test"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    words = run.stdout.split()
+    assert [words[i + 1] for i, word in enumerate(words) if word in ("-t", "--tag")] == [image]
+    assert words[0] == "build"
+    assert words[-3:] == ["--target", "test", "."]
 
 
 def test_verify_refuses_an_unknown_stage() -> None:
