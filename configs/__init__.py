@@ -36,9 +36,9 @@ def named_run(name: str) -> Config:
 def asked_for(arguments: Sequence[str]) -> str | None:
     """What follows ``--config`` on a command line; the last one counts, as for all options."""
     found = None
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for position, argument in enumerate(arguments):
         if argument == "--config":
-            found = following
+            found = next(iter(arguments[position + 1 :]), "")
         elif argument.startswith("--config="):
             found = argument.partition("=")[2]
     return found

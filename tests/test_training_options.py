@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import train_imagenet
-from configs import named_run, names
+from configs import asked_for, named_run, names
 from pipelines.folders import check_dataset
 from tests.image_sets import VAL_COUNTS, plain, write_split
 from tests.trainer_process import Trainer
@@ -399,6 +399,20 @@ def test_a_named_run_from_the_command_line(
     assert "got imagenet_gmx" in error
     assert train_imagenet.main(["--config", "imagenet_gmix"]) == 2
     assert "--config must be used together with --data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ([], None),
+        (["--mix", "gmix"], None),
+        (["--config"], ""),
+        (["--config", "a"], "a"),
+        (["--config=a", "--lr", "1", "--config", "b"], "b"),
+    ],
+)
+def test_which_run_is_asked_for(arguments: list[str], name: str | None) -> None:
+    assert asked_for(arguments) == name
 
 
 BAD: dict[str, tuple[list[str], str]] = {
