@@ -115,7 +115,7 @@ find_base() {
 # -- Building and running ---------------------------------------------------------------------------------
 
 build() { # NAME [OPTION...]
-    local name=$1 options=() conf=${PIP_CONF:-} ca=${CA:-} key value
+    local name=$1 options=() conf=${PIP_CONF:-} ca=${CA:-} key value status=0
     shift
     if [[ -z $ca ]]; then
         ca=${PIP_CERT:-$(python3 -m pip config get global.cert 2>/dev/null || true)}
@@ -135,8 +135,10 @@ build() { # NAME [OPTION...]
     [[ -z $ca ]] || options+=(--secret "id=ca.crt,src=$ca")
     # The steps of a build need no container of their own where podman is not allowed to make one.
     [[ ${engine[0]} != podman ]] || options+=(--layers --isolation chroot)
-    IMAGE=$name ENGINE="${engine[*]}" docker/build.sh --network host --build-arg BASE="$base" "${options[@]}" "$@"
+    IMAGE=$name ENGINE="${engine[*]}" docker/build.sh --network host --build-arg BASE="$base" "${options[@]}" "$@" ||
+        status=$?
     [[ -n ${PIP_CONF:-} ]] || rm -f "$work/pip.conf"
+    return "$status"
 }
 
 # The arguments: options of the run, --, the image, its arguments.
