@@ -324,7 +324,7 @@ finish() {
 }
 trap finish EXIT
 
-say "$(date -u +%FT%TZ), ${engine[*]} ($("${engine[@]}" --version)), $(nproc) cores, $(sed -n 's/^model name\s*: //p' /proc/cpuinfo | head -n 1), commit $(git describe --always --dirty)"
+say "$(date -u +%FT%TZ), ${engine[*]} ($("${engine[@]}" --version)), $(env -u OMP_NUM_THREADS nproc) cores, $(sed -n 's/^model name\s*: //p' /proc/cpuinfo | head -n 1), commit $(git describe --always --dirty)"
 for name in "${chosen[@]}"; do
     start=$SECONDS
     echo "== $name"
