@@ -60,7 +60,7 @@ audit: ## look up known vulnerabilities of all that is locked (ARGS are pip-audi
 	build/audit/bin/pip-audit --strict --require-hashes --disable-pip --progress-spinner off \
 	    -r requirements.lock $(value ARGS)
 
-sbom: ## write what the image holds to dist/sbom.json (CycloneDX, from the image's lock)
+sbom: ## write what the image's lock holds to dist/sbom.json (CycloneDX)
 	"$(or $(value PYTHON),python3)" -m venv --clear build/sbom
 	build/sbom/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom
 	mkdir -p dist

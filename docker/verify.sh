@@ -63,7 +63,6 @@ make_base() {
     # As in the images of Debian there are no lists, no cache and no documents; no word of the mirror either.
     rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/* "$root"/usr/share/{doc,man,info,locale}/* \
         "$root"/var/log/* "$root"/etc/apt/sources.list "$root"/tmp/* "$root"/debootstrap
-    echo "deb http://deb.debian.org/debian $suite main" >"$root/etc/apt/sources.list"
     tar -C "$root" -c . | "${engine[@]}" import - "$made_base" >/dev/null
     rm -rf "$root"
 }
@@ -115,7 +114,7 @@ find_base() {
 # -- Building and running ---------------------------------------------------------------------------------
 
 build() { # NAME [OPTION...]
-    local name=$1 options=() conf=${PIP_CONF:-} ca=${CA:-} key value
+    local name=$1 options=() conf=${PIP_CONF:-} ca=${CA:-} key value status=0
     shift
     if [[ -z $ca ]]; then
         ca=${PIP_CERT:-$(python3 -m pip config get global.cert 2>/dev/null || true)}
@@ -135,8 +134,10 @@ build() { # NAME [OPTION...]
     [[ -z $ca ]] || options+=(--secret "id=ca.crt,src=$ca")
     # The steps of a build need no container of their own where podman is not allowed to make one.
     [[ ${engine[0]} != podman ]] || options+=(--layers --isolation chroot)
-    IMAGE=$name ENGINE="${engine[*]}" docker/build.sh --network host --build-arg BASE="$base" "${options[@]}" "$@"
+    IMAGE=$name ENGINE="${engine[*]}" docker/build.sh --network host --build-arg BASE="$base" "${options[@]}" "$@" ||
+        status=$?
     [[ -n ${PIP_CONF:-} ]] || rm -f "$work/pip.conf"
+    return "$status"
 }
 
 # The arguments: options of the run, --, the image, its arguments.
@@ -322,7 +323,7 @@ finish() {
 }
 trap finish EXIT
 
-say "$(date -u +%FT%TZ), ${engine[*]} ($("${engine[@]}" --version)), $(nproc) cores, $(sed -n 's/^model name\s*: //p' /proc/cpuinfo | head -n 1), commit $(git describe --always --dirty)"
+say "$(date -u +%FT%TZ), ${engine[*]} ($("${engine[@]}" --version)), $(env -u OMP_NUM_THREADS nproc) cores, $(sed -n 's/^model name\s*: //p' /proc/cpuinfo | head -n 1), commit $(git describe --always --dirty)"
 for name in "${chosen[@]}"; do
     start=$SECONDS
     echo "== $name"

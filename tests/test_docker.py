@@ -114,6 +114,13 @@ def test_caches_are_where_any_user_can_write() -> None:
     assert environment["USER"]  # getpass.getuser() has no other source where /etc/passwd lacks the user
 
 
+def test_driver_libraries() -> None:
+    """nvJPEG's hardware decoder opens libnvcuvid, which comes into a container with `video` only."""
+    (found,) = re.findall(r"NVIDIA_DRIVER_CAPABILITIES=(\S+)", " ".join(arguments("final", "ENV")))
+    assert found.split(",") == ["compute", "utility", "video"]
+    assert f"NVIDIA_DRIVER_CAPABILITIES={found}`" in (ROOT / "docs" / "gpu.md").read_text()
+
+
 def test_labels() -> None:
     (labels,) = arguments("final", "LABEL")
     names = set(re.findall(r"org\.opencontainers\.image\.([\w.]+)=", labels))
@@ -140,7 +147,7 @@ def test_what_is_left_out_exists_and_is_not_imported() -> None:
     assert "tests" in left_out
     assert [name for name in left_out if not (ROOT / name).exists()] == []
     kept = [ROOT / "train_imagenet.py"]
-    for package in ("dali_msda", "pipelines", "training"):
+    for package in ("dali_msda", "pipelines", "training", "configs"):
         assert package not in left_out
         kept += (ROOT / package).rglob("*.py")
     imported = "|".join(name for name in left_out if name.isidentifier())
@@ -241,6 +248,27 @@ def test_verify_refuses_an_unknown_stage() -> None:
     )
     assert run.returncode == 2
     assert "no stage trian" in run.stderr
+
+
+def test_verify_notices_that_a_build_failed(tmp_path: Path) -> None:
+    """It would try an older image of that name otherwise, or none."""
+    shutil.copytree(ROOT / "docker", tmp_path / "docker")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    engine = tmp_path / "engine"
+    engine.write_text('echo "$1" >>"$0.calls"; test "$1" != build\n')
+    (tmp_path / "pip.conf").touch()
+    environment = os.environ | {"ENGINE": f"bash {engine}", "BASE": "base", "IMAGE": "image"}
+    environment |= {"PIP_CONF": str(tmp_path / "pip.conf"), "CA": str(tmp_path / "pip.conf")}
+    run = subprocess.run(
+        [tmp_path / "docker" / "verify.sh", "reproducible"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1, run.stdout
+    assert "verify: FAILED: the second build" in run.stdout
+    assert "run" not in (tmp_path / "engine.calls").read_text().split()
 
 
 # -- The locks ------------------------------------------------------------------------------------------
