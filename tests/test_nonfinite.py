@@ -38,7 +38,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, at_step: int, value: float) -> lis
 
 @pytest.mark.usefixtures("plain_model")
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize(("at_step", "accumulate"), [(1, 1), (3, 1), (4, 1), (5, 2)])
+@pytest.mark.parametrize(("at_step", "accumulate"), [(1, 1), (3, 1), (4, 1), (5, 2), (8, 1)])
 def test_loss_that_is_no_number(
     at_step: int,
     accumulate: int,
@@ -48,7 +48,7 @@ def test_loss_that_is_no_number(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Found at the next check, with the step and its batches as they were."""
+    """Found at the next check, with the step and its batches as they were; also in the second epoch."""
     batches = poisoned(monkeypatch, at_step, value)
     output = tmp_path / "run"
     extra = ["--log-every", 100, "--batch-size", 4, "--accumulate", accumulate, "--checkpoint-every", 2]
@@ -70,10 +70,16 @@ def test_loss_that_is_no_number(
 
 
 @pytest.mark.usefixtures("plain_model")
+@pytest.mark.parametrize("log_every", [1, 100])
 def test_weight_that_is_no_number(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    log_every: int,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The loss of the step was still good, its update was not: no checkpoint of it is written."""
+    """The loss of the step was still good, its update was not: no checkpoint of it, but its own batch."""
+    batches = poisoned(monkeypatch, -1, 1.0)
     step = train_imagenet.Run.train_step
 
     def breaking(self: train_imagenet.Run, batches: Any) -> Tensor:
@@ -85,9 +91,13 @@ def test_weight_that_is_no_number(
 
     monkeypatch.setattr(train_imagenet.Run, "train_step", breaking)
     output = tmp_path / "run"
-    assert status(photos, output, "--batch-size", 4, "--checkpoint-every", 2) == 1
+    assert status(photos, output, "--batch-size", 4, "--checkpoint-every", 2, "--log-every", log_every) == 1
     assert "A weight was not finite in step 4" in capsys.readouterr().err
     assert [path.name for path in (output / "checkpoints").iterdir()] == ["step-00000002.pt"]
+    (saved,) = output.glob("not-finite-step-00000004-*.pt")
+    content = torch.load(saved, weights_only=True)
+    assert torch.equal(content["images"][0], batches[3][0])
+    assert torch.equal(content["targets"][0], batches[3][1])
 
 
 @pytest.mark.usefixtures("plain_model")

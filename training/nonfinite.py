@@ -59,7 +59,9 @@ class FiniteWatch:
         self._passes = passes
         self._checkpoints = checkpoints
         self._processes = processes
-        self._well = (step, loader.state())
+        # Steps at which all was well, with the loader's state: the last one, and the one before, from which
+        # the batches of the last step itself can be made.
+        self._well = self._well_before = (step, loader.state())
 
     def look(self, loss: Tensor, step: int) -> None:
         """Note the loss of a step, on the device."""
@@ -71,7 +73,8 @@ class FiniteWatch:
         first = -self._processes.highest(-mine)
         if first < _NEVER:
             raise self._error("The loss", first, mine=mine == first)
-        self._well = (step, self._loader.state())
+        if step > self._well[0]:
+            self._well_before, self._well = self._well, (step, self._loader.state())
 
     def check_weights(self, model: nn.Module, step: int) -> None:
         """The same, and for all parameters, before a checkpoint is called good."""
@@ -83,7 +86,12 @@ class FiniteWatch:
             raise self._error("A weight", step, mine=not finite)
 
     def _error(self, what: str, step: int, *, mine: bool) -> NotFiniteError:
-        batch = self._save(step) if mine else "it was the batch of another process"
+        if not mine:
+            batch = "it was the batch of another process"
+        elif step > self._well_before[0]:
+            batch = self._save(step)
+        else:
+            batch = "it had no batch in this process"  # the weights that the run began with
         newest = list(self._checkpoints.numbered().values())[-1:]
         good = f"the last good checkpoint is {newest[0]}" if newest else "there is no checkpoint yet"
         return NotFiniteError(
@@ -93,11 +101,11 @@ class FiniteWatch:
 
     def _save(self, step: int) -> str:
         """Make the batches of a step once more and write them; what to say about it."""
-        well, state = self._well
+        well, state = self._well if self._well[0] < step else self._well_before
         # What was found to be bad since then would be found and written down again.
         stand_ins = {"stand_ins": sorted(self._loader.images.stand_ins)}
         first = (step - 1 - well) * self._passes
-        batches = itertools.islice(self._again({**state, **stand_ins}), max(0, first), None)
+        batches = itertools.islice(self._again({**state, **stand_ins}), first, None)
         rank = self._processes.rank
         path = self._checkpoints.folder / f"not-finite-step-{step:08d}-rank-{rank}.pt"
         return save_batches(path, itertools.islice(batches, self._passes), step=step, rank=rank)
