@@ -112,16 +112,13 @@ class Run:
         self.scaler = GradScaler(self.device.type, enabled=config.amp == "fp16")
         if saved is not None:
             self._restore(saved)
+        tenth = max(1, round(config.lr_step_epochs * self.steps_per_epoch))
         self.schedule = build_schedule(
             self.optimizer,
             round(config.warmup_epochs * self.steps_per_epoch),
             self.total_steps,
             self.step,
-            tenth_every=(
-                max(1, round(config.lr_step_epochs * self.steps_per_epoch))
-                if config.lr_schedule == "step"
-                else None
-            ),
+            tenth_every=tenth if config.lr_schedule == "step" else None,
         )
         self.checkpoints = Checkpoints(start.folder, config.keep)
         self.watch = FiniteWatch(
@@ -549,10 +546,13 @@ def evaluate_only(config: Config, processes: Processes) -> None:
     ).val(images)
     result = evaluate(model, loader, num_classes, processes, lambda: _autocast(config, device))
     assert result is not None
+    bad = sorted(set().union(*processes.gather(loader.left_out)))  # each knows those that it met
+    if bad:
+        _say(processes, f"Left out, because they cannot be decoded: {', '.join(map(str, bad))}")
     _say(
         processes,
         f"{said}: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %, loss {result['loss']:.4f} on"
-        f" {len(images.files)} images of {config.val_image_size} pixels",
+        f" {len(images.files) - len(bad)} images of {config.val_image_size} pixels",
     )
 
 

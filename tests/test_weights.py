@@ -70,6 +70,19 @@ def test_eval_only(
     assert {path.name for path in tmp_path.iterdir()} == {"val alone", "plain.pth"}
 
 
+def test_eval_only_counts_what_it_evaluated(
+    photos: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that cannot be decoded is named, and not among the images that the numbers are of."""
+    data = Path(shutil.copytree(photos, tmp_path / "data"))
+    bad = sorted((data / "val").rglob("*.JPEG"))[0]
+    bad.write_bytes(b"no image")
+    evaluate(data, trained / "last.pt", "--val-image-size", 48)
+    said = capsys.readouterr().out
+    assert "on 16 images" in said
+    assert str(bad) in said
+
+
 def test_init_weights(
     photos: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

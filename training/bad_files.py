@@ -111,6 +111,11 @@ class GuardedLoader:
         """The listing, with stand-ins for what cannot be decoded, as far as that was found."""
         return self._images
 
+    @property
+    def left_out(self) -> list[Path]:
+        """The files that cannot be decoded, as far as that was found."""
+        return [self._listing.root / self._listing.files[p] for p in sorted(self._images.stand_ins)]
+
     def state(self) -> dict[str, Any]:
         """See :meth:`.loader.DALILoader.state`; with the positions of the stand-ins."""
         return {**(self._state or self._loader.state()), "stand_ins": sorted(self._images.stand_ins)}
