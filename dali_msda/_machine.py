@@ -87,17 +87,21 @@ def cpu_quota() -> float | None:
     return min(limits, default=None)
 
 
+def _allowed_processors() -> int:
+    """Processors that the system lets this process run on, which is what programs count."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def usable_processors() -> int:
     """Processors that this process may use, the quota included; at least 1."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = cpu_quota()
+    count, quota = _allowed_processors(), cpu_quota()
     return max(1, count if quota is None else min(count, int(quota)))
 
 
 def processors(gpus: int) -> Finding:
     """Processors of the machine, of this process, and per GPU."""
     total, usable, quota = os.cpu_count() or 1, usable_processors(), cpu_quota()
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else total
+    allowed = _allowed_processors()
     data: dict[str, Any] = {"machine": total, "allowed": allowed, "quota": quota, "usable": usable}
     text = f"{usable} of {total} processors usable"
     if quota is not None and quota < allowed:
