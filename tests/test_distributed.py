@@ -6,16 +6,20 @@ import functools
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from torch import distributed
 from torch.nn import functional
 
 import train_imagenet
@@ -24,6 +28,7 @@ from pipelines.loader import DALILoader
 from tests.image_sets import TRAIN_COUNTS, VAL_COUNTS, photo, plain, write_split
 from tests.trainer_process import ROOT, Trainer, plain_classifier
 from tests.training_runs import without_clock
+from training.distributed import store_of_this_start
 from training.model import build_model
 
 TRAIN, VAL = sum(TRAIN_COUNTS), sum(VAL_COUNTS)  # 23 and 17
@@ -145,6 +150,58 @@ def test_sync_bn_needs_gpus(coded: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "--sync-bn must be left out on the CPU; got True" in capsys.readouterr().err
 
 
+def test_store_of_a_start() -> None:
+    """Each start of the processes meets in a part of its own, whatever earlier ones left in the store."""
+    store, size = distributed.HashStore(), 4
+
+    def start(rank: int) -> int:
+        time.sleep(0.05 * (rank * 3 % size))  # neither the first nor the last one is rank 0
+        return store_of_this_start(store, rank, size).add("members", 1)
+
+    for rank in (1, 3):
+        store.set(f"hello/{rank}", "of one that died before it was answered")
+    with ThreadPoolExecutor(size) as pool:
+        for _ in range(3):
+            assert sorted(pool.map(start, range(size))) == [1, 2, 3, 4]
+
+
+def test_store_of_a_start_names_the_missing() -> None:
+    store = distributed.HashStore()
+    store.set_timeout(timedelta(seconds=0.1))
+    store.set("hello/2", "of one that died")
+    with pytest.raises(TimeoutError, match=re.escape("have not started: [1, 2]")):
+        store_of_this_start(store, 0, 3)
+
+
+def test_second_start_with_the_store_of_torchrun() -> None:
+    """The first process comes early and must not take the address that the second one had before."""
+    script = """
+import torch
+from training.distributed import Processes
+processes = Processes.from_environment()
+print("here", flush=True)
+processes.start(torch.device("cpu"))
+assert processes.highest(processes.rank + 5) == 6
+processes.stop()
+"""
+    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+    def start(rank: int) -> subprocess.Popen[bytes]:
+        environment = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+        environment |= {"MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+        return subprocess.Popen(
+            [sys.executable, "-c", script], cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE
+        )
+
+    for _ in range(2):
+        with start(0) as first:
+            assert first.stdout is not None
+            first.stdout.readline()
+            time.sleep(1)
+            with start(1) as second:
+                assert [first.wait(timeout=60), second.wait(timeout=60)] == [0, 0]
+
+
 # -- torchrun -----------------------------------------------------------------------------------------------
 
 
@@ -161,6 +218,13 @@ def _when(ready: Callable[[], bool], torchrun: subprocess.Popen[bytes]) -> None:
         assert torchrun.poll() is None, "torchrun has ended"
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def _status(torchrun: subprocess.Popen[bytes], timeout: float) -> int | None:
+    try:
+        return torchrun.wait(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def test_torchrun(trainer: Trainer, tmp_path: Path) -> None:
@@ -192,7 +256,7 @@ def test_torchrun(trainer: Trainer, tmp_path: Path) -> None:
             running.append(torchrun := start())
             _when(functools.partial(logged, lines), torchrun)
             torchrun.send_signal(number)
-            assert torchrun.wait(timeout=120) != 0
+            assert _status(torchrun, 120) not in (0, None), log.read_text()
             step = torch.load(output / "last.pt", weights_only=True)["step"]
             said = log.read_text()
             assert f"{number.name}: finishing the step" in said
@@ -200,7 +264,7 @@ def test_torchrun(trainer: Trainer, tmp_path: Path) -> None:
         running.append(torchrun := start())
         _when(lambda: logged(step + 10), torchrun)
         os.kill(max(_workers(torchrun)), signal.SIGKILL)
-        assert torchrun.wait(timeout=240) == 0, log.read_text()
+        assert _status(torchrun, 240) == 0, log.read_text()
     finally:
         for process in running:
             process.kill()

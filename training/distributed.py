@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -13,6 +15,43 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
+
+
+def store_of_this_start(store: distributed.Store, rank: int, size: int) -> distributed.Store:
+    """A part of the store that no earlier start of the same processes has written to.
+
+    torchrun keeps one store for all its restarts, although PyTorch counts on a new one for each (2.10;
+    pytorch/pytorch issue 135712): the processes would read the addresses of those that have died, and fail or
+    wait for half an hour. The number of restarts is no help, every machine counts its own. So the first
+    process invents a name and hands it to each of the others in answer to a name which that one invented:
+    what an earlier start left is never mistaken for either.
+
+    Raises
+    ------
+    TimeoutError
+        In the first process, when one of the others has not come within the time that the store allows.
+    torch.distributed.DistStoreError
+        In the others, when the first one has not.
+    """
+    own = uuid.uuid4().hex
+    if rank > 0:
+        store.set(f"hello/{rank}", own)
+        name = store.get(f"answer/{own}").decode()
+        store.set(f"{name}/{rank}", "")
+        return distributed.PrefixStore(name, store)
+    deadline = time.monotonic() + store.timeout.total_seconds()
+    missing = set(range(1, size))
+    while missing:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the processes with these ranks have not started: {sorted(missing)}")
+        for other in sorted(missing):
+            if store.check([f"{own}/{other}"]):
+                missing.remove(other)
+            elif store.check([f"hello/{other}"]):
+                # Of an earlier start, perhaps: nobody reads the answer then, and the right one will come.
+                store.set(f"answer/{store.get(f'hello/{other}').decode()}", own)
+        time.sleep(0.02)
+    return distributed.PrefixStore(own, store)
 
 
 @dataclass(frozen=True)
@@ -54,8 +93,10 @@ class Processes:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         if self.size > 1:
+            store, _, _ = next(distributed.rendezvous("env://", self.rank, self.size))
             distributed.init_process_group(
                 "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+                store=store_of_this_start(store, self.rank, self.size),
                 rank=self.rank,
                 world_size=self.size,
             )
