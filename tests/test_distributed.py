@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from torch import distributed
+from torch.distributed import HashStore, TCPStore  # type: ignore[attr-defined]
 from torch.nn import functional
 
 import train_imagenet
@@ -152,11 +152,11 @@ def test_sync_bn_needs_gpus(coded: Path, tmp_path: Path, capsys: pytest.CaptureF
 
 def test_store_of_a_start() -> None:
     """Each start of the processes meets in a part of its own, whatever earlier ones left in the store."""
-    store, size = distributed.HashStore(), 4
+    store, size = HashStore(), 4
 
     def start(rank: int) -> int:
         time.sleep(0.05 * (rank * 3 % size))  # neither the first nor the last one is rank 0
-        return store_of_this_start(store, rank, size).add("members", 1)
+        return int(store_of_this_start(store, rank, size).add("members", 1))
 
     for rank in (1, 3):
         store.set(f"hello/{rank}", "of one that died before it was answered")
@@ -166,7 +166,7 @@ def test_store_of_a_start() -> None:
 
 
 def test_store_of_a_start_names_the_missing() -> None:
-    store = distributed.HashStore()
+    store = HashStore()
     store.set_timeout(timedelta(seconds=0.1))
     store.set("hello/2", "of one that died")
     with pytest.raises(TimeoutError, match=re.escape("have not started: [1, 2]")):
@@ -184,7 +184,7 @@ processes.start(torch.device("cpu"))
 assert processes.highest(processes.rank + 5) == 6
 processes.stop()
 """
-    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
     def start(rank: int) -> subprocess.Popen[bytes]:
         environment = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}

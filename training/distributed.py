@@ -12,12 +12,14 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
 
 
-def store_of_this_start(store: distributed.Store, rank: int, size: int) -> distributed.Store:
+def store_of_this_start(store: Store, rank: int, size: int) -> Store:
     """A part of the store that no earlier start of the same processes has written to.
 
     torchrun keeps one store for all its restarts, although PyTorch counts on a new one for each (2.10;
@@ -38,8 +40,8 @@ def store_of_this_start(store: distributed.Store, rank: int, size: int) -> distr
         store.set(f"hello/{rank}", own)
         name = store.get(f"answer/{own}").decode()
         store.set(f"{name}/{rank}", "")
-        return distributed.PrefixStore(name, store)
-    deadline = time.monotonic() + store.timeout.total_seconds()
+        return PrefixStore(name, store)
+    deadline = time.monotonic() + store.timeout.total_seconds()  # type: ignore[attr-defined]
     missing = set(range(1, size))
     while missing:
         if time.monotonic() > deadline:
@@ -51,7 +53,7 @@ def store_of_this_start(store: distributed.Store, rank: int, size: int) -> distr
                 # Of an earlier start, perhaps: nobody reads the answer then, and the right one will come.
                 store.set(f"answer/{store.get(f'hello/{other}').decode()}", own)
         time.sleep(0.02)
-    return distributed.PrefixStore(own, store)
+    return PrefixStore(own, store)
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Processes:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         if self.size > 1:
-            store, _, _ = next(distributed.rendezvous("env://", self.rank, self.size))
+            store, _, _ = next(rendezvous("env://", self.rank, self.size))
             distributed.init_process_group(
                 "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
                 store=store_of_this_start(store, self.rank, self.size),
