@@ -38,6 +38,10 @@ class ImageFolder:
     labels: list[int]
     stand_ins: frozenset[int] = frozenset()
 
+    def path(self, position: int) -> Path:
+        """The file at a position of the list."""
+        return self.root / self.files[position]
+
     def without(self, bad: Iterable[int]) -> ImageFolder:
         """The same list, in which the next good file stands in for every bad one.
 

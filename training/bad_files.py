@@ -112,9 +112,9 @@ class GuardedLoader:
         return self._images
 
     @property
-    def left_out(self) -> list[Path]:
+    def left_out(self) -> set[Path]:
         """The files that cannot be decoded, as far as that was found."""
-        return [self._listing.root / self._listing.files[p] for p in sorted(self._images.stand_ins)]
+        return {self._listing.path(position) for position in self._images.stand_ins}
 
     def state(self) -> dict[str, Any]:
         """See :meth:`.loader.DALILoader.state`; with the positions of the stand-ins."""
@@ -171,8 +171,7 @@ class GuardedLoader:
             bad = {p: result.error for p, result in zip(rest, results, strict=True) if result.error}
             if bad:
                 for position, reason in bad.items():
-                    path = self._listing.root / self._listing.files[position]
-                    self._quarantine.add(path, str(reason), **self._where())
+                    self._quarantine.add(self._listing.path(position), str(reason), **self._where())
                 self._images = self._listing.without(known.union(bad))
                 return
         raise error
