@@ -21,18 +21,9 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from .checkpoints import SaveError, write_whole
+from .inputs import METRICS
 
-METRICS = "metrics.jsonl"
-_PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda120", "numba", "numpy", "torchmetrics")
-
-
-def require_new(folder: Path, option: str = "--output") -> None:
-    """Raise ValueError unless `folder` is new or empty."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(
-            f"{option} must be a new or empty folder; {folder} holds another run or other files"
-            " (--resume auto goes on with a run)"
-        )
+_PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda120", "numba", "numpy")
 
 
 class Output:
