@@ -21,8 +21,8 @@ import torch
 import tyro
 
 from benchmarks.common import save, spread, table
-from train_imagenet import Run
-from training.config import Config
+from training.config import Config, resolve
+from training.run import Run
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -68,7 +68,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         runs = {
-            method: Run(dataclasses.replace(config, mix=method, output=Path(folder) / method))
+            method: Run(resolve(dataclasses.replace(config, mix=method, output=Path(folder) / method)))
             for method in typing.get_args(typing.get_type_hints(Config)["mix"])
         }
     trainer = runs["none"]

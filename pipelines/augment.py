@@ -14,9 +14,9 @@ from nvidia.dali.pipeline import DataNode
 
 from dali_msda._arguments import check_choice, check_fraction, check_integer
 
+from .limits import MAGNITUDE_BINS
+
 AUTO_AUGMENTS = ("none", "rand", "trivial")
-# DALI's tables are those of torchvision: magnitudes are 0 to 30.
-MAGNITUDE_BINS = 31
 
 
 def check_augmentation(auto_augment: str, rand_augment: Sequence[int], color_jitter: float) -> None:

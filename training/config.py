@@ -1,22 +1,26 @@
-"""The settings of a run: their defaults, what "auto" stands for, what fits together."""
+"""The settings of a run: their defaults, what "auto" stands for, what fits together.
+
+Imports nothing heavy, so that a wrong setting is refused at once. What only PyTorch knows about a GPU is in
+:mod:`.hardware`.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import difflib
 import json
 import math
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-import torchvision
+from pipelines.limits import MAGNITUDE_BINS
 
-from pipelines.augment import MAGNITUDE_BINS
-
-from .distributed import Processes
+from .architectures import TORCHVISION
+from .ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -215,13 +219,18 @@ def option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def complain(error: object) -> None:
+    """Print an error of the command line."""
+    print(f"train_imagenet.py: error: {error}", file=sys.stderr, flush=True)
+
+
 def settings(config: Config) -> dict[str, Any]:
     """The settings in types that JSON and checkpoints hold."""
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))  # type: ignore[no-any-return]
 
 
-def resolve(config: Config, processes: Processes = Processes()) -> Config:  # noqa: B008, it is frozen
-    """Replace "auto" and None by what they stand for and check the values.
+def resolve(config: Config, ranks: Ranks = Ranks()) -> Config:  # noqa: B008, it is frozen
+    """Replace None, and "auto" as far as there is no GPU to ask, by what they stand for; check the values.
 
     Raises
     ------
@@ -235,44 +244,29 @@ def resolve(config: Config, processes: Processes = Processes()) -> Config:  # no
         chosen["mix_ratio"] = 0.75
     if config.val_image_size is None:
         chosen["val_image_size"] = config.image_size
-    if config.device == "auto":
-        chosen["device"] = "cuda" if torch.cuda.is_available() else "cpu"
+    if config.device != "cpu" and not _has_driver():
+        require(config, config.device == "auto", "device", "cpu: there is no driver of an NVIDIA GPU here")
+        chosen["device"] = "cpu"
     if config.workers is None:
-        chosen["workers"] = min(8, max(1, len(os.sched_getaffinity(0)) // processes.local_size))
+        chosen["workers"] = min(8, max(1, len(os.sched_getaffinity(0)) // ranks.local_size))
     config = dataclasses.replace(config, **chosen)
-    if config.amp == "auto":
-        config = dataclasses.replace(config, amp=_best_precision(config.device))
+    if config.amp == "auto" and config.device == "cpu":
+        config = dataclasses.replace(config, amp="bf16" if cpu_multiplies_bf16() else "none")
     _check_numbers(config)
     _check_mixing(config)
-    _check_hardware(config, processes)
-    _require(
-        config,
-        config.batch_size % (processes.size * config.accumulate) == 0,
-        "batch_size",
-        f"a multiple of the {processes.size} processes times --accumulate {config.accumulate}"
-        if config.accumulate > 1
-        else f"a multiple of the {processes.size} processes",
-    )
-    _require(config, config.config is None or config.data is not None, "config", "used together with --data")
-    _require(
-        config,
-        not config.eval_only or config.init_weights is not None,
-        "eval_only",
-        "used with --init-weights",
-    )
-    _require(config, not config.eval_only or config.resume is None, "resume", "left out with --eval-only")
-    known = torchvision.models.list_models(module=torchvision.models)
-    if config.arch not in known:
-        close = difflib.get_close_matches(config.arch, known, n=3)
+    _check_together(config, ranks)
+    if config.arch not in TORCHVISION:
+        close = difflib.get_close_matches(config.arch, TORCHVISION, n=3)
         hint = f"did you mean {' or '.join(close)}? " if close else ""
         raise ValueError(
             f"--arch must be a classification model of torchvision; got {config.arch}"
-            f" ({hint}it has {', '.join(known)})"
+            f" ({hint}it has {', '.join(TORCHVISION)})"
         )
     return config
 
 
-def _require(config: Config, fits: bool, name: str, expected: str) -> None:
+def require(config: Config, fits: bool, name: str, expected: str) -> None:
+    """Raise ValueError, in the words that all settings have in common, unless the setting `name` fits."""
     if not fits:
         raise ValueError(f"{option(name)} must be {expected}; got {getattr(config, name)}")
 
@@ -282,22 +276,22 @@ def _check_numbers(config: Config) -> None:
     at_least_one = ["image_size", "val_image_size", "epochs", "batch_size", "accumulate", "workers"]
     for name in (*at_least_one, "log_every", "checkpoint_every", "keep", "max_steps"):
         value = getattr(config, name)
-        _require(config, value is None or value >= 1, name, "at least 1")
+        require(config, value is None or value >= 1, name, "at least 1")
     for name in ("lr", "weight_decay", "warmup_epochs", "momentum", "mix_ramp_epochs"):
         value = getattr(config, name)
-        _require(config, math.isfinite(value) and value >= 0, name, "a number of at least 0")
+        require(config, math.isfinite(value) and value >= 0, name, "a number of at least 0")
     for name in ("mix_ratio", "mix_probability", "mix_probability_start", "label_smoothing", "color_jitter"):
         value = getattr(config, name)
-        _require(config, value is None or 0 <= value <= 1, name, "in [0, 1]")
+        require(config, value is None or 0 <= value <= 1, name, "in [0, 1]")
     for name in ("mix_alpha", "mix_alpha_start", "clip_grad_norm", "lr_step_epochs"):
         value = getattr(config, name)
-        _require(config, value is None or 0 < value < math.inf, name, "above 0")
-    _require(config, config.ema_decay is None or 0 <= config.ema_decay < 1, "ema_decay", "in [0, 1)")
-    _require(config, config.seed >= 0, "seed", "at least 0")
+        require(config, value is None or 0 < value < math.inf, name, "above 0")
+    require(config, config.ema_decay is None or 0 <= config.ema_decay < 1, "ema_decay", "in [0, 1)")
+    require(config, config.seed >= 0, "seed", "at least 0")
     low, high = config.crop_area
-    _require(config, 0 < low <= high <= 1, "crop_area", "two numbers 0 < a <= b <= 1")
+    require(config, 0 < low <= high <= 1, "crop_area", "two numbers 0 < a <= b <= 1")
     count, magnitude = config.rand_augment
-    _require(
+    require(
         config,
         count >= 1 and 0 <= magnitude < MAGNITUDE_BINS,
         "rand_augment",
@@ -307,15 +301,15 @@ def _check_numbers(config: Config) -> None:
 
 def _check_mixing(config: Config) -> None:
     """Settings that need each other."""
-    _require(
+    require(
         config, config.mix_ratio is None or config.mix == "hmix", "mix_ratio", "left out unless --mix is hmix"
     )
     if config.mix == "none":
         for name in ("mix_alpha_start", "mix_probability_start", "mix_off_epoch"):
-            _require(config, getattr(config, name) is None, name, "left out with --mix none")
-    _require(config, config.mix_off_epoch is None or config.mix_off_epoch >= 0, "mix_off_epoch", "at least 0")
+            require(config, getattr(config, name) is None, name, "left out with --mix none")
+    require(config, config.mix_off_epoch is None or config.mix_off_epoch >= 0, "mix_off_epoch", "at least 0")
     starts = config.mix_alpha_start is not None or config.mix_probability_start is not None
-    _require(
+    require(
         config,
         starts == (config.mix_ramp_epochs > 0),
         "mix_ramp_epochs",
@@ -323,31 +317,52 @@ def _check_mixing(config: Config) -> None:
     )
 
 
-def _check_hardware(config: Config, processes: Processes) -> None:
-    on_gpu = config.device == "cuda"
-    _require(config, not on_gpu or torch.cuda.is_available(), "device", "cpu: PyTorch finds no GPU here")
-    _require(config, not config.sync_bn or on_gpu, "sync_bn", "left out on the CPU")
-    _require(
+def _check_together(config: Config, ranks: Ranks) -> None:
+    """Settings of the run that need or exclude each other."""
+    require(
         config,
-        not on_gpu or processes.local_rank < torch.cuda.device_count(),
-        "device",
-        f"cpu, or torchrun's --nproc-per-node at most the number of GPUs ({torch.cuda.device_count()})",
+        config.batch_size % (ranks.size * config.accumulate) == 0,
+        "batch_size",
+        f"a multiple of the {ranks.size} processes times --accumulate {config.accumulate}"
+        if config.accumulate > 1
+        else f"a multiple of the {ranks.size} processes",
     )
-    _require(config, config.amp != "fp16" or on_gpu, "amp", "none or bf16 on the CPU")
-    _require(
+    require(config, config.config is None or config.data is not None, "config", "used together with --data")
+    require(
+        config,
+        not config.eval_only or config.init_weights is not None,
+        "eval_only",
+        "used with --init-weights",
+    )
+    require(config, not config.eval_only or config.resume is None, "resume", "left out with --eval-only")
+    require(
         config,
         not (config.compile and config.grad_checkpointing),
         "grad_checkpointing",
         "left out with --compile, which decides itself what to compute anew",
     )
+    check_device(config)
 
 
-def _best_precision(device: str) -> Literal["none", "bf16", "fp16"]:
-    """bf16 where the hardware multiplies it, which is where it is faster than float32."""
-    if device == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+def check_device(config: Config) -> None:
+    """Raise ValueError for what the chosen device cannot do; "auto" is still open."""
+    require(config, config.device != "cpu" or not config.sync_bn, "sync_bn", "left out on the CPU")
+    require(config, config.device != "cpu" or config.amp != "fp16", "amp", "none or bf16 on the CPU")
+
+
+def _has_driver() -> bool:
+    """Whether there is a driver of an NVIDIA GPU, without which PyTorch need not be asked."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether the processor has instructions for bf16, which is where it is faster than float32."""
     try:
         flags = Path("/proc/cpuinfo").read_text()
     except OSError:
-        return "none"
-    return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "none"
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags

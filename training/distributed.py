@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +13,8 @@ from torch import Tensor, distributed, nn
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
+
+from .ranks import Ranks
 
 T = TypeVar("T")
 
@@ -56,39 +56,8 @@ def store_of_this_start(store: Store, rank: int, size: int) -> Store:
     return PrefixStore(own, store)
 
 
-@dataclass(frozen=True)
-class Processes:
-    """Who this process is among those of the run; with one process every method is a no-op.
-
-    Attributes
-    ----------
-    rank, size : int
-        Number of this process and how many there are.
-    local_rank, local_size : int
-        The same on this machine; the local rank is the number of the GPU.
-    """
-
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
-    local_size: int = 1
-
-    @classmethod
-    def from_environment(cls) -> Processes:
-        """Read what torchrun sets."""
-        if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-            return cls()
-        return cls(
-            rank=int(os.environ["RANK"]),
-            size=int(os.environ["WORLD_SIZE"]),
-            local_rank=int(os.environ.get("LOCAL_RANK", "0")),
-            local_size=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
-        )
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this is the process that prints and writes."""
-        return self.rank == 0
+class Processes(Ranks):
+    """The processes of a run, which meet and agree; with one process every method is a no-op."""
 
     def start(self, device: torch.device) -> None:
         """Meet the other processes: gloo for what lies on the CPU, NCCL for what lies on GPUs."""

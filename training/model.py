@@ -59,10 +59,8 @@ def load_weights(model: nn.Module, path: Path, *, new_classifier: bool) -> str:
     Raises
     ------
     ValueError
-        There is no such file, it holds no weights, or those of another model.
+        The file holds no weights, or those of another model.
     """
-    if not path.is_file():
-        raise ValueError(f"--init-weights must be a file of weights; there is no file {path}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:

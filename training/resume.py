@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .checkpoints import Checkpoints, unpack, verify
-from .output import METRICS, require_new
+from .inputs import METRICS, require_new
 
 
 class Start(NamedTuple):
@@ -44,14 +44,13 @@ def find_start(resume: str | None, output: Path | None, new_folder: Path) -> Sta
     Raises
     ------
     ValueError
-        There is no such file, it is damaged, or the output folder holds what would be written over.
+        The checkpoint is damaged, or the output folder holds what would be written over.
     """
     if resume is None:
         require_new(output or new_folder)
         return Start(output or new_folder, None, b"")
     if resume == "auto":
-        if output is None:
-            raise ValueError("--resume auto needs --output, the folder to look into; got none")
+        assert output is not None  # checked with the settings
         path, data, damaged = Checkpoints(output, 1).newest()
         for error in damaged:
             print(f"--resume auto: {error}; passing it over", file=sys.stderr, flush=True)
@@ -60,8 +59,6 @@ def find_start(resume: str | None, output: Path | None, new_folder: Path) -> Sta
         )
         return Start(output, output if path else None, data)
     path = Path(resume)
-    if not path.is_file():
-        raise ValueError(f"--resume must be auto or a checkpoint; there is no file {path}")
     data = path.read_bytes()
     verify(data, path)
     source = path.parent if (path.parent / METRICS).exists() else path.parent.parent

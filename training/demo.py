@@ -1,0 +1,101 @@
+"""The run without ``--data``: how much of it there is depends on how fast the machine is."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional
+
+from .config import Config
+from .distributed import Processes
+from .hardware import autocast
+from .model import build_model
+
+
+class Size(NamedTuple):
+    """What is scaled: pixels and passes over the images."""
+
+    image_size: int
+    epochs: int
+
+
+# The largest that fits into SECONDS is taken, else the last. README and docs/training.md state their top-1.
+SIZES = (Size(64, 8), Size(64, 4), Size(48, 3))
+# For steps and evaluations. Before them images are made and kernels compiled, once.
+SECONDS = 200.0
+# A forward pass takes about this much of a step.
+_FORWARD = 0.35
+_CLASSES = 10  # those of the made images
+
+
+def fit_to_machine(
+    config: Config, processes: Processes, images: int, val_images: int
+) -> tuple[Config, float]:
+    """Measure steps and choose the size of the run, in all processes alike.
+
+    Parameters
+    ----------
+    config : Config
+        With the device and precision of the run.
+    processes : Processes
+    images, val_images : int
+        How many there are to train on and to evaluate.
+
+    Returns
+    -------
+    config : Config
+        With the chosen image size and epochs.
+    seconds : float
+        How long the training should take.
+    """
+    batch_size = config.batch_size // processes.size
+    for size in SIZES:
+        step = measured_step(config, size.image_size, batch_size)
+        # The slowest process decides; over the CPU, as a whole number.
+        step = processes.highest(round(step * 1e6)) / 1e6
+        evaluated = val_images / config.batch_size * _FORWARD
+        seconds = size.epochs * step * (images // config.batch_size + evaluated)
+        if seconds <= SECONDS:
+            break
+    return with_size(config, size), seconds
+
+
+def with_size(config: Config, size: Size) -> Config:
+    """The settings with another size; images to evaluate stay as large as those to train on, if they were.
+
+    The last pass is without mixing, which so short a run gains most from.
+    """
+    mixes = config.mix != "none" and config.mix_off_epoch is None
+    follows = config.val_image_size in (None, config.image_size)
+    return dataclasses.replace(
+        config,
+        image_size=size.image_size,
+        val_image_size=size.image_size if follows else config.val_image_size,
+        epochs=size.epochs,
+        mix_off_epoch=size.epochs - 1 if mixes else config.mix_off_epoch,
+    )
+
+
+def measured_step(config: Config, image_size: int, batch_size: int, steps: int = 3) -> float:
+    """Seconds that a step of this process takes, on random images: the median, without the first one."""
+    device = torch.device(config.device)
+    model = build_model(config.arch, _CLASSES).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9, fused=True)
+    images = torch.randn(batch_size, 3, image_size, image_size, device=device)
+    images = images.to(memory_format=torch.channels_last)
+    labels = torch.zeros(batch_size, dtype=torch.int64, device=device)
+    times = []
+    for _ in range(steps + 1):
+        start = time.perf_counter()
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(config, device):
+            logits = model(images)
+        functional.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return sorted(times[1:])[steps // 2]

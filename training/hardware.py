@@ -1,0 +1,49 @@
+"""The device and the precision of a run, as PyTorch finds them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from .config import Config, check_device, cpu_multiplies_bf16, require
+from .distributed import Processes
+
+
+def choose_hardware(config: Config, processes: Processes) -> Config:
+    """Replace what is still "auto" in resolved settings.
+
+    Raises
+    ------
+    ValueError
+        PyTorch finds no such GPU, or the device cannot do what is asked for.
+    """
+    chosen: dict[str, Any] = {}
+    if config.device == "auto":
+        chosen["device"] = "cuda" if torch.cuda.is_available() else "cpu"
+        config = dataclasses.replace(config, **chosen)
+    if config.device == "cuda":
+        require(config, torch.cuda.is_available(), "device", "cpu: PyTorch finds no GPU here")
+        require(
+            config,
+            processes.local_rank < torch.cuda.device_count(),
+            "device",
+            f"cpu, or torchrun's --nproc-per-node at most the number of GPUs ({torch.cuda.device_count()})",
+        )
+    if config.amp == "auto":
+        config = dataclasses.replace(config, amp=_best_precision(config.device))
+    check_device(config)
+    return config
+
+
+def autocast(config: Config, device: torch.device) -> torch.autocast:
+    """The precision of forward passes, a context."""
+    dtype = torch.float16 if config.amp == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=config.amp != "none")
+
+
+def _best_precision(device: str) -> Any:
+    if device == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if cpu_multiplies_bf16() else "none"

@@ -1,0 +1,61 @@
+"""What a run finds on the disk, looked at before anything heavy is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipelines.folders import ImageFolder, check_dataset, list_split
+
+from .config import Config
+from .ranks import Ranks
+
+METRICS = "metrics.jsonl"
+
+# The images of each split, by its name: train and val, or val alone.
+Listing = dict[str, ImageFolder]
+
+
+def list_dataset(config: Config, data: Path, ranks: Ranks) -> Listing:
+    """List the images that a run needs.
+
+    Raises
+    ------
+    ValueError
+        `data` is no data set, or has too few images for --batch-size.
+    """
+    if config.eval_only:
+        return {"val": list_split(data, "val", config.file_list)}
+    train, val = check_dataset(data, config.file_list)
+    largest = len(train.files) // ranks.size * ranks.size
+    if largest < config.batch_size:
+        raise ValueError(
+            f"--batch-size must be at most the number of training images ({largest}); got {config.batch_size}"
+        )
+    return {"train": train, "val": val}
+
+
+def check_output(config: Config, ranks: Ranks) -> None:
+    """Raise ValueError where --output, --resume or --init-weights name what cannot be taken.
+
+    With several processes the main one looks once more, for all of them: the folder is made by the first that
+    comes, and a process that leaves now would let the others wait.
+    """
+    if config.init_weights is not None and not config.init_weights.is_file():
+        raise ValueError(f"--init-weights must be a file of weights; there is no file {config.init_weights}")
+    if config.resume == "auto":
+        if config.output is None:
+            raise ValueError("--resume auto needs --output, the folder to look into; got none")
+    elif config.resume is not None:
+        if not Path(config.resume).is_file():
+            raise ValueError(f"--resume must be auto or a checkpoint; there is no file {config.resume}")
+    elif config.output is not None and not config.eval_only and ranks.size == 1:
+        require_new(config.output)
+
+
+def require_new(folder: Path, option: str = "--output") -> None:
+    """Raise ValueError unless `folder` is new or empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(
+            f"{option} must be a new or empty folder; {folder} holds another run or other files"
+            " (--resume auto goes on with a run)"
+        )
