@@ -37,7 +37,7 @@ _SHAPES = {"disc": (0, 1.0, 1.0), "square": (4, math.sqrt(0.5), 1.2), "star": (5
 _SPLITS = {"train": 0, "val": 1}
 _SETTINGS_FILE = "demo.json"
 # Raise it with every change to the pictures: a set made by other code is then refused, not used.
-_VERSION = 2
+_VERSION = 3
 _SIDE = 768  # of the pool; images stay below it
 
 _Array = npt.NDArray[Any]
@@ -118,13 +118,13 @@ def _background(rng: np.random.Generator, fields: _Array, height: int, width: in
     # Light and shade vary more than hue does.
     image += rng.uniform(12, 32) * grain
     image += rng.uniform(-10, 10, (3, 1, 1)).astype(np.float32) * cast
-    for _ in range(int(rng.integers(3, 9))):
+    for _ in range(int(rng.integers(1, 5))):
         radius = min(height, width) * rng.uniform(0.03, 0.1)
         view, z = _patch(image, rng.uniform(0, height), rng.uniform(0, width), radius + 2 * soft)
         z *= _turn(rng)
         z.imag *= rng.uniform(1, 2)
         depth = _depth(z, radius, int(rng.choice([0, 3, 4, 5, 6])), rng.uniform(0.5, 0.9))
-        paint = _paint(rng.random(), rng.uniform(0.1, 0.8), rng.uniform(0.2, 0.9))
+        paint = _paint(rng.random(), rng.uniform(0.1, 0.4), rng.uniform(0.2, 0.9))
         view += _step(depth, soft * rng.uniform(1, 3)) * (paint - view)
     return np.asarray(image * (1 + light))
 
@@ -139,8 +139,8 @@ def _draw(rng: np.random.Generator, fields: _Array, noise: _Array, label: int) -
     image = _background(rng, fields, height, width, soft)
 
     corners, notch, scale = _SHAPES[outline]
-    radius = scale * short * rng.uniform(0.25, 0.31)
-    y, x = (extent / 2 + (extent - 0.7 * short) * rng.uniform(-0.3, 0.3) for extent in (height, width))
+    radius = scale * short * rng.uniform(0.38, 0.43)
+    y, x = (extent / 2 + (extent - 0.85 * short) * rng.uniform(-0.3, 0.3) for extent in (height, width))
     view, z = _patch(image, y, x, radius + 0.1 * short)
     field = _crop(rng, fields[-1], *z.shape)
     turned = z * _turn(rng)
@@ -148,13 +148,13 @@ def _draw(rng: np.random.Generator, fields: _Array, noise: _Array, label: int) -
     # The shadow is the outline, moved and blurred; it sets the object into the scene.
     shadow = np.roll(depth, (rng.uniform(-0.05, 0.05, 2) * short).astype(int), (0, 1))
     view *= 1 - rng.uniform(0.2, 0.6) * _step(shadow, 0.08 * short)
-    # Coarse enough to outlive the shrinking of the image to 64 pixels, and not quite regular.
-    pitch = 2 * math.pi / (short * rng.uniform(0.14, 0.2))
+    # Coarse enough to outlive the shrinking of the image to 48 pixels, and not quite regular.
+    pitch = 2 * math.pi / (short * rng.uniform(0.2, 0.26))
     wave = _wave(texture, z * _turn(rng, pitch) + np.complex64(complex(*rng.uniform(0, 7, 2))) + 0.3 * field)
-    dark = rng.uniform(0.25, 0.45)
+    dark = rng.uniform(0.1, 0.3)
     tone = dark + (1 - dark) * _step(wave if rng.random() < 0.5 else -wave, soft * pitch)
-    tone *= 1 + rng.uniform(0, 0.25) / radius * turned.real + 0.03 * field
-    paint = _paint(_HUES[colour] + rng.uniform(-0.045, 0.045), rng.uniform(0.6, 0.95), rng.uniform(0.7, 1))
+    tone *= 1 + rng.uniform(0, 0.15) / radius * turned.real + 0.03 * field
+    paint = _paint(_HUES[colour] + rng.uniform(-0.03, 0.03), rng.uniform(0.6, 0.95), rng.uniform(0.7, 1))
     view += _step(depth, soft) * (paint * tone - view)
     image += _crop(rng, noise, height, width) * rng.uniform(2, 8)
     return np.clip(image, 0, 255, out=image).astype(np.uint8)
@@ -179,7 +179,10 @@ def _is_complete(root: Path, settings: str, files: set[str]) -> bool:
         if not (differing := sorted(present ^ files)):
             return True
         found = f"{len(differing)} missing or foreign files such as {differing[0]}"
-    raise ValueError(f"{root} has {found}; expected a demo set with {settings}, or no such folder")
+    raise ValueError(
+        f"{root} has {found}; expected a demo set with {settings}, or no such folder: remove it, or choose"
+        " another one"
+    )
 
 
 def make_demo_dataset(
