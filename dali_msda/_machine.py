@@ -193,7 +193,7 @@ def numba_cache() -> Finding:
     try:
         import numba
     except Exception as error:  # of any type: a broken installation may fail anywhere
-        todo = "pip install numba; mixing on the CPU is compiled by it (backend='graph' needs it as well)"
+        todo = "pip install numba; mixing on the CPU is compiled by it (backend='graph' goes without it)"
         return Finding(PROBLEM, "Numba", f"cannot be imported: {error}", todo, {"version": None})
     data: dict[str, Any] = {"version": numba.__version__, "cache": None}
     if getattr(numba.config, "DISABLE_JIT", 0):

@@ -8,7 +8,7 @@ from typing import Any, TypedDict, TypeVar, Unpack
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import DataNode, do_not_convert
 
-from . import _backend_graph, _backend_kernel, _draws
+from . import _backend_graph, _draws
 from ._arguments import METHODS, MixArguments, check_choice, check_inputs
 from ._normalization import asked_for, normalized
 
@@ -358,9 +358,15 @@ def _mix(
         return (normalized(images, normalization) if normalization else images), targets
     draws = _draws.draw(arguments)
     partner = _draws.draw_partner(arguments)
-    on_graph = arguments.backend == "graph" or images.device != "cpu"
-    backend = _backend_graph if on_graph else _backend_kernel
-    mixed, targets, params = backend.mix(images, labels, draws, partner, arguments)
+    mixed, targets, params = _backend(arguments, images)(images, labels, draws, partner, arguments)
     if method == "none":
         mixed = normalized(images, normalization) if normalization else images
     return (mixed, targets) if params is None else (mixed, targets, params)
+
+
+def _backend(arguments: MixArguments, images: DataNode) -> Callable[..., tuple[Any, ...]]:
+    if arguments.backend == "graph" or images.device != "cpu":
+        return _backend_graph.mix
+    from . import _backend_kernel  # Numba is imported where a kernel is needed, and not before
+
+    return _backend_kernel.mix

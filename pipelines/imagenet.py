@@ -23,7 +23,6 @@ from dali_msda._arguments import check_choice, check_fraction, check_integer, ch
 from .augment import augmented, check_augmentation
 from .folders import ImageFolder, list_images, split_folder
 from .ramps import number_or_node
-from .resize import resize_mirrored
 
 # Mean and standard deviation of ImageNet's training set, on the scale of the pixels.
 MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
@@ -367,6 +366,8 @@ def _decoder(device: str, hw_decoder_load: float) -> dict[str, Any]:
 def _resized(images: DataNode, mirrored: DataNode, size: int, device: str) -> DataNode:
     """Antialiased bilinear resize to a square, mirrored where `mirrored` (int32 [1]) is 1."""
     if device == "cpu":
+        from .resize import resize_mirrored  # compiled: with it comes Numba
+
         return resize_mirrored(images, mirrored, size)
     # A region of interest that ends before it starts mirrors at no cost.
     left = mirrored * types.Constant(np.array([0.0, 1.0], np.float32), device="cpu")
