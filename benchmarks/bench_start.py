@@ -1,0 +1,97 @@
+"""Seconds until something happens: the command line's answers, imports, a pipeline's first batch.
+
+    python -m benchmarks.bench_start [--against CHECKOUT]
+
+Every figure is of a process of its own, which runs once before it counts, so that kernels are compiled and
+files are in memory. With another checkout the two take turns.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from benchmarks.common import save, spread, table
+from pipelines.demo_data import make_demo_dataset
+
+ROOT = Path(__file__).resolve().parent.parent
+
+_DALI = "from nvidia.dali import fn, math, types, pipeline_def"
+_PIPELINE = """
+import sys, time
+from pipelines.imagenet import train_pipeline
+start = time.perf_counter()
+pipeline = train_pipeline(sys.argv[1], mix=sys.argv[2], num_classes=10, batch_size=64, num_threads=2)
+pipeline.build()
+built = time.perf_counter()
+pipeline.run()
+print(built - start, time.perf_counter() - built)
+"""
+_IMPORT = f"{_DALI}\nimport time\nstart = time.perf_counter()\n%s\nprint(time.perf_counter() - start)"
+# Where the figure is that a process prints (-1: the whole process is timed), and its command.
+_STAGES: dict[str, tuple[int, list[str]]] = {
+    "train_imagenet.py --help": (-1, ["train_imagenet.py", "--help"]),
+    "error: no such folder": (-1, ["train_imagenet.py", "--data", "nowhere"]),
+    "error: not a number": (-1, ["train_imagenet.py", "--lr", "high"]),
+    "process that imports DALI": (-1, ["-c", _DALI]),
+    "import dali_msda after DALI": (0, ["-c", _IMPORT % "import dali_msda"]),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured."""
+
+    against: Path | None = None
+    """Another checkout of the project, to be measured in turn with this one."""
+
+    rounds: int = 5
+    """Processes of every kind, after one that does not count."""
+
+
+def seconds(root: Path, figure: int, command: list[str]) -> float:
+    """One process in a checkout; the figure that it prints, or the time that it takes."""
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    start = time.perf_counter()
+    process = subprocess.run(
+        [sys.executable, *command], cwd=root, env=environment, capture_output=True, text=True, check=False
+    )
+    elapsed = time.perf_counter() - start
+    return elapsed if figure < 0 else float(process.stdout.split()[figure])
+
+
+def main() -> None:
+    """Measure, print a table, write the results."""
+    settings = tyro.cli(Settings, description=__doc__)
+    roots = {"here": ROOT} | ({} if settings.against is None else {"against": settings.against.resolve()})
+    found: dict[str, dict[str, list[float]]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        data = make_demo_dataset(Path(temporary) / "set", train_per_class=20, val_per_class=1)
+        stages = dict(_STAGES)
+        for mix in ("none", "hmix", "gmix"):
+            command = ["-c", _PIPELINE, str(data), mix]
+            stages[f"pipeline until built, {mix}"] = 0, command
+            stages[f"then its first batch, {mix}"] = 1, command
+        for number in range(settings.rounds + 1):
+            for stage, (figure, command) in stages.items():
+                for name, root in roots.items():
+                    value = seconds(root, figure, command)
+                    if number:
+                        found.setdefault(stage, {}).setdefault(name, []).append(value)
+    results = {
+        stage: {name: spread(values) for name, values in each.items()} for stage, each in found.items()
+    }
+    rows = [[stage, *(f"{each[name]['median']:.2f}" for name in roots)] for stage, each in results.items()]
+    print(table(["seconds", *roots], rows))
+    print(f"wrote {save('bench_start', {'seconds': results})}")
+
+
+if __name__ == "__main__":
+    main()
