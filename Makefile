@@ -2,7 +2,7 @@
 # environment makes it in .venv first, once for each requirements.lock.
 #
 #   make train ARGS="--data 'my images' --mix gmix"    ARGS go to the command through the shell
-#   make test ARGS="tests/test_packaging.py -n 2"
+#   make test ARGS="tests/test_packaging.py -n 0"
 #   make env PYTHON=python3.12                         the interpreter that a new .venv is made with
 
 .DEFAULT_GOAL := help
@@ -10,6 +10,8 @@
 .PHONY: help env train test bounds lint format wheel lock audit sbom image clean
 
 ENV_PYTHON := .venv/bin/python
+# Tests run side by side, one process per core; each takes up to 2 GB of memory. ARGS="-n 0": one after another.
+PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1 /p' Makefile | while read -r name text; do \
@@ -19,10 +21,10 @@ train: env ## train (ARGS are the trainer's options; without any, the demo run)
 	$(ENV_PYTHON) train_imagenet.py $(value ARGS)
 
 test: env ## run the tests (ARGS are pytest's options)
-	$(ENV_PYTHON) -m pytest $(value ARGS)
+	$(ENV_PYTHON) -m pytest $(PARALLEL) $(value ARGS)
 
 bounds: env ## run the kernels' tests with every array access checked (NUMBA_BOUNDSCHECK)
-	NUMBA_BOUNDSCHECK=1 $(ENV_PYTHON) -m pytest -W error::pytest.PytestUnraisableExceptionWarning \
+	NUMBA_BOUNDSCHECK=1 $(ENV_PYTHON) -m pytest $(PARALLEL) -W error::pytest.PytestUnraisableExceptionWarning \
 		tests/test_kernel.py tests/test_entry_points.py tests/test_properties.py tests/test_masks.py
 
 lint: env ## check the formatting, the lint rules and the types

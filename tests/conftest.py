@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
+# Tests run side by side, each with one thread: threads that wait for each other while something else runs on
+# their cores make PyTorch many times slower, and their number changes sums. Before PyTorch is imported.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-import train_imagenet
 from tests.image_sets import CLASSES, TRAIN_COUNTS, VAL_COUNTS, photo, plain, write_split
 from tests.trainer_process import Trainer, plain_classifier
 
@@ -78,15 +82,6 @@ def trainer() -> Iterator[Trainer]:
 
 
 @pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As in the processes of `trainer`: the number of threads changes sums."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
 def plain_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """The trainer takes a small model, without BatchNorm and dropout."""
-    monkeypatch.setattr(train_imagenet, "build_model", plain_classifier)
+    monkeypatch.setattr("training.run.build_model", plain_classifier)

@@ -17,7 +17,8 @@ from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
-from torchmetrics import Metric
+
+import training.config
 
 GPU = torch.device("cuda", 0)
 _aten = torch.ops.aten
@@ -58,8 +59,9 @@ class Waits(TorchDispatchMode):
             if isinstance(tensor, FakeTensor):
                 tensor.constant = None  # known numbers would be computed with, on the device
         result = func(*args, **kwargs)
-        if packet in (_aten._to_copy, _aten.copy_) and tensors:
-            source = tensors[-1]  # of copy_(to, from), and of _to_copy(from)
+        # In inference mode `to` comes as it is called, elsewhere as the copy that it makes.
+        if packet in (_aten._to_copy, _aten.to, _aten.copy_) and tensors:
+            source = tensors[-1]  # of copy_(to, from), and of the others, which take (from)
             goal = result.device.type
             if {source.device.type, goal} == {"cpu", "cuda"} and source.dim() + source.numel() > 0:
                 blocking = not kwargs.get("non_blocking", packet is _aten.copy_ and len(args) > 2 and args[2])
@@ -81,6 +83,7 @@ def fake_gpu() -> Iterator[Waits]:
             ("get_rng_state", torch.zeros(16, dtype=torch.uint8)),
         ):
             stack.enter_context(mock.patch.object(torch.cuda, name, mock.Mock(return_value=value)))
+        stack.enter_context(mock.patch.object(training.config, "_has_driver", return_value=True))
         # What is said above of CUDA is not to be acted on.
         stack.enter_context(mock.patch.object(FakeTensorMode, "avoid_device_init", True))
         stack.enter_context(mock.patch.object(fake_tensor, "init_gpu_context"))
@@ -102,9 +105,6 @@ def _deep_copy(self: Tensor, _: Any) -> Tensor:
 
 def _to(self: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
     for module in self.modules():
-        if isinstance(module, Metric):
-            module._apply(lambda tensor: tensor.to(*args, **kwargs))
-            continue
         for name, parameter in module._parameters.items():
             if parameter is not None:
                 module._parameters[name] = nn.Parameter(_moved(parameter.detach(), *args, **kwargs))

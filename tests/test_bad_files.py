@@ -254,22 +254,18 @@ def test_validation(shards: int, data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_trainer(processes: int, data: Path, tmp_path: Path) -> None:
+def test_trainer(processes: int, trainer: Trainer, data: Path, tmp_path: Path) -> None:
     """Bad files in both sets, in the shards of both processes: the run ends, nothing hangs."""
     train_bad, val_bad = (0, 3, 12, 22), (1, 16)
     paths = [damage(data / "train", index, b"no image") for index in train_bad]
     paths += [damage(data / "val", index) for index in val_bad]
     output = tmp_path / "run"
     command = ["--data", data, "--output", output, *SETTINGS]
-    trainer = Trainer()
-    try:
-        outcome = trainer.run(*command, processes=processes, record=tmp_path, plain_model=True)
-        assert outcome.statuses == [0] * processes, outcome.said
-        stopped = trainer.run(
-            "--data", data, "--output", tmp_path / "error", "--bad-files", "error", *SETTINGS, timeout=60
-        )
-    finally:
-        trainer.close()
+    outcome = trainer.run(*command, processes=processes, record=tmp_path, model="plain")
+    assert outcome.statuses == [0] * processes, outcome.said
+    stopped = trainer.run(
+        "--data", data, "--output", tmp_path / "error", "--bad-files", "error", *SETTINGS, timeout=60
+    )
     seen = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(processes)]
     for epoch_number in range(2):
         train = [i for each in seen for i in each["train"][epoch_number]]

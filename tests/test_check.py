@@ -251,7 +251,7 @@ def test_trainer_takes_the_lists(
     everything: tuple[Path, Path, int, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, output, _, report = everything
-    settings = ["--arch", "resnet18", "--image-size", "32", "--batch-size", "4", "--device", "cpu"]
+    settings = ["--arch", "shufflenet_v2_x0_5", "--image-size", "32", "--batch-size", "4", "--device", "cpu"]
     settings += ["--amp", "none", "--max-steps", "1", "--epochs", "1", "--data", str(data)]
     lists = ["--file-list", str(output), "--output", str(tmp_path / "run")]
     assert train_imagenet.main([*settings, *lists]) == 0

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-import train_imagenet
 from tests.fake_gpu import GPU, Waits, fake_gpu
-from training.config import Config
+from training.config import Config, resolve
 from training.loaders import Loaders
 from training.model import build_model
+from training.run import Run
 from training.signals import StopSignals
 
 STEPS = 7
@@ -51,19 +51,17 @@ class Batches:
 @pytest.fixture
 def make_run(
     coded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., tuple[train_imagenet.Run, Waits]]]:
+) -> Iterator[Callable[..., tuple[Run, Waits]]]:
     """Makes a run on the GPU that is not there, without files."""
 
-    def make(
-        waits: Waits, device: torch.device = GPU, evaluation: int = 2, **options: Any
-    ) -> train_imagenet.Run:
+    def make(waits: Waits, device: torch.device = GPU, evaluation: int = 2, **options: Any) -> Run:
         settings = {"arch": "resnet18", "image_size": 32, "batch_size": 8, "amp": "bf16", "log_every": 3}
         config = Config(data=coded, device="cuda", output=tmp_path / "run", **{**settings, **options})
         size, count = config.batch_size // config.accumulate, STEPS * config.accumulate
         monkeypatch.setattr(Loaders, "train", lambda *_: Batches(count, size, device))
         monkeypatch.setattr(Loaders, "val", lambda *_: Batches(evaluation, size, device, labels=True))
-        monkeypatch.setattr(train_imagenet.Run, "_open_output", lambda *_: None)
-        run = train_imagenet.Run(config)
+        monkeypatch.setattr(Run, "_open_output", lambda *_: None)
+        run = Run(resolve(config))
         waits.found.clear()
         return run
 
@@ -71,19 +69,19 @@ def make_run(
         yield functools.partial(make, waits), waits  # type: ignore[misc]
 
 
-def waits_by_step(run: train_imagenet.Run, waits: Waits, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def waits_by_step(run: Run, waits: Waits, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Train an epoch; the steps in which something waited, from 1."""
     found: list[int] = []
-    step = train_imagenet.Run.train_step
+    step = Run.train_step
 
-    def watched(self: train_imagenet.Run, batches: Any) -> Tensor:
+    def watched(self: Run, batches: Any) -> Tensor:
         # What came since the last step belongs to it: the check, the log.
         if waits.found:
             found.append(self.step)
             waits.found.clear()
         return step(self, batches)
 
-    monkeypatch.setattr(train_imagenet.Run, "train_step", watched)
+    monkeypatch.setattr(Run, "train_step", watched)
     run.trained_s = run.waited_s = 0.0
     with StopSignals(quiet=True) as stop, tqdm(disable=True) as progress:
         assert run._train_epoch(stop, progress)
@@ -121,8 +119,8 @@ def test_an_evaluation_reads_its_results_once(average: float | None, make_run: A
     for batches in (1, 5):
         run = make(evaluation=batches, ema_decay=average)
         assert run.evaluate() is not None
-        counts.append(waits.found.count("a number is read"))
-    assert counts == [3 if average is None else 6] * 2  # top-1, top-5, loss
+        counts.append(list(waits.found))
+    assert counts == [["a copy from cuda to cpu"] * (1 if average is None else 2)] * 2
 
 
 # What has to be found, is found.

@@ -11,19 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-import train_imagenet
 from tests.trainer_process import Trainer
 from tests.training_runs import SMALL, status
-
-pytestmark = pytest.mark.usefixtures("one_thread")
+from training.run import Run
 
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, at_step: int, value: float) -> list[tuple[Tensor, Tensor]]:
     """Let the loss of a step be `value`; the batches of all steps."""
     batches: list[tuple[Tensor, Tensor]] = []
-    step = train_imagenet.Run.train_step
+    step = Run.train_step
 
-    def poisoning(self: train_imagenet.Run, loader: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
+    def poisoning(self: Run, loader: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
         def noted() -> Iterator[tuple[Tensor, Tensor]]:
             for images, targets in loader:
                 batches.append((images.clone(), targets.clone()))
@@ -32,7 +30,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, at_step: int, value: float) -> lis
         loss = step(self, noted())
         return loss * value if self.step + 1 == at_step else loss
 
-    monkeypatch.setattr(train_imagenet.Run, "train_step", poisoning)
+    monkeypatch.setattr(Run, "train_step", poisoning)
     return batches
 
 
@@ -80,16 +78,16 @@ def test_weight_that_is_no_number(
 ) -> None:
     """The loss of the step was still good, its update was not: no checkpoint of it, but its own batch."""
     batches = poisoned(monkeypatch, -1, 1.0)
-    step = train_imagenet.Run.train_step
+    step = Run.train_step
 
-    def breaking(self: train_imagenet.Run, batches: Any) -> Tensor:
+    def breaking(self: Run, batches: Any) -> Tensor:
         loss = step(self, batches)
         if self.step == 3:
             with torch.no_grad():
                 next(self.model.parameters())[0, 0, 0, 0] = math.nan
         return loss
 
-    monkeypatch.setattr(train_imagenet.Run, "train_step", breaking)
+    monkeypatch.setattr(Run, "train_step", breaking)
     output = tmp_path / "run"
     assert status(photos, output, "--batch-size", 4, "--checkpoint-every", 2, "--log-every", log_every) == 1
     assert "A weight was not finite in step 4" in capsys.readouterr().err

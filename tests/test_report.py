@@ -14,25 +14,23 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-import train_imagenet
 from pipelines.imagenet import MEAN, STD
 from tests.training_runs import train
 from training.report import batch_picture
-
-pytestmark = pytest.mark.usefixtures("one_thread")
+from training.run import Run
 
 
 def test_picture(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It shows the very first batch of the training with its masks, in the folder and in TensorBoard."""
     first: list[tuple[Tensor, Tensor]] = []
-    step = train_imagenet.Run.train_step
+    step = Run.train_step
 
-    def noting(self: train_imagenet.Run, batches: Any) -> Tensor:
+    def noting(self: Run, batches: Any) -> Tensor:
         images, targets = next(batches)
         first.append((images.clone(), targets.clone()))
         return step(self, itertools.chain([(images, targets)], batches))
 
-    monkeypatch.setattr(train_imagenet.Run, "train_step", noting)
+    monkeypatch.setattr(Run, "train_step", noting)
     shown: list[np.ndarray] = []
     draw = batch_picture
 
@@ -40,7 +38,7 @@ def test_picture(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         shown.extend((images, targets, masks))
         return draw(images, targets, masks, *rest)
 
-    monkeypatch.setattr(train_imagenet, "batch_picture", drawing)
+    monkeypatch.setattr("training.run.batch_picture", drawing)
     train(photos, tmp_path / "run", "--max-steps", 1, "--mix", "gmix", "--auto-augment", "rand")
     np.testing.assert_array_equal(shown[0].transpose(0, 3, 1, 2), first[0][0])
     np.testing.assert_array_equal(shown[1], first[0][1])

@@ -84,7 +84,9 @@ def test_second_signal_leaves_at_once(body: str) -> None:
 def test_handlers_come_back() -> None:
     process = start("pass")
     assert process.wait(timeout=30) == 128
-    program = "import signal, os\nfrom training.signals import *\nwith StopSignals(): pass\n"
-    program += "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
+    program = "import signal, os\nfrom training.signals import *\n"
+    program += "before = [signal.getsignal(number) for number in STOP_SIGNALS]\nwith StopSignals():\n"
+    program += "    assert signal.getsignal(signal.SIGINT) not in before\n"
+    program += "assert [signal.getsignal(number) for number in STOP_SIGNALS] == before\n"
     program += "assert signal.set_wakeup_fd(-1) == -1\nos.kill(os.getpid(), signal.SIGTERM)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=30).returncode == -signal.SIGTERM

@@ -21,7 +21,18 @@ from pipelines.imagenet import val_pipeline
 from pipelines.loader import DALILoader
 from training.model import build_model, build_schedule, parameter_groups
 
-SMALL = ["--arch", "resnet18", "--image-size", "32", "--batch-size", "8", "--epochs", "2", "--log-every", "2"]
+SMALL = [
+    "--arch",
+    "shufflenet_v2_x0_5",
+    "--image-size",
+    "32",
+    "--batch-size",
+    "8",
+    "--epochs",
+    "2",
+    "--log-every",
+    "2",
+]
 SMALL += ["--warmup-epochs", "1", "--amp", "none", "--device", "cpu"]
 
 
@@ -71,7 +82,7 @@ def test_config(run: tuple[Path, list[dict[str, Any]]], data: Path) -> None:
     settings = config["settings"]
     assert settings["data"] == str(data)
     assert (settings["mix"], settings["mix_alpha"], settings["mix_ratio"]) == ("hmix", 1.0, 0.75)
-    assert settings["arch"] == "resnet18"
+    assert settings["arch"] == "shufflenet_v2_x0_5"
     assert settings["seed"] == 0
     assert config["versions"]["torch"].startswith(torch.__version__.split("+")[0])
     assert {"nvidia-dali-cuda120", "numba", "python", "torchvision"} <= config["versions"].keys()
@@ -100,7 +111,7 @@ def test_checkpoints_hold_what_was_measured(run: tuple[Path, list[dict[str, Any]
     for name, line in (("last.pt", evals[-1]), ("best.pt", best)):
         content = torch.load(run[0] / name, weights_only=True)
         assert content["epoch"] == line["epoch"]
-        model = build_model("resnet18", 10)
+        model = build_model("shufflenet_v2_x0_5", 10)
         model.load_state_dict(content["model"])
         model.eval()
         loader = DALILoader(
@@ -143,10 +154,10 @@ def test_without_data_it_makes_its_own(
         asked.append(root)
         return data
 
-    monkeypatch.setattr(train_imagenet, "make_demo_dataset", make)
+    monkeypatch.setattr("training.run.make_demo_dataset", make)
     output = tmp_path / "run"
     arguments = ["--demo-data", str(tmp_path / "made"), "--output", str(output), "--max-steps", "1"]
-    assert train_imagenet.main([*arguments, "--arch", "resnet18"]) == 0
+    assert train_imagenet.main([*arguments, "--arch", "shufflenet_v2_x0_5"]) == 0
     assert asked == [tmp_path / "made"]
     said = capsys.readouterr().out
     assert "--data DIR" in said
@@ -208,7 +219,7 @@ BAD: dict[str, tuple[list[str], list[str]]] = {
     "steps": (["--max-steps", "0"], ["--max-steps", "at least 1"]),
 }
 if not torch.cuda.is_available():
-    BAD["no GPU"] = (["--device", "cuda", "--amp", "none"], ["--device", "cpu", "no GPU"])
+    BAD["no GPU"] = (["--device", "cuda", "--amp", "none"], ["--device", "cpu", "GPU"])
 
 
 @pytest.mark.parametrize("name", BAD)

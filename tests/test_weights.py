@@ -11,10 +11,21 @@ import pytest
 import torch
 
 import train_imagenet
+from tests import training_runs
 from tests.image_sets import plain, write_split
-from tests.training_runs import SMALL, lines, status, train
+from tests.training_runs import lines
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+# Its layers have the names that the errors below show.
+ARCH = ["--arch", "resnet18"]
+SMALL = [*training_runs.SMALL, *ARCH]
+
+
+def status(data: Path, output: Path, *extra: object) -> int:
+    return training_runs.status(data, output, *ARCH, *extra)
+
+
+def train(data: Path, output: Path, *extra: object) -> None:
+    training_runs.train(data, output, *ARCH, *extra)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ rank. Events are steps of the training and the single operations of saving.
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import math
 import os
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,15 +50,15 @@ class Trainer:
         processes: int = 1,
         plan: dict[str, Any] | None = None,
         record: Path | None = None,
-        plain_model: bool = False,
+        model: str | None = None,
         of_last_rank: Sequence[str] = (),
         timeout: float = 120,
     ) -> Outcome:
         """Run the trainer with command-line `arguments`.
 
         `record` is a folder for files ``RANK.json``, in which the indices of the images stand that each
-        process got, by epoch, for training and validation (see `tests.image_sets.indices`). `plain_model`
-        takes a model without BatchNorm and dropout. `of_last_rank` are more arguments of the last process.
+        process got, by epoch, for training and validation (see `tests.image_sets.indices`). `model` is the
+        name of one of MODELS, taken instead of --arch. `of_last_rank` are more arguments of the last process.
         `plan` holds ``event`` (a name or "any"), ``number`` (from 1), ``rank`` (default 0) and ``do``, a list
         of what happens there: numbers of signals to send itself, seconds (float) to wait, "full disk" for
         that error, "bad loss" for a step whose loss is no number.
@@ -69,7 +70,7 @@ class Trainer:
             "processes": processes,
             "plan": plan,
             "record": None if record is None else str(record),
-            "plain_model": plain_model,
+            "model": model,
             "of_last_rank": list(of_last_rank),
             "timeout": timeout,
         }
@@ -84,19 +85,20 @@ class Trainer:
         self._process.wait(timeout=30)
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+def _ports() -> Iterator[int]:
+    """Free ports, below those that systems give out; other processes like this one begin elsewhere."""
+    for number in itertools.count(os.getpid() * 37):
+        port = 10_000 + number % 20_000
+        with socket.socket() as listener:
+            if listener.connect_ex(("127.0.0.1", port)) == 0:
+                continue  # somebody listens there
+        yield port
 
 
 def _child(order: dict[str, Any], rank: int, port: int, log: int) -> None:
-    import torch
-
     import train_imagenet
+    import training.run
 
-    # Several processes would spin on the same cores; and the number of threads changes sums.
-    torch.set_num_threads(1)
     os.dup2(log, 1)
     os.dup2(log, 2)
     if order["processes"] > 1:
@@ -111,8 +113,8 @@ def _child(order: dict[str, Any], rank: int, port: int, log: int) -> None:
     plan = order["plan"]
     if plan is not None and plan.get("rank", 0) == rank:
         _follow(plan)
-    if order["plain_model"]:
-        setattr(train_imagenet, "build_model", plain_classifier)  # noqa: B010, the module does not export it
+    if order["model"] is not None:
+        setattr(training.run, "build_model", MODELS[order["model"]])  # noqa: B010, it does not export it
     seen: dict[str, list[list[int]]] = {"train": [], "val": []}
     if order["record"] is not None:
         _record(seen)
@@ -138,6 +140,28 @@ def plain_classifier(arch: str, num_classes: int) -> Any:
     )
 
 
+def restless_classifier(arch: str, num_classes: int) -> Any:
+    """A small model whose steps depend on more than its weights: BatchNorm and dropout."""
+    from torch import nn
+
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Dropout(0.2),
+        nn.Conv2d(8, 16, 3, stride=2),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(0.2),
+        nn.Linear(16, num_classes),
+    )
+
+
+MODELS = {"plain": plain_classifier, "restless": restless_classifier}
+
+
 def _record(seen: dict[str, list[list[int]]]) -> None:
     """Note what the trainer takes from its loaders."""
     from tests.image_sets import indices
@@ -157,9 +181,9 @@ def _record(seen: dict[str, list[list[int]]]) -> None:
 
 def _follow(plan: dict[str, Any]) -> None:
     """Count events and do what is planned."""
-    import train_imagenet
     from training import checkpoints
     from training.output import Output
+    from training.run import Run
 
     seen = 0
 
@@ -203,26 +227,25 @@ def _follow(plan: dict[str, Any]) -> None:
         (Path, "replace", "renamed"),
         (Path, "hardlink_to", "linked"),
         (Path, "unlink", "removed"),
-        (train_imagenet.Run, "train_step", "step"),
+        (Run, "train_step", "step"),
         (Output, "log", "logged"),
     ):
         setattr(owner, attribute, after(name, getattr(owner, attribute)))
-    evaluate = train_imagenet.Run.evaluate
+    evaluate = Run.evaluate
 
     def evaluate_after(self: Any, stop: Any = None) -> Any:
         event("evaluation")
         return evaluate(self, stop)
 
-    train_imagenet.Run.evaluate = evaluate_after  # type: ignore[method-assign]
+    Run.evaluate = evaluate_after  # type: ignore[method-assign]
 
 
 def _serve() -> None:
-    import train_imagenet  # noqa: F401, children have it
+    import training.run  # noqa: F401, children have it
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for line in sys.stdin:
+    for line, port in zip(sys.stdin, _ports(), strict=False):
         order = json.loads(line)
-        port = _free_port()
         with tempfile.TemporaryFile() as log:
             children = []
             for rank in range(order["processes"]):

@@ -8,7 +8,18 @@ from typing import Any
 
 import train_imagenet
 
-SMALL = ["--arch", "resnet18", "--image-size", "32", "--batch-size", "8", "--epochs", "2", "--log-every", "1"]
+SMALL = [
+    "--arch",
+    "shufflenet_v2_x0_5",
+    "--image-size",
+    "32",
+    "--batch-size",
+    "8",
+    "--epochs",
+    "2",
+    "--log-every",
+    "1",
+]
 SMALL += ["--warmup-epochs", "1", "--amp", "none", "--device", "cpu", "--workers", "1", "--lr", "0.01"]
 
 

@@ -1,0 +1,111 @@
+"""The run without data is as large as the machine is fast."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import train_imagenet
+from tests.image_sets import photo, write_split
+from training import demo
+from training.config import DEMO, resolve
+from training.demo import SIZES, fit_to_machine, measured_step
+from training.distributed import Processes
+
+# Steps an epoch and, in steps, an evaluation of the made images: 2000 and 500 in batches of 32.
+STEPS, EVALUATION = 62, 500 / 32 * 0.35
+
+
+@pytest.fixture
+def speed(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Sets the seconds that a step of 64 pixels takes, of others in proportion; lists what was asked for."""
+    asked: list[int] = []
+
+    def be(seconds: float) -> list[int]:
+        def step(_config: Any, image_size: int, _batch_size: int) -> float:
+            asked.append(image_size)
+            return seconds * image_size / 64
+
+        monkeypatch.setattr(demo, "measured_step", step)
+        return asked
+
+    return be
+
+
+@pytest.mark.parametrize(
+    ("seconds", "position"), [(0.01, 0), (0.368, 0), (0.373, 1), (0.738, 1), (0.745, 2), (60.0, 2)]
+)
+def test_the_largest_that_fits(seconds: float, position: int, speed: Any) -> None:
+    speed(seconds)
+    config, expected = fit_to_machine(resolve(DEMO), Processes(), 2000, 500)
+    size = SIZES[position]
+    assert (config.image_size, config.val_image_size, config.epochs) == (
+        size.image_size,
+        size.image_size,
+        size.epochs,
+    )
+    assert config.mix_off_epoch == size.epochs - 1
+    step = seconds * size.image_size / 64
+    assert expected == pytest.approx(size.epochs * step * (STEPS + EVALUATION), rel=1e-3)
+
+
+def test_what_was_asked_for_stays(speed: Any) -> None:
+    speed(0.01)
+    for options in ({"mix": "none"}, {"mix_off_epoch": 3}):
+        config, _ = fit_to_machine(resolve(dataclasses.replace(DEMO, **options)), Processes(), 2000, 500)
+        assert config.mix_off_epoch == options.get("mix_off_epoch")
+    config, _ = fit_to_machine(resolve(dataclasses.replace(DEMO, val_image_size=80)), Processes(), 2000, 500)
+    assert (config.image_size, config.val_image_size) == (64, 80)
+
+
+def test_a_step_is_measured() -> None:
+    """A step of four times the pixels takes longer."""
+    config = resolve(dataclasses.replace(DEMO, arch="resnet18", device="cpu", amp="none"))
+    assert 0 < measured_step(config, 32, 8) < measured_step(config, 128, 8)
+
+
+@pytest.fixture
+def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Six images of three classes instead of the made ones."""
+    for split in ("train", "val"):
+        write_split(tmp_path / "few" / split, (2, 2, 2), lambda i, _: Image.fromarray(photo(40, 50, i)))
+    monkeypatch.setattr("training.run.make_demo_dataset", lambda *_, **__: tmp_path / "few")
+    return tmp_path / "few"
+
+
+def settings(output: Path) -> dict[str, Any]:
+    return dict(json.loads((output / "config.json").read_text())["settings"])
+
+
+def test_a_resumed_run_keeps_its_size(
+    few: Path, tmp_path: Path, speed: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the machine has become faster; and it says at the start how long it will take."""
+    monkeypatch.setattr(demo, "SIZES", (demo.Size(40, 3), demo.Size(32, 2)))
+    monkeypatch.setattr(demo, "SECONDS", 10.0)
+    asked = speed(2.0)
+    command = ["--arch", "resnet18", "--lr", "0.001", "--batch-size", "2", "--output", str(tmp_path / "run")]
+    assert train_imagenet.main(command) == 0
+    assert "Expected time, by a short measurement: 0.1 minutes" in capsys.readouterr().out
+    assert asked == [40, 32]
+    assert (settings(tmp_path / "run")["image_size"], settings(tmp_path / "run")["epochs"]) == (32, 2)
+    speed(0.001)
+    assert train_imagenet.main([*command, "--resume", "auto"]) == 0
+    assert asked == [40, 32]
+    assert (settings(tmp_path / "run")["image_size"], settings(tmp_path / "run")["epochs"]) == (32, 2)
+    assert "Expected time" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", [["--image-size", "32"], ["--epochs=2"], ["--max-steps", "1"]])
+def test_a_size_that_was_asked_for_is_not_measured(
+    option: list[str], few: Path, tmp_path: Path, speed: Any
+) -> None:
+    asked = speed(1.0)
+    command = ["--arch", "resnet18", "--lr", "0.001", "--batch-size", "6"]
+    assert train_imagenet.main([*command, "--output", str(tmp_path / "run"), *option]) == 0
+    assert asked == []
