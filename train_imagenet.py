@@ -60,8 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
         complain(error)
         return 2
     # Only now: importing PyTorch and DALI takes seconds, and nobody waits that long for a typing mistake.
+    from training.commands import run
     from training.distributed import Processes
-    from training.run import run
 
     # Without data and without a wish of its own the run is as large as this machine is fast.
     fit = config.data is None and not _names(arguments, "--image-size", "--epochs", "--max-steps")

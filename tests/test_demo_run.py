@@ -74,7 +74,7 @@ def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Six images of three classes instead of the made ones."""
     for split in ("train", "val"):
         write_split(tmp_path / "few" / split, (2, 2, 2), lambda i, _: Image.fromarray(photo(40, 50, i)))
-    monkeypatch.setattr("training.run.make_demo_dataset", lambda *_, **__: tmp_path / "few")
+    monkeypatch.setattr("training.demo.make_demo_dataset", lambda *_, **__: tmp_path / "few")
     return tmp_path / "few"
 
 

@@ -19,21 +19,10 @@ import train_imagenet
 from pipelines.demo_data import CLASSES, make_demo_dataset
 from pipelines.imagenet import val_pipeline
 from pipelines.loader import DALILoader
+from tests import training_runs
 from training.model import build_model, build_schedule, parameter_groups
 
-SMALL = [
-    "--arch",
-    "shufflenet_v2_x0_5",
-    "--image-size",
-    "32",
-    "--batch-size",
-    "8",
-    "--epochs",
-    "2",
-    "--log-every",
-    "2",
-]
-SMALL += ["--warmup-epochs", "1", "--amp", "none", "--device", "cpu"]
+SMALL = [*training_runs.SMALL, "--log-every", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +33,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(data: Path, output: Path, *extra: str) -> list[dict[str, Any]]:
     """Run the trainer; the lines of metrics.jsonl."""
-    assert train_imagenet.main(["--data", str(data), "--output", str(output), *SMALL, *extra]) == 0
-    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return training_runs.train(data, output, "--log-every", "2", *extra)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +142,7 @@ def test_without_data_it_makes_its_own(
         asked.append(root)
         return data
 
-    monkeypatch.setattr("training.run.make_demo_dataset", make)
+    monkeypatch.setattr("training.demo.make_demo_dataset", make)
     output = tmp_path / "run"
     arguments = ["--demo-data", str(tmp_path / "made"), "--output", str(output), "--max-steps", "1"]
     assert train_imagenet.main([*arguments, "--arch", "shufflenet_v2_x0_5"]) == 0

@@ -385,19 +385,8 @@ def test_a_named_run_from_the_command_line(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its settings are defaults: options override them, wherever they stand."""
-    small = [
-        "--arch",
-        "shufflenet_v2_x0_5",
-        "--image-size",
-        "32",
-        "--batch-size",
-        "8",
-        "--device",
-        "cpu",
-        "--amp",
-        "none",
-    ]
-    small += ["--data", str(photos), "--output", str(tmp_path / "run"), "--max-steps", "1"]
+    small = ["--arch", "shufflenet_v2_x0_5", "--image-size", "32", "--batch-size", "8", "--device", "cpu"]
+    small += ["--amp", "none", "--data", str(photos), "--output", str(tmp_path / "run"), "--max-steps", "1"]
     assert train_imagenet.main([*small, "--config", "imagenet_gmix", "--color-jitter", "0.1"]) == 0
     settings = json.loads((tmp_path / "run" / "config.json").read_text())["settings"]
     assert (settings["config"], settings["mix"], settings["color_jitter"]) == ("imagenet_gmix", "gmix", 0.1)

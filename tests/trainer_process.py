@@ -241,7 +241,7 @@ def _follow(plan: dict[str, Any]) -> None:
 
 
 def _serve() -> None:
-    import training.run  # noqa: F401, children have it
+    import training.commands  # noqa: F401, children have it
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for line, port in zip(sys.stdin, _ports(), strict=False):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch.nn import functional
+
+from pipelines.demo_data import make_demo_dataset
 
 from .config import Config
 from .distributed import Processes
@@ -29,6 +32,23 @@ SECONDS = 200.0
 # A forward pass takes about this much of a step.
 _FORWARD = 0.35
 _CLASSES = 10  # those of the made images
+
+
+def data_folder(config: Config, processes: Processes) -> Path:
+    """The data set; the made images are made by one process of a machine."""
+    if config.data is not None:
+        return config.data
+    processes.say(
+        "No --data given: training on a small set of made images, with settings scaled to this"
+        f" machine.\nImages: {config.demo_data}. For your own: --data DIR, where DIR holds train/ and"
+        " val/ with one folder of images per class."
+    )
+    if processes.local_rank > 0:
+        processes.barrier()
+    data = make_demo_dataset(config.demo_data, workers=config.workers)
+    if processes.local_rank == 0:
+        processes.barrier()
+    return data
 
 
 def fit_to_machine(

@@ -77,6 +77,11 @@ class Processes(Ranks):
         if self.size > 1 and distributed.is_initialized():
             distributed.destroy_process_group()
 
+    def say(self, text: str) -> None:
+        """Print, once for all of them."""
+        if self.is_main:
+            print(text, flush=True)
+
     def barrier(self) -> None:
         """Wait for all."""
         self.highest(0)

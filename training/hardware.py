@@ -9,6 +9,7 @@ import torch
 
 from .config import Config, check_device, cpu_multiplies_bf16, require
 from .distributed import Processes
+from .random_states import choose_algorithms
 
 
 def choose_hardware(config: Config, processes: Processes) -> Config:
@@ -41,6 +42,14 @@ def autocast(config: Config, device: torch.device) -> torch.autocast:
     """The precision of forward passes, a context."""
     dtype = torch.float16 if config.amp == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype=dtype, enabled=config.amp != "none")
+
+
+def start_device(config: Config, processes: Processes) -> torch.device:
+    """Choose the algorithms, meet the other processes; the device."""
+    choose_algorithms(deterministic=config.deterministic)
+    device = torch.device(config.device, processes.local_rank if config.device == "cuda" else 0)
+    processes.start(device)
+    return device
 
 
 def _best_precision(device: str) -> Any:

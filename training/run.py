@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import resource
 import time
 import weakref
@@ -19,15 +18,13 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional
 from tqdm import tqdm
 
-from pipelines.demo_data import make_demo_dataset
-
-from .bad_files import BadFileError, Quarantine
-from .checkpoints import Checkpoints, SaveError, unpack
-from .config import FREE_OPTIONS, Config, complain, option, settings
-from .demo import Size, fit_to_machine, with_size
+from .bad_files import Quarantine
+from .checkpoints import Checkpoints, unpack
+from .config import FREE_OPTIONS, Config, option, settings
+from .demo import Size, data_folder, fit_to_machine, with_size
 from .distributed import Processes
 from .evaluation import evaluate
-from .hardware import autocast, choose_hardware
+from .hardware import autocast, choose_hardware, start_device
 from .inputs import Listing, list_dataset
 from .loaders import Loaders, Timed
 from .model import (
@@ -38,9 +35,9 @@ from .model import (
     load_weights,
     parameter_groups,
 )
-from .nonfinite import FiniteWatch, NotFiniteError
+from .nonfinite import FiniteWatch
 from .output import Output, describe_software, metrics_until
-from .random_states import choose_algorithms, random_states, seed_all, set_random_states
+from .random_states import random_states, seed_all, set_random_states
 from .report import batch_picture, table
 from .resume import Start, check_same, find_start
 from .signals import StopSignals
@@ -72,8 +69,8 @@ class Run:
     ) -> None:
         self.processes = processes = processes or Processes()
         config = choose_hardware(config, processes)
-        self.device = _start(config, processes)
-        listing = listing or list_dataset(config, _data(config, processes), processes)
+        self.device = start_device(config, processes)
+        listing = listing or list_dataset(config, data_folder(config, processes), processes)
         train_images, val_images = listing["train"], listing["val"]
         self.num_classes = len(train_images.classes)
         self.images = {"train": train_images.digest(), "val": val_images.digest()}
@@ -143,8 +140,7 @@ class Run:
         # Last, so that bad input leaves no folder behind.
         self.output: Output | None = None  # of the main process
         processes.from_main(lambda: self._open_output(start, saved))
-        _say(
-            processes,
+        processes.say(
             f"{config.arch} on {len(train_images.files)} training and {len(val_images.files)} validation"
             f" images of {self.num_classes} classes, --mix {config.mix}, {config.image_size} pixels,"
             f" {self.total_steps} steps of {config.batch_size} images, {config.device},"
@@ -164,7 +160,7 @@ class Run:
         self.model = build_model(config.arch, self.num_classes)
         if config.init_weights is not None and saved is None:
             said = load_weights(self.model, config.init_weights, new_classifier=True)
-            _say(self.processes, f"Beginning with the {said}")
+            self.processes.say(f"Beginning with the {said}")
         if config.sync_bn:
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)  # type: ignore[no-untyped-call]
         self.model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -372,13 +368,12 @@ class Run:
             self.output.close()
         minutes = (time.perf_counter() - began) / 60
         if not finished:
-            _say(
-                self.processes,
+            self.processes.say(
                 f"Stopped at step {self.step} of {self.total_steps}, {minutes:.1f} minutes; go on with"
                 f" --resume auto --output {self.checkpoints.folder}",
             )
             return 128 + self.stopped_by
-        _say(self.processes, table(self._summary(minutes, self.step - first_step)))
+        self.processes.say(table(self._summary(minutes, self.step - first_step)))
         return 0
 
     def _summary(self, minutes: float, steps: int) -> dict[str, str]:
@@ -487,97 +482,6 @@ _LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def _say(processes: Processes, text: str) -> None:
-    if processes.is_main:
-        print(text, flush=True)
-
-
-def _start(config: Config, processes: Processes) -> torch.device:
-    """Choose the algorithms, meet the other processes; the device."""
-    choose_algorithms(deterministic=config.deterministic)
-    device = torch.device(config.device, processes.local_rank if config.device == "cuda" else 0)
-    processes.start(device)
-    return device
-
-
-def _data(config: Config, processes: Processes) -> Path:
-    """The data set; the made images are made by one process of a machine."""
-    if config.data is not None:
-        return config.data
-    _say(
-        processes,
-        "No --data given: training on a small set of made images, with settings scaled to this"
-        f" machine.\nImages: {config.demo_data}. For your own: --data DIR, where DIR holds train/ and"
-        " val/ with one folder of images per class.",
-    )
-    if processes.local_rank > 0:
-        processes.barrier()
-    data = make_demo_dataset(config.demo_data, workers=config.workers)
-    if processes.local_rank == 0:
-        processes.barrier()
-    return data
-
-
 def _new_folder(config: Config) -> Path:
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     return Path("outputs") / f"{stamp}-{config.arch}-{config.mix}"
-
-
-def evaluate_only(config: Config, processes: Processes, listing: Listing | None) -> None:
-    """Evaluate ``--init-weights`` on the images of val/ and print the result."""
-    config = choose_hardware(config, processes)
-    device = _start(config, processes)
-    images = (listing or list_dataset(config, _data(config, processes), processes))["val"]
-    num_classes = len(images.classes)
-    model = build_model(config.arch, num_classes)
-    assert config.init_weights is not None
-    said = load_weights(model, config.init_weights, new_classifier=False)
-    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    folder = Path(os.devnull) if config.output is None else config.output / "quarantine.jsonl"
-    loader = Loaders(
-        config,
-        processes,
-        Quarantine(folder, skip=config.bad_files == "skip"),
-        lambda: {"epoch": 0, "step": 0, "rank": processes.rank},
-    ).val(images)
-    result = evaluate(model, loader, num_classes, processes, lambda: autocast(config, device))
-    assert result is not None
-    bad = sorted(set().union(*processes.gather(loader.left_out)))  # each knows those that it met
-    if bad:
-        _say(processes, f"Left out, because they cannot be decoded: {', '.join(map(str, bad))}")
-    _say(
-        processes,
-        f"{said}: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %, loss {result['loss']:.4f} on"
-        f" {len(images.files) - len(bad)} images of {config.val_image_size} pixels",
-    )
-
-
-def run(config: Config, processes: Processes, listing: Listing | None, *, fit: bool = False) -> int:
-    """Train, or evaluate with ``--eval-only``; the exit status of the trainer, whose errors are printed.
-
-    Parameters
-    ----------
-    config : Config
-        Resolved.
-    processes : Processes
-    listing, fit
-        See :class:`Run`.
-    """
-    try:
-        if config.eval_only:
-            evaluate_only(config, processes, listing)
-            status = 0
-        else:
-            training = Run(config, processes, listing, fit=fit)
-            try:
-                status = training.train()
-            except (SaveError, BadFileError, NotFiniteError) as error:
-                complain(getattr(error, "strerror", None) or error)
-                status = 1
-            # Its model holds on to the connections: let go of after them, it may wait for their threads.
-            del training
-    except (ValueError, TypeError, OSError, BadFileError) as error:
-        complain(error)
-        status = 2
-    processes.stop()
-    return status
