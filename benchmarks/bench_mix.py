@@ -25,8 +25,9 @@ import dali_msda as msda
 from benchmarks.common import save, spread, table
 from dali_msda import _draws as slot
 from dali_msda._kernel import mix_image
+from dali_msda.methods import MIXING
 
-METHODS = msda.METHODS[1:]
+METHODS = MIXING
 Mix = Callable[[], Any]
 
 

@@ -18,6 +18,7 @@ from nvidia.dali import Pipeline, fn, types
 
 import dali_msda as msda
 from benchmarks.common import table
+from dali_msda.methods import MIXING
 
 _SAMPLES = 2  # enough to run; bytes per sample do not depend on it
 # Inputs of the graph, small constants made on the CPU, and operators that only look at shapes.
@@ -107,7 +108,7 @@ def main() -> None:
     settings = tyro.cli(Settings, description=__doc__)
     floor = 2 * settings.batch_size * settings.image_size**2 * 3
     totals = []
-    for method in msda.METHODS[1:]:
+    for method in MIXING:
         rows, launches = count(method, settings)
         cells = [[name, f"{read / 1e6:.0f}", f"{written / 1e6:.0f}"] for name, read, written in rows]
         print(f"\n{method}\n\n" + table(["operator", "read, MB", "written, MB"], cells))

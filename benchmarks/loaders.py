@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dali_msda.methods import METHODS
+
 Batches = Iterator[tuple[Any, Any]]
-MIXES: tuple[str, ...] = ("none", "mixup", "cutmix", "stochastic", "hmix", "gmix")
+MIXES = METHODS
 
 
 @dataclass(frozen=True)

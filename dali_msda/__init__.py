@@ -9,24 +9,37 @@ arguments. The methods are those of Park, Yun and Chun, "A Unified Analysis of M
 Augmentation: A Loss Function Perspective", NeurIPS 2022.
 """
 
-import sys as _sys
+from __future__ import annotations
 
-try:
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .methods import METHODS
+
+if TYPE_CHECKING:
+    from ._arguments import MixParams
+    from .operators import cutmix, gmix, hmix, mix, mixup, stochastic
+
+__version__ = "0.1.0"
+
+__all__ = ["METHODS", "MixParams", "cutmix", "gmix", "hmix", "mix", "mixup", "stochastic"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import DALI when a name is used that needs it: the table of methods and the doctor do without."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        import nvidia.dali as _dali  # noqa: F401
+        importlib.import_module("nvidia.dali")
     except ImportError as error:
         raise ImportError(
             "dali_msda needs NVIDIA DALI: install the build of your CUDA version,"
             " for example: pip install 'dali-msda[cuda12]'"
         ) from error
+    home = importlib.import_module("._arguments" if name == "MixParams" else ".operators", __name__)
+    globals()[name] = value = getattr(home, name)
+    return value
 
-    from ._arguments import METHODS, MixParams
-    from .operators import cutmix, gmix, hmix, mix, mixup, stochastic
-except Exception:
-    # The doctor is there to say what is missing, on a whole page.
-    if "dali_msda.doctor" not in _sys.orig_argv:
-        raise
 
-__version__ = "0.1.0"
-
-__all__ = ["METHODS", "MixParams", "cutmix", "gmix", "hmix", "mix", "mixup", "stochastic"]
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

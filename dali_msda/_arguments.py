@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from nvidia.dali.pipeline import DataNode
 
-METHODS: tuple[str, ...] = ("none", "mixup", "cutmix", "stochastic", "hmix", "gmix")
+from .methods import ARGUMENTS, METHODS, TABLE
+
 CONVENTIONS: tuple[str, ...] = ("reference", "paper")
 GRANULARITIES: tuple[str, ...] = ("sample", "batch")
 LAYOUTS: tuple[str, ...] = ("HWC", "CHW")
@@ -59,11 +60,15 @@ def check_fraction(name: str, value: object, *, node_allowed: bool = True) -> No
         raise ValueError(f"{name} must be in [0, 1]; got {value!r}")
 
 
-def check_positive(name: str, value: object) -> None:
-    """Raise unless `value` is a number above 0 (or a CPU node)."""
-    number = _check_number(name, value, "a number above 0")
-    if number is not None and number <= 0.0:
-        raise ValueError(f"{name} must be above 0; got {value!r}")
+def check_method_argument(name: str, value: object, called: str | None = None) -> None:
+    """Raise unless a method's argument of that name takes the number `value` (or a CPU node).
+
+    `called` is what the caller calls it.
+    """
+    argument, called = ARGUMENTS[name], called or name
+    number = _check_number(called, value, f"a number {argument.expected}")
+    if number is not None and not argument.takes(number):
+        raise ValueError(f"{called} must be {argument.expected}; got {value!r}")
 
 
 def check_integer(name: str, value: object, minimum: int) -> None:
@@ -115,10 +120,12 @@ class MixArguments:
 
     method: str
     num_classes: int
-    alpha: float | DataNode = 1.0
-    mixup_alpha: float | DataNode = 1.0
-    switch_probability: float | DataNode = 0.5
-    ratio: float | DataNode = 1.0
+    # Of the method; what it does not take is None. Those that are not given have its defaults.
+    alpha: float | DataNode | None = None
+    mixup_alpha: float | DataNode | None = None
+    cutmix_alpha: float | DataNode | None = None
+    switch_probability: float | DataNode | None = None
+    ratio: float | DataNode | None = None
     probability: float | DataNode = 1.0
     label_smoothing: float = 0.0
     convention: str = "reference"
@@ -137,11 +144,7 @@ class MixArguments:
     def __post_init__(self) -> None:
         check_choice("method", self.method, METHODS)
         check_integer("num_classes", self.num_classes, 1)
-        stochastic = self.method == "stochastic"
-        check_positive("cutmix_alpha" if stochastic else "alpha", self.alpha)
-        check_positive("mixup_alpha", self.mixup_alpha)
-        check_fraction("switch_probability", self.switch_probability)
-        check_fraction("ratio", self.ratio)
+        self._settle_method_arguments()
         check_fraction("probability", self.probability)
         check_fraction("label_smoothing", self.label_smoothing, node_allowed=False)
         check_choice("convention", self.convention, CONVENTIONS)
@@ -160,6 +163,26 @@ class MixArguments:
         _check_normalization(self.mean, self.std, self.output_layout)
         if not isinstance(self.return_params, bool):
             raise TypeError(f"return_params must be True or False; got {self.return_params!r}")
+
+    def _settle_method_arguments(self) -> None:
+        defaults = TABLE[self.method].defaults
+        for name in ARGUMENTS:
+            value = getattr(self, name)
+            if value is None:
+                object.__setattr__(self, name, defaults.get(name))
+            elif name in defaults:
+                check_method_argument(name, value)
+            else:
+                own = f"{', '.join(defaults)} and " if defaults else ""
+                raise TypeError(
+                    f"{name} is not an argument of method {self.method!r}, which takes {own}the common"
+                    f" arguments; got {name}={value!r}"
+                )
+
+    @property
+    def lam_alpha(self) -> float | DataNode | None:
+        """Of the distribution of the main lam, which in "stochastic" is that of CutMix."""
+        return self.cutmix_alpha if self.method == "stochastic" else self.alpha
 
     @property
     def method_code(self) -> int:

@@ -74,6 +74,9 @@ def _beta(alpha: float | DataNode, arguments: MixArguments, stream: int) -> Data
 
 
 def _given(value: Any, length: int = 1) -> Any:
+    """A caller's value for a slot; None, which no method asks for, is 0."""
+    if value is None:
+        return 0.0
     return vector(value, length) if isinstance(value, DataNode) else value
 
 
@@ -87,10 +90,10 @@ def draw(arguments: MixArguments) -> DataNode:
     """
     lam: Any = _given(arguments.lam)
     lam_mixup: Any = lam
-    if lam is None:
-        lam = _beta(arguments.alpha, arguments, _LAM_STREAM)
+    if arguments.lam is None:
+        lam = 1.0 if arguments.lam_alpha is None else _beta(arguments.lam_alpha, arguments, _LAM_STREAM)
         lam_mixup = 0.0
-        if arguments.method == "stochastic":
+        if arguments.mixup_alpha is not None:
             lam_mixup = _beta(arguments.mixup_alpha, arguments, _LAM_MIXUP_STREAM)
     # Centre row, centre column, the coin for `probability` and the one that switches the method.
     uniforms = _shared(

@@ -21,7 +21,7 @@ from ._normalization import Normalization
 # Every file whose code ends up in the compiled functions below.
 _SOURCES = tuple(
     Path(__file__).with_name(f"{name}.py")
-    for name in ("_arguments", "_checks", "_draws", "_entry_points", "_formulas", "_kernel")
+    for name in ("_checks", "_draws", "_entry_points", "_formulas", "_kernel", "methods")
 )
 
 # What :func:`_build_views` writes for each sample: addresses of its own image and of its partner, and the

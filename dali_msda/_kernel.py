@@ -15,9 +15,9 @@ import numba
 import numpy as np
 
 from . import _draws as slot
-from ._arguments import METHODS
 from ._checks import CHANNELS_DIFFER, LAYOUT_DIFFERS, SIZES_DIFFER
 from ._formulas import MaskFormulas
+from .methods import METHODS
 
 _FORMULAS = MaskFormulas(
     sqrt=math.sqrt, floor=math.floor, exp=math.exp, minimum=min, maximum=max, compiled=numba.njit

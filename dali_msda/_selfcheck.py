@@ -21,7 +21,8 @@ import numpy as np
 from nvidia.dali import Pipeline, fn, types
 
 from . import _jpeg, _libraries, _reference
-from ._arguments import CONVENTIONS, METHODS
+from ._arguments import CONVENTIONS
+from .methods import METHODS
 from .operators import mix
 
 FORMS = ("CPU kernel", "CPU graph", "GPU graph")

@@ -9,21 +9,14 @@ from nvidia.dali import fn, types
 from nvidia.dali.pipeline import DataNode, do_not_convert
 
 from . import _backend_graph, _draws
-from ._arguments import METHODS, MixArguments, check_choice, check_inputs
+from ._arguments import MixArguments, check_choice, check_inputs
 from ._normalization import asked_for, normalized
+from .methods import METHODS, TABLE
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# What each method takes beyond the common arguments, with the paper's values for ImageNet where they are
-# the same for all of its experiments.
-METHOD_ARGUMENTS: dict[str, dict[str, float]] = {
-    "none": {"alpha": 1.0},
-    "mixup": {"alpha": 1.0},
-    "cutmix": {"alpha": 1.0},
-    "stochastic": {"mixup_alpha": 1.0, "cutmix_alpha": 1.0, "switch_probability": 0.5},
-    "hmix": {"alpha": 1.0, "ratio": 0.75},
-    "gmix": {"alpha": 1.0},
-}
+# The defaults that the signatures below show.
+_DEFAULTS = {name: method.defaults for name, method in TABLE.items()}
 
 
 class CommonArguments(TypedDict, total=False):
@@ -50,7 +43,7 @@ def mixup(
     labels: DataNode,
     *,
     num_classes: int,
-    alpha: float | DataNode = 1.0,
+    alpha: float | DataNode = _DEFAULTS["mixup"]["alpha"],
     **common: Unpack[CommonArguments],
 ) -> tuple[Any, ...]:
     """Mixup: every pixel is ``lam * own + (1 - lam) * partner``.
@@ -60,7 +53,7 @@ def mixup(
     images, labels, num_classes, **common
         See :func:`mix`.
     alpha : float or DataNode, optional
-        lam ~ Beta(alpha, alpha). The paper uses 0.8 on ImageNet, 1 on CIFAR-100.
+        lam ~ Beta(alpha, alpha). By default the paper's for ImageNet; 1 on CIFAR-100.
 
     Returns
     -------
@@ -79,7 +72,7 @@ def cutmix(
     labels: DataNode,
     *,
     num_classes: int,
-    alpha: float | DataNode = 1.0,
+    alpha: float | DataNode = _DEFAULTS["cutmix"]["alpha"],
     **common: Unpack[CommonArguments],
 ) -> tuple[Any, ...]:
     """CutMix: a box with the share 1 - lam of the image comes from the partner.
@@ -108,9 +101,9 @@ def stochastic(
     labels: DataNode,
     *,
     num_classes: int,
-    mixup_alpha: float | DataNode = 1.0,
-    cutmix_alpha: float | DataNode = 1.0,
-    switch_probability: float | DataNode = 0.5,
+    mixup_alpha: float | DataNode = _DEFAULTS["stochastic"]["mixup_alpha"],
+    cutmix_alpha: float | DataNode = _DEFAULTS["stochastic"]["cutmix_alpha"],
+    switch_probability: float | DataNode = _DEFAULTS["stochastic"]["switch_probability"],
     **common: Unpack[CommonArguments],
 ) -> tuple[Any, ...]:
     """Stochastic Mixup & CutMix: Mixup with probability q, CutMix otherwise.
@@ -139,8 +132,8 @@ def stochastic(
         labels,
         num_classes,
         common,
-        alpha=cutmix_alpha,
         mixup_alpha=mixup_alpha,
+        cutmix_alpha=cutmix_alpha,
         switch_probability=switch_probability,
     )
 
@@ -150,8 +143,8 @@ def hmix(
     labels: DataNode,
     *,
     num_classes: int,
-    alpha: float | DataNode = 1.0,
-    ratio: float | DataNode = 0.75,
+    alpha: float | DataNode = _DEFAULTS["hmix"]["alpha"],
+    ratio: float | DataNode = _DEFAULTS["hmix"]["ratio"],
     **common: Unpack[CommonArguments],
 ) -> tuple[Any, ...]:
     """HMix: a CutMix box with the share (1 - lam) * ratio, Mixup outside of it.
@@ -183,7 +176,7 @@ def gmix(
     labels: DataNode,
     *,
     num_classes: int,
-    alpha: float | DataNode = 1.0,
+    alpha: float | DataNode = _DEFAULTS["gmix"]["alpha"],
     **common: Unpack[CommonArguments],
 ) -> tuple[Any, ...]:
     """GMix: the partner fades in around a point with a Gaussian profile.
@@ -245,7 +238,8 @@ def mix(
     method : {"none", "mixup", "cutmix", "stochastic", "hmix", "gmix"}, optional
         ``"none"`` leaves the images as they are and makes one-hot targets.
     alpha : float or DataNode, optional
-        lam ~ Beta(alpha, alpha), above 0; 1 by default. For "stochastic" it stands for both alphas.
+        lam ~ Beta(alpha, alpha), above 0; by default the paper's for ImageNet, 0.8 for "mixup" and 1 for the
+        others. For "stochastic" it stands for both alphas.
     ratio, mixup_alpha, cutmix_alpha, switch_probability : float or DataNode, optional
         See :func:`hmix` and :func:`stochastic`; None takes their defaults.
     probability : float or DataNode, optional
@@ -305,28 +299,15 @@ def mix(
     section 4. A batch of one has no partner and comes back as it is.
     """
     check_choice("method", method, METHODS)
-    given = {
-        "alpha": alpha,
+    given: dict[str, Any] = dict.fromkeys(TABLE[method].alphas, alpha) if alpha is not None else {}
+    others = {
         "ratio": ratio,
         "mixup_alpha": mixup_alpha,
         "cutmix_alpha": cutmix_alpha,
         "switch_probability": switch_probability,
     }
-    given = {name: value for name, value in given.items() if value is not None}
-    if method == "stochastic" and "alpha" in given:
-        both = given.pop("alpha")
-        given = {"mixup_alpha": both, "cutmix_alpha": both, **given}
-    values: dict[str, Any] = {**METHOD_ARGUMENTS[method]}
-    for name, value in given.items():
-        if name not in values:
-            raise TypeError(
-                f"{name} is not an argument of method {method!r}, which takes"
-                f" {', '.join(METHOD_ARGUMENTS[method])} and the common arguments; got {name}={value!r}"
-            )
-        values[name] = value
-    if method == "stochastic":
-        values["alpha"] = values.pop("cutmix_alpha")
-    return _mix(method, images, labels, num_classes, common, **values)
+    given |= {name: value for name, value in others.items() if value is not None}
+    return _mix(method, images, labels, num_classes, common, **given)
 
 
 def _as_it_is(function: F) -> F:
@@ -346,7 +327,7 @@ def _mix(
     """Check the arguments, draw, choose the backend, mix."""
     unknown = set(common) - CommonArguments.__annotations__.keys()
     if unknown:
-        known = [*METHOD_ARGUMENTS[method], *CommonArguments.__annotations__]
+        known = [*_DEFAULTS[method], *CommonArguments.__annotations__]
         raise TypeError(f"{method} has no argument {min(unknown)!r}; it takes {', '.join(known)}")
     arguments = MixArguments(method=method, num_classes=num_classes, **method_arguments, **common)
     check_inputs(images, labels, arguments.backend)

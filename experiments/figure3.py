@@ -17,10 +17,12 @@ import numpy as np
 from nvidia.dali import Pipeline, fn
 
 import dali_msda as msda
+from dali_msda.methods import MIXING, TABLE
 from pipelines.demo_data import make_demo_dataset
 
 LAM, RATIO, SIZE, CENTER = 0.65, 0.5, 224, (95, 125)
-METHODS = {"mixup": "Mixup", "cutmix": "CutMix", "hmix": "HMix", "gmix": "GMix"}
+# Stochastic Mixup & CutMix is either of two that are there.
+METHODS = {name: TABLE[name].title for name in MIXING if name != "stochastic"}
 
 
 def mix_two(own: Path, partner: Path) -> dict[str, tuple[np.ndarray, np.ndarray | None, float | None]]:

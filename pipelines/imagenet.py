@@ -18,7 +18,8 @@ from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.pipeline import DataNode, Pipeline
 
 import dali_msda as msda
-from dali_msda._arguments import check_choice, check_fraction, check_integer, check_positive
+from dali_msda._arguments import check_choice, check_fraction, check_integer, check_method_argument
+from dali_msda.methods import takers
 
 from .augment import augmented, check_augmentation
 from .folders import ImageFolder, list_images, split_folder
@@ -78,8 +79,8 @@ def train_pipeline(
     data_dir : path or ImageFolder
         A folder of class folders, or a dataset with such a folder in ``train/``; or what
         :func:`.folders.list_images` found there, which is then not looked for again.
-    mix : {"none", "mixup", "cutmix", "stochastic", "hmix", "gmix"}
-        Mixing method, see :func:`dali_msda.mix`.
+    mix : str
+        Mixing method, one of ``dali_msda.METHODS``, see :func:`dali_msda.mix`.
     num_classes : int
         Length of the targets; at least the number of class folders.
     image_size : int
@@ -430,11 +431,12 @@ def _check_mix(mix: str, alpha: float | None, ratio: float | None, probability: 
     """The mixing arguments under the names that they have here; the library checks the rest."""
     check_choice("mix", mix, msda.METHODS)
     if alpha is not None:
-        check_positive("mix_alpha", alpha)
+        check_method_argument("alpha", alpha, "mix_alpha")
     if ratio is not None:
-        check_fraction("mix_ratio", ratio)
-        if mix != "hmix":
-            raise ValueError(f"mix_ratio is only for mix='hmix'; got {ratio!r} with mix={mix!r}")
+        check_method_argument("ratio", ratio, "mix_ratio")
+        if mix not in takers("ratio"):
+            choices = " or ".join(map(repr, takers("ratio")))
+            raise ValueError(f"mix_ratio is only for mix={choices}; got {ratio!r} with mix={mix!r}")
     check_fraction("mix_probability", probability)
 
 

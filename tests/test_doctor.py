@@ -30,6 +30,7 @@ from dali_msda._compiled import data_of, shape1
 from dali_msda._gpu import Driver
 from dali_msda._kernel import write_targets
 from dali_msda._report import NOTE, OK, PROBLEM, Finding, lines, probed
+from dali_msda.methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 NO_GPU = Driver(None, None, (), "libcuda.so.1: cannot open shared object file")
@@ -66,7 +67,7 @@ def test_json_and_exit_status() -> None:
     assert installed["CUDA libraries"]["libraries"]["libnppc"]["file"].endswith("libnppc.so.12")
     for form in ("CPU kernel", "CPU graph"):
         assert check[form]["status"] == OK
-        for method in ("none", "mixup", "cutmix", "stochastic", "hmix", "gmix"):
+        for method in METHODS:
             errors = check[form]["methods"][method]["errors"]
             assert set(errors) == {"reference", "paper"}
             for found in errors.values():

@@ -19,6 +19,7 @@ from dali_msda import _gpu, _libraries, _selfcheck, doctor
 from dali_msda._gpu import Device, Driver
 from dali_msda._libraries import Library
 from dali_msda._report import NOTE, OK, PROBLEM
+from dali_msda.methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 DEVICE = Device("Some GPU", 80 << 30, (9, 0))
@@ -282,7 +283,7 @@ def test_broken_installation(package: str, parts: list[str], finding: str, tmp_p
         )
 
     # Numba is imported where a kernel is made.
-    plain = run("-c", "import dali_msda, dali_msda._backend_kernel")
+    plain = run("-c", "import dali_msda, dali_msda.operators, dali_msda._backend_kernel")
     assert plain.returncode == 1
     assert "ImportError" in plain.stderr
     doctored = run("-m", "dali_msda.doctor", "--json", "--quick")
@@ -376,9 +377,7 @@ def test_gpu_process() -> None:
     )
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout.splitlines()[-1])
-    assert [result["method"] for result in found["methods"]] == [
-        "none", "mixup", "cutmix", "stochastic", "hmix", "gmix",
-    ]  # fmt: skip
+    assert [result["method"] for result in found["methods"]] == list(METHODS)
     if not _gpu.find_driver().devices:
         assert all("RuntimeError" in result["error"] for result in found["methods"])
         assert found["hardware_decoder"]["engines"] is None

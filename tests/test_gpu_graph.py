@@ -14,10 +14,10 @@ from nvidia.dali import Pipeline, backend, fn, types
 from nvidia.dali.pipeline import DataNode
 
 import dali_msda as msda
+from dali_msda.methods import METHODS
 from pipelines.imagenet import train_pipeline, val_pipeline
 from tests.graph_check import operators, problems
 
-METHODS = ["none", "mixup", "cutmix", "stochastic", "hmix", "gmix"]
 CONVENTIONS = ["reference", "paper"]
 LAYOUTS = ["HWC", "CHW"]
 GRANULARITIES = ["sample", "batch"]

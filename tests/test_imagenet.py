@@ -16,6 +16,7 @@ from PIL import Image
 from scipy import stats
 from torchvision.transforms.v2 import functional as tv
 
+from dali_msda.methods import METHODS
 from pipelines.loader import DALILoader
 from tests.image_sets import (
     MEAN,
@@ -35,7 +36,6 @@ from tests.image_sets import (
 )
 from tests.running import image_source, outputs
 
-METHODS = ["none", "mixup", "cutmix", "stochastic", "hmix", "gmix"]
 TRAIN, VAL = sum(TRAIN_COUNTS), sum(VAL_COUNTS)
 # The whole image and nothing else, as it is.
 WHOLE: dict[str, Any] = {"random_area": (1, 1), "random_aspect_ratio": (1, 1), "mirror_probability": 0.0}

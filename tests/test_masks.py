@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dali_msda.methods import MIXING
 from tests import reference
 from tests.running import random_images, run_mix
 
 SIZES = [(1, 1), (2, 3), (5, 5), (7, 12), (32, 32), (33, 20), (64, 64)]
-METHODS = ["mixup", "cutmix", "hmix", "gmix"]
+METHODS = [name for name in MIXING if name != "stochastic"]
 LAMS = [0.0, 1e-6, 0.1, 0.25, 0.36, 0.4999999, 0.5, 0.65, 0.75, 0.9, 0.999999, 1.0]
 
 
@@ -104,7 +105,7 @@ def test_stochastic_is_mixup_or_cutmix(convention: str, backend: str) -> None:
 
 
 @pytest.mark.parametrize("convention", ["reference", "paper"])
-@pytest.mark.parametrize("method", [*METHODS, "stochastic"])
+@pytest.mark.parametrize("method", MIXING)
 def test_kernel_and_graph_agree(method: str, convention: str) -> None:
     """Own draws, so that both forms also draw alike: pixels to the last bit, weights to float32 rounding."""
     images = random_images(16, (48, 37))
@@ -121,7 +122,7 @@ def test_kernel_and_graph_agree(method: str, convention: str) -> None:
     assert (difference > 0).mean() < 1e-4  # a weight that differs in its last bit, next to a tie
 
 
-@pytest.mark.parametrize("method", [*METHODS, "stochastic"])
+@pytest.mark.parametrize("method", MIXING)
 @pytest.mark.parametrize("backend", ["kernel", "graph"])
 def test_channels_first_equals_channels_last(method: str, backend: str) -> None:
     images = random_images(8, (19, 26))

@@ -9,10 +9,10 @@ import pytest
 from nvidia.dali import fn, pipeline_def, types
 
 import dali_msda as msda
+from dali_msda.methods import MIXING
 from tests import reference
 from tests.running import build, image_source, outputs, random_images, run_mix, source
 
-MIXING = ["mixup", "cutmix", "stochastic", "hmix", "gmix"]
 BACKENDS = ["kernel", "graph"]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dali_msda.methods import MIXING
 from tests.running import run_mix
 
 SIDE, LAM, RATIO, DRAWS = 16, 0.4, 0.6, 4000
@@ -63,7 +64,7 @@ def possible_masks(method: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("backend", ["kernel", "graph"])
-@pytest.mark.parametrize("method", ["mixup", "cutmix", "stochastic", "hmix", "gmix"])
+@pytest.mark.parametrize("method", MIXING)
 def test_moments_of_the_mask(method: str, backend: str) -> None:
     extra = {"hmix": {"ratio": RATIO}, "stochastic": {"switch_probability": 0.3}}.get(method, {})
     seen = masks(method, backend, **extra)

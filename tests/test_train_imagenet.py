@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 import train_imagenet
+from dali_msda.methods import METHODS
 from pipelines.demo_data import CLASSES, make_demo_dataset
 from pipelines.imagenet import val_pipeline
 from pipelines.loader import DALILoader
@@ -119,7 +120,7 @@ def test_same_seed_same_losses(run: tuple[Path, list[dict[str, Any]]], data: Pat
     assert losses(train(data, tmp_path / "other", "--seed", "1")) != losses(run[1])
 
 
-@pytest.mark.parametrize("mix", ["none", "mixup", "cutmix", "stochastic", "gmix"])
+@pytest.mark.parametrize("mix", METHODS)
 def test_every_method_trains(mix: str, data: Path, tmp_path: Path) -> None:
     lines = train(data, tmp_path / "run", "--mix", mix, "--max-steps", "2", "--label-smoothing", "0.1")
     assert [line["event"] for line in lines] == ["train", "eval"]

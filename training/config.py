@@ -15,12 +15,18 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from dali_msda.methods import ARGUMENTS, METHODS, TABLE, takers
 from pipelines.limits import MAGNITUDE_BINS
 
 from .architectures import TORCHVISION
 from .ranks import Ranks
+
+if TYPE_CHECKING:
+    MixName = str
+else:  # the names of the table, as choices of the command line
+    MixName = Literal[METHODS]
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class Config:
     file_list: Path | None = None
     """Folder with train.txt and val.txt, the images to take, as python -m pipelines.check writes it."""
 
-    mix: Literal["none", "mixup", "cutmix", "stochastic", "hmix", "gmix"] = "hmix"
+    mix: MixName = "hmix"
     """Mixing method."""
 
     mix_alpha: float | None = None
@@ -238,10 +244,12 @@ def resolve(config: Config, ranks: Ranks = Ranks()) -> Config:  # noqa: B008, it
         Naming the option, what came and what is expected.
     """
     chosen: dict[str, Any] = {}
-    if config.mix_alpha is None and config.mix != "none":
-        chosen["mix_alpha"] = 0.8 if config.mix == "mixup" else 1.0
-    if config.mix == "hmix" and config.mix_ratio is None:
-        chosen["mix_ratio"] = 0.75
+    require(config, config.mix in METHODS, "mix", f"one of {', '.join(METHODS)}")
+    method = TABLE[config.mix]
+    if config.mix_alpha is None and method.alphas:
+        chosen["mix_alpha"] = method.defaults[method.alphas[0]]  # one option for all of them
+    if config.mix_ratio is None:
+        chosen["mix_ratio"] = method.defaults.get("ratio")
     if config.val_image_size is None:
         chosen["val_image_size"] = config.image_size
     if config.device != "cpu" and not _has_driver():
@@ -280,10 +288,13 @@ def _check_numbers(config: Config) -> None:
     for name in ("lr", "weight_decay", "warmup_epochs", "momentum", "mix_ramp_epochs"):
         value = getattr(config, name)
         require(config, math.isfinite(value) and value >= 0, name, "a number of at least 0")
-    for name in ("mix_ratio", "mix_probability", "mix_probability_start", "label_smoothing", "color_jitter"):
+    for name in ("alpha", "ratio"):
+        value, argument = getattr(config, f"mix_{name}"), ARGUMENTS[name]
+        require(config, value is None or argument.takes(value), f"mix_{name}", argument.expected)
+    for name in ("mix_probability", "mix_probability_start", "label_smoothing", "color_jitter"):
         value = getattr(config, name)
         require(config, value is None or 0 <= value <= 1, name, "in [0, 1]")
-    for name in ("mix_alpha", "mix_alpha_start", "clip_grad_norm", "lr_step_epochs"):
+    for name in ("mix_alpha_start", "clip_grad_norm", "lr_step_epochs"):
         value = getattr(config, name)
         require(config, value is None or 0 < value < math.inf, name, "above 0")
     require(config, config.ema_decay is None or 0 <= config.ema_decay < 1, "ema_decay", "in [0, 1)")
@@ -301,8 +312,12 @@ def _check_numbers(config: Config) -> None:
 
 def _check_mixing(config: Config) -> None:
     """Settings that need each other."""
+    with_ratio = takers("ratio")
     require(
-        config, config.mix_ratio is None or config.mix == "hmix", "mix_ratio", "left out unless --mix is hmix"
+        config,
+        config.mix_ratio is None or config.mix in with_ratio,
+        "mix_ratio",
+        f"left out unless --mix is {' or '.join(with_ratio)}",
     )
     if config.mix == "none":
         for name in ("mix_alpha_start", "mix_probability_start", "mix_off_epoch"):
