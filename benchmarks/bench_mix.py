@@ -23,8 +23,8 @@ import tyro
 
 import dali_msda as msda
 from benchmarks.common import save, spread, table
-from dali_msda import _draws as slot
-from dali_msda._kernel import mix_image
+from dali_msda import draws as slot
+from dali_msda.backends.numba.kernels import mix_image
 from dali_msda.methods import MIXING
 
 METHODS = MIXING

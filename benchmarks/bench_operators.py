@@ -21,9 +21,10 @@ import dali_msda as msda
 from benchmarks.bench_loader import prepared
 from benchmarks.common import save, spread, table
 from benchmarks.loaders import Settings as Loading
+from dali_msda.backends.numba.resize import resize_mirrored
+from pipelines.constants import MEAN, STD
 from pipelines.folders import ImageFolder, list_images
-from pipelines.imagenet import MEAN, STD, _decoder, _normalized, _read
-from pipelines.resize import resize_mirrored
+from pipelines.imagenet import decoder_arguments, normalized, read
 
 STAGES = ("read", "decode", "resize", "normalise", "mix and normalise", "DALI's resize and normalise")
 
@@ -58,18 +59,18 @@ def build(folder: ImageFolder, stage: str, settings: Settings) -> Pipeline:
     """The training pipeline up to a stage, on the CPU."""
     pipeline = Pipeline(settings.batch_size, settings.workers, None, seed=0)
     with pipeline:
-        encoded, labels = _read(folder, np.arange(len(folder.files)), 0, 1, shuffle_after_epoch=True)
+        encoded, labels = read(folder, np.arange(len(folder.files)), 0, 1, shuffle_after_epoch=True)
         outputs: list[Any] = [encoded]
         if stage != "read":
-            images = fn.decoders.image_random_crop(encoded, **_decoder("cpu", 0.0), num_attempts=10)
+            images = fn.decoders.image_random_crop(encoded, **decoder_arguments("cpu", 0.0), num_attempts=10)
             if stage.startswith("DALI"):
-                images = _normalized(fn.resize(images, size=[224, 224], antialias=True), "CHW", types.FLOAT)
+                images = normalized(fn.resize(images, size=[224, 224], antialias=True), "CHW", types.FLOAT)
             elif stage != "decode":
                 mirrored = fn.random.coin_flip(shape=[1], dtype=types.INT32)
                 images = resize_mirrored(images, mirrored, 224)
             outputs = [images]
             if stage == "normalise":
-                outputs = [_normalized(images, "CHW", types.FLOAT)]
+                outputs = [normalized(images, "CHW", types.FLOAT)]
             elif stage == "mix and normalise":
                 outputs = list(
                     msda.mix(

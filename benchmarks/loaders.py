@@ -73,8 +73,8 @@ def _dali_plain(settings: Settings) -> Batches:
     """DALI as its documentation shows it: no mixing, flip with the normalisation, one-hot targets."""
     from nvidia.dali import fn, pipeline_def, types
 
+    from pipelines.constants import MEAN, STD
     from pipelines.folders import list_images
-    from pipelines.imagenet import MEAN, STD
     from pipelines.loader import DALILoader
 
     classes = len(list_images(settings.data).classes)
@@ -206,8 +206,8 @@ def _ffcv(mix: str) -> Callable[[Settings], Batches]:
         from ffcv.writer import DatasetWriter
         from PIL import Image
 
+        from pipelines.constants import MEAN, STD
         from pipelines.folders import list_images
-        from pipelines.imagenet import MEAN, STD
 
         class KeptJPEGField(RGBImageField):
             """The field "image" of a .beton file with the bytes of JPEG files as they are."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .methods import METHODS
 
 if TYPE_CHECKING:
-    from ._arguments import MixParams
+    from .arguments import MixParams
     from .operators import cutmix, gmix, hmix, mix, mixup, stochastic
 
 __version__ = "0.1.0"

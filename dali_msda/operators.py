@@ -8,10 +8,11 @@ from typing import Any, TypedDict, TypeVar, Unpack
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import DataNode, do_not_convert
 
-from . import _backend_graph, _draws
-from ._arguments import MixArguments, check_choice, check_inputs
-from ._normalization import asked_for, normalized
+from .arguments import MixArguments, check_choice, check_inputs
+from .backends import graph
+from .draws import draw, draw_partner
 from .methods import METHODS, TABLE
+from .normalization import asked_for, normalized
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -335,10 +336,10 @@ def _mix(
     labels = fn.reshape(fn.cast(labels, dtype=types.INT32), shape=[1])  # labels: one integer per image
     normalization = asked_for(arguments)
     if method == "none" and not arguments.return_params:
-        targets = _backend_graph.one_hot_targets(labels, images.device, arguments)
+        targets = graph.one_hot_targets(labels, images.device, arguments)
         return (normalized(images, normalization) if normalization else images), targets
-    draws = _draws.draw(arguments)
-    partner = _draws.draw_partner(arguments)
+    draws = draw(arguments)
+    partner = draw_partner(arguments)
     mixed, targets, params = _backend(arguments, images)(images, labels, draws, partner, arguments)
     if method == "none":
         mixed = normalized(images, normalization) if normalization else images
@@ -347,7 +348,7 @@ def _mix(
 
 def _backend(arguments: MixArguments, images: DataNode) -> Callable[..., tuple[Any, ...]]:
     if arguments.backend == "graph" or images.device != "cpu":
-        return _backend_graph.mix
-    from . import _backend_kernel  # Numba is imported where a kernel is needed, and not before
+        return graph.mix
+    from .backends.numba import mix  # Numba is imported where a kernel is needed, and not before
 
-    return _backend_kernel.mix
+    return mix.mix

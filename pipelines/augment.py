@@ -12,9 +12,9 @@ from nvidia.dali.auto_aug.rand_augment import rand_augment as dali_rand_augment
 from nvidia.dali.auto_aug.trivial_augment import trivial_augment_wide
 from nvidia.dali.pipeline import DataNode
 
-from dali_msda._arguments import check_choice, check_fraction, check_integer
+from dali_msda.arguments import check_choice, check_fraction, check_integer
 
-from .limits import MAGNITUDE_BINS
+from .constants import MAGNITUDE_BINS
 
 AUTO_AUGMENTS = ("none", "rand", "trivial")
 

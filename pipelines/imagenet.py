@@ -18,16 +18,13 @@ from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.pipeline import DataNode, Pipeline
 
 import dali_msda as msda
-from dali_msda._arguments import check_choice, check_fraction, check_integer, check_method_argument
+from dali_msda.arguments import check_choice, check_fraction, check_integer, check_method_argument
 from dali_msda.methods import takers
 
 from .augment import augmented, check_augmentation
+from .constants import MEAN, STD
 from .folders import ImageFolder, list_images, split_folder
 from .ramps import number_or_node
-
-# Mean and standard deviation of ImageNet's training set, on the scale of the pixels.
-MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
-STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
 READER = "Reader"
 DEVICES = ("cpu", "gpu")
@@ -173,11 +170,11 @@ def train_pipeline(
     @pipeline_def(enable_conditionals=auto_augment != "none")
     def pipeline() -> tuple[DataNode, ...]:
         order = training_order(len(folder.files), seed)
-        encoded, labels = _read(folder, order, shard_id, num_shards, shuffle_after_epoch=True)
+        encoded, labels = read(folder, order, shard_id, num_shards, shuffle_after_epoch=True)
         labels, *kept = _own_samples(labels, folder, report_stand_ins)
         images = fn.decoders.image_random_crop(
             encoded,
-            **_decoder(device, hw_decoder_load),
+            **decoder_arguments(device, hw_decoder_load),
             random_area=list(random_area),
             random_aspect_ratio=list(random_aspect_ratio),
             num_attempts=10,
@@ -203,7 +200,7 @@ def train_pipeline(
             return_params=return_masks,
         )
         masks = [param.mask for param in params]
-        return images if fused else _normalized(images, output_layout, output_dtype), targets, *kept, *masks
+        return images if fused else normalized(images, output_layout, output_dtype), targets, *kept, *masks
 
     built = pipeline(
         batch_size=batch_size,
@@ -281,9 +278,9 @@ hw_decoder_load, prefetch_queue_depth, report_stand_ins
     @pipeline_def
     def pipeline() -> tuple[DataNode, ...]:
         order = np.arange(len(folder.files))
-        encoded, labels = _read(folder, order, shard_id, num_shards, stick_to_shard=True)
+        encoded, labels = read(folder, order, shard_id, num_shards, stick_to_shard=True)
         labels, *kept = _own_samples(labels, folder, report_stand_ins)
-        images = fn.decoders.image(encoded, **_decoder(device, hw_decoder_load))
+        images = fn.decoders.image(encoded, **decoder_arguments(device, hw_decoder_load))
         images = fn.resize(
             images,
             size=[shorter, shorter],
@@ -292,7 +289,7 @@ hw_decoder_load, prefetch_queue_depth, report_stand_ins
             antialias=True,
         )
         labels = fn.reshape(fn.cast(labels, dtype=types.INT64), shape=[])
-        images = _normalized(images, output_layout, output_dtype, crop=image_size)
+        images = normalized(images, output_layout, output_dtype, crop=image_size)
         return images, labels.gpu() if device == "gpu" else labels, *kept
 
     built = pipeline(
@@ -305,7 +302,7 @@ hw_decoder_load, prefetch_queue_depth, report_stand_ins
     return built
 
 
-def _read(
+def read(
     folder: ImageFolder, order: np.ndarray, shard_id: int, num_shards: int, **order_arguments: bool
 ) -> tuple[DataNode, DataNode]:
     """Encoded images and labels; epochs begin at the start of a batch because the last one is padded."""
@@ -350,7 +347,7 @@ def pipeline_seed(seed: int, shard_id: int, num_shards: int) -> int:
     return int(stream.generate_state(1)[0] >> 1)
 
 
-def _decoder(device: str, hw_decoder_load: float) -> dict[str, Any]:
+def decoder_arguments(device: str, hw_decoder_load: float) -> dict[str, Any]:
     arguments: dict[str, Any] = {"output_type": types.RGB}
     if device == "cpu":
         return arguments | {"device": "cpu"}
@@ -367,7 +364,7 @@ def _decoder(device: str, hw_decoder_load: float) -> dict[str, Any]:
 def _resized(images: DataNode, mirrored: DataNode, size: int, device: str) -> DataNode:
     """Antialiased bilinear resize to a square, mirrored where `mirrored` (int32 [1]) is 1."""
     if device == "cpu":
-        from .resize import resize_mirrored  # compiled: with it comes Numba
+        from dali_msda.backends.numba.resize import resize_mirrored  # compiled: with it comes Numba
 
         return resize_mirrored(images, mirrored, size)
     # A region of interest that ends before it starts mirrors at no cost.
@@ -384,9 +381,7 @@ def _resized(images: DataNode, mirrored: DataNode, size: int, device: str) -> Da
     )
 
 
-def _normalized(
-    images: DataNode, layout: str, dtype: types.DALIDataType, crop: int | None = None
-) -> DataNode:
+def normalized(images: DataNode, layout: str, dtype: types.DALIDataType, crop: int | None = None) -> DataNode:
     """Zero mean and unit variance per channel, of the centre crop where `crop` is given."""
     return fn.crop_mirror_normalize(
         images,

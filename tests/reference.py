@@ -1,5 +1,5 @@
 """The NumPy reference of the tests; the doctor of an installed library checks against the same one."""
 
-from dali_msda._reference import blend, blend_uint8, box, label_weight, mask, mix, targets
+from dali_msda.reference import blend, blend_uint8, box, label_weight, mask, mix, targets
 
 __all__ = ["blend", "blend_uint8", "box", "label_weight", "mask", "mix", "targets"]

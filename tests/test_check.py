@@ -22,7 +22,7 @@ from nvidia.dali.pipeline import Pipeline
 import train_imagenet
 from pipelines import _decoding, check
 from pipelines.folders import check_dataset, list_images
-from pipelines.imagenet import _decoder, train_pipeline
+from pipelines.imagenet import decoder_arguments, train_pipeline
 from pipelines.loader import DALILoader
 from tests import fake_decoders
 from tests.checking import BAD, KINDS, images, run, state
@@ -85,7 +85,7 @@ def test_what_kills_dali(kind: Kind, tmp_path: Path) -> None:
 
 
 def test_decoder_is_that_of_the_pipelines() -> None:
-    assert _decoder("cpu", 0.65) == _decoding.DECODER
+    assert decoder_arguments("cpu", 0.65) == _decoding.DECODER
 
 
 # Every kind at once

@@ -16,20 +16,18 @@ import pytest
 from numba import carray  # type: ignore[attr-defined]
 from nvidia.dali import fn, types
 
-from dali_msda import (
-    _backend_graph,
-    _backend_kernel,
-    _entry_points,
-    _gpu,
-    _jpeg,
-    _machine,
-    _selfcheck,
-    doctor,
-)
-from dali_msda._compiled import data_of, shape1
-from dali_msda._gpu import Driver
-from dali_msda._kernel import write_targets
-from dali_msda._report import NOTE, OK, PROBLEM, Finding, lines, probed
+from dali_msda.backends import graph as _backend_graph
+from dali_msda.backends.numba import entry_points as _entry_points
+from dali_msda.backends.numba import mix as _backend_kernel
+from dali_msda.backends.numba.compiled import data_of, shape1
+from dali_msda.backends.numba.kernels import write_targets
+from dali_msda.doctor import gpu as _gpu
+from dali_msda.doctor import jpeg as _jpeg
+from dali_msda.doctor import machine as _machine
+from dali_msda.doctor import page as doctor
+from dali_msda.doctor import selfcheck as _selfcheck
+from dali_msda.doctor.gpu import Driver
+from dali_msda.doctor.report import NOTE, OK, PROBLEM, Finding, lines, probed
 from dali_msda.methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -349,7 +347,7 @@ def test_unwritable_cache_for_real(tmp_path: Path) -> None:
     """Numba itself, with every folder that it would try taken away."""
     file = tmp_path / "file"
     file.write_text("")
-    script = "from dali_msda import _machine; print(_machine.numba_cache().data['cache'])"
+    script = "from dali_msda.doctor import machine; print(machine.numba_cache().data['cache'])"
     places = [subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True,
         env={**os.environ, "NUMBA_CACHE_DIR": str(folder)},

@@ -15,10 +15,13 @@ from typing import Any
 
 import pytest
 
-from dali_msda import _gpu, _libraries, _selfcheck, doctor
-from dali_msda._gpu import Device, Driver
-from dali_msda._libraries import Library
-from dali_msda._report import NOTE, OK, PROBLEM
+from dali_msda.doctor import gpu as _gpu
+from dali_msda.doctor import libraries as _libraries
+from dali_msda.doctor import page as doctor
+from dali_msda.doctor import selfcheck as _selfcheck
+from dali_msda.doctor.gpu import Device, Driver
+from dali_msda.doctor.libraries import Library
+from dali_msda.doctor.report import NOTE, OK, PROBLEM
 from dali_msda.methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -283,7 +286,7 @@ def test_broken_installation(package: str, parts: list[str], finding: str, tmp_p
         )
 
     # Numba is imported where a kernel is made.
-    plain = run("-c", "import dali_msda, dali_msda.operators, dali_msda._backend_kernel")
+    plain = run("-c", "import dali_msda, dali_msda.operators, dali_msda.backends.numba.mix")
     assert plain.returncode == 1
     assert "ImportError" in plain.stderr
     doctored = run("-m", "dali_msda.doctor", "--json", "--quick")
@@ -369,7 +372,7 @@ def test_gpu_check_that_fails(ended: Any, says: str, monkeypatch: pytest.MonkeyP
 def test_gpu_process() -> None:
     """The process itself; where there is no GPU every check in it fails, and says so, and it ends well."""
     run = subprocess.run(
-        [sys.executable, "-m", "dali_msda._selfcheck", "gpu", "1", "quick"],
+        [sys.executable, "-m", "dali_msda.doctor.selfcheck", "gpu", "1", "quick"],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 
 import dali_msda as msda
-from dali_msda import _draws
-from dali_msda._arguments import MixArguments
+from dali_msda import draws as _draws
+from dali_msda.arguments import MixArguments
 from tests.running import build, image_source, outputs, random_images, run_mix, source
 
 BACKENDS = ["kernel", "graph"]

@@ -10,7 +10,7 @@ import pytest
 from nvidia.dali import Pipeline, fn, types
 from PIL import Image
 
-from dali_msda._dtypes import static_dtype
+from dali_msda.dtypes import static_dtype
 from tests.running import source
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import dali_msda as msda
-from dali_msda import _draws as slot
-from dali_msda._checks import IMAGES_MOVED, SIZES_DIFFER
-from dali_msda._compiled import RUN, compiled
-from dali_msda._entry_points import _SOURCES, _build_mix
+from dali_msda import draws as slot
+from dali_msda.backends.numba.compiled import RUN, compiled
+from dali_msda.backends.numba.entry_points import _build_mix
+from dali_msda.checks import IMAGES_MOVED, SIZES_DIFFER
 
 Tables = tuple[int, int, int, int]
 Image = np.ndarray[Any, Any]
@@ -37,7 +37,7 @@ def mixed(own: Image, partner: Image, own_address: int) -> tuple[Image, int]:
     out, info, fault = np.zeros_like(own), np.zeros(2, np.float32), np.zeros(1, np.int32)
     kept: list[np.ndarray] = []
     run = ctypes.CFUNCTYPE(None, *([ctypes.c_uint64] * 3 + [ctypes.c_int32]) * 2)(
-        compiled(_build_mix, RUN, _SOURCES, np.uint8 if own.dtype == np.uint8 else np.float32).address
+        compiled(_build_mix, RUN, np.uint8 if own.dtype == np.uint8 else np.float32).address
     )
     run(*tables([out, info, fault], kept), *tables([own, draws, view, np.zeros(0, np.uint8)], kept))
     return out, int(fault[0])

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import dali_msda as msda
-from dali_msda import _draws as slot
-from dali_msda._checks import LAYOUT_DIFFERS, SIZES_DIFFER
-from dali_msda._kernel import _fill_mask, mix_image, write_targets
+from dali_msda import draws as slot
+from dali_msda.backends.numba.kernels import _fill_mask, mix_image, write_targets
+from dali_msda.checks import LAYOUT_DIFFERS, SIZES_DIFFER
 
 NO_LAYOUT = np.zeros(0, np.uint8)
 

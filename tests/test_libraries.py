@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from nvidia.dali import backend
 
-from dali_msda import _libraries
-from dali_msda._libraries import Library, open_library, opened_libraries, read_binary
+from dali_msda.doctor import libraries as _libraries
+from dali_msda.doctor.libraries import Library, open_library, opened_libraries, read_binary
 
 LOCK = Path(__file__).resolve().parent.parent / "requirements.lock"
 # The driver's: no package may bring them.

@@ -14,7 +14,7 @@ from nvidia.dali import Pipeline, fn
 import dali_msda as msda
 from configs import named_run
 from dali_msda import operators
-from dali_msda._arguments import MixArguments
+from dali_msda.arguments import MixArguments
 from dali_msda.methods import ARGUMENTS, METHODS, MIXING, TABLE, Method, takers
 from pipelines import imagenet
 from tests.image_sets import CLASSES

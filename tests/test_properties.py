@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dali_msda as msda
-from dali_msda import _draws as slot
-from dali_msda._kernel import mix_image, mix_normalized, write_mask
+from dali_msda import draws as slot
+from dali_msda.backends.numba.kernels import mix_image, mix_normalized, write_mask
 from dali_msda.methods import MIXING
 from tests import reference
 from tests.running import random_images, run_mix

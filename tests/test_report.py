@@ -14,7 +14,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from pipelines.imagenet import MEAN, STD
+from pipelines.constants import MEAN, STD
 from tests.training_runs import train
 from training.report import batch_picture
 from training.run import Run

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.resize import resize_image
+from dali_msda.backends.numba.resize import resize_image
 
 GUARD = 64
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dali_msda.methods import ARGUMENTS, METHODS, TABLE, takers
-from pipelines.limits import MAGNITUDE_BINS
+from pipelines.constants import MAGNITUDE_BINS
 
 from .architectures import TORCHVISION
 from .ranks import Ranks

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pipelines.imagenet import MEAN, STD
+from pipelines.constants import MEAN, STD
 
 _MOST, _MARGIN, _LINE = 8, 6, 13
 _SMALLEST = 112  # an image is shown at least this wide, so that its label has room

@@ -13,12 +13,12 @@ import numpy as np
 from nvidia.dali import fn, math, types
 from nvidia.dali.pipeline import DataNode, Pipeline
 
-from . import _draws as slot
-from ._arguments import MixArguments, MixParams
-from ._checks import LAYOUT_DIFFERS, SIZES_DIFFER, label_in_range, no_fault, three_dimensional
-from ._dtypes import static_dtype
-from ._formulas import MaskFormulas
-from ._normalization import asked_for, normalized
+from .. import draws as slot
+from ..arguments import MixArguments, MixParams
+from ..checks import LAYOUT_DIFFERS, SIZES_DIFFER, label_in_range, no_fault, three_dimensional
+from ..dtypes import static_dtype
+from ..formulas import MaskFormulas
+from ..normalization import asked_for, normalized
 
 _FORMULAS = MaskFormulas(sqrt=math.sqrt, floor=math.floor, exp=math.exp, minimum=math.min, maximum=math.max)
 # Sides of JPEG files end at 65535 pixels.
@@ -166,7 +166,7 @@ def one_hot_targets(labels: DataNode, device: str, arguments: MixArguments) -> D
 def mix(
     images: DataNode, labels: DataNode, draws: DataNode, partner: DataNode, arguments: MixArguments
 ) -> tuple[DataNode, DataNode, MixParams | None]:
-    """Mix a batch with DALI operators, on any device; as :func:`._backend_kernel.mix` otherwise."""
+    """Mix a batch with DALI operators, on any device; otherwise as the numba backend."""
     images = three_dimensional(images)
     shape = images.shape(dtype=types.INT64)
     first_side = 1 if arguments.layout == "CHW" else 0

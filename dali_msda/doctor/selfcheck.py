@@ -1,6 +1,6 @@
 """Every method in every form on this machine: against the NumPy reference, and how fast.
 
-    python -m dali_msda._selfcheck gpu      a JSON object, for the doctor, which starts this for a GPU
+    python -m dali_msda.doctor.selfcheck gpu      a JSON object, for the doctor, which starts this for a GPU
 
 The draws are given, so that the reference has the same ones.
 """
@@ -20,10 +20,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from nvidia.dali import Pipeline, fn, types
 
-from . import _jpeg, _libraries, _reference
-from ._arguments import CONVENTIONS
-from .methods import METHODS
-from .operators import mix
+from .. import reference
+from ..arguments import CONVENTIONS
+from ..methods import METHODS
+from ..operators import mix
+from . import jpeg, libraries
 
 FORMS = ("CPU kernel", "CPU graph", "GPU graph")
 # Largest errors allowed, those of the tests: float32 arithmetic against float64. A pixel may be either of two
@@ -130,7 +131,7 @@ def errors(method: str, convention: str, form: str) -> Errors:
 
     outputs = _pipeline(define, count, gpu, 2).run()
     mixed, targets, masks = (np.array(tensors.as_cpu().as_array()) for tensors in outputs)
-    expected, expected_targets, expected_masks = _reference.mix(
+    expected, expected_targets, expected_masks = reference.mix(
         images,
         labels,
         draws.partner,
@@ -145,7 +146,7 @@ def errors(method: str, convention: str, form: str) -> Errors:
     )
     exact = np.stack(
         [
-            _reference.blend(image, images[j], mask)
+            reference.blend(image, images[j], mask)
             for image, j, mask in zip(images, draws.partner, expected_masks, strict=True)
         ]
     )
@@ -215,7 +216,7 @@ def decoding(threads: int, hw_decoder_load: float | None = None) -> tuple[float,
         Decode for the GPU, this share on its hardware decoder; None decodes on the CPU.
     """
     gpu = hw_decoder_load is not None
-    encoded = [np.frombuffer(_jpeg.tiled(_JPEG_ROWS, _JPEG_COLUMNS), np.uint8)] * BATCH
+    encoded = [np.frombuffer(jpeg.tiled(_JPEG_ROWS, _JPEG_COLUMNS), np.uint8)] * BATCH
 
     def define() -> Any:
         device = {"device": "mixed", "hw_decoder_load": hw_decoder_load} if gpu else {"device": "cpu"}
@@ -223,10 +224,10 @@ def decoding(threads: int, hw_decoder_load: float | None = None) -> tuple[float,
 
     pipeline = _pipeline(define, BATCH, gpu, threads)
     image = np.array(pipeline.run()[0].as_cpu().at(BATCH - 1))
-    shape = (_JPEG_ROWS, _jpeg.TILE_HEIGHT, _JPEG_COLUMNS, _jpeg.TILE_WIDTH, 3)
+    shape = (_JPEG_ROWS, jpeg.TILE_HEIGHT, _JPEG_COLUMNS, jpeg.TILE_WIDTH, 3)
     if image.shape != (shape[0] * shape[1], shape[2] * shape[3], 3):
         return 0.0, f"an image came out as {image.shape}"
-    off = float(np.abs(image.mean(axis=(0, 1)) - _jpeg.TILE_MEAN).max())
+    off = float(np.abs(image.mean(axis=(0, 1)) - jpeg.TILE_MEAN).max())
     # Decoders look over the edges of tiles for the colours; tiles inside have the same neighbours.
     tiles = image.reshape(shape)[1:-1, :, 1:-1].astype(int)
     differ = int(np.abs(tiles - tiles[:1, :, :1]).max())
@@ -287,9 +288,9 @@ def decoders(gpu: bool, threads: int) -> Iterator[dict[str, Any]]:
 
 def hardware_decoder() -> dict[str, Any]:
     """Engines of the GPU's JPEG decoder and cores of each, 0 where it has none; asked of nvJPEG."""
-    for library in _libraries.opened_libraries():
+    for library in libraries.opened_libraries():
         if library.stem == "libnvjpeg":
-            file, reason = _libraries.open_library(library)
+            file, reason = libraries.open_library(library)
             if file is None:
                 return {"engines": None, "error": reason}
             return _ask_nvjpeg(ctypes.CDLL(file))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numba
@@ -11,18 +10,12 @@ import numpy as np
 from numba import carray  # type: ignore[attr-defined]
 from nvidia.dali import types
 from nvidia.dali.pipeline import DataNode
-from nvidia.dali.plugin.numba import address_as_void_pointer
 
-from ._checks import IMAGES_MOVED
-from ._compiled import RUN, RUN_BATCH, SETUP, CompiledOperator, compiled, data_of, integers, shape1, shape3
-from ._kernel import mix_image, mix_normalized, write_mask, write_targets
-from ._normalization import Normalization
-
-# Every file whose code ends up in the compiled functions below.
-_SOURCES = tuple(
-    Path(__file__).with_name(f"{name}.py")
-    for name in ("_checks", "_draws", "_entry_points", "_formulas", "_kernel", "methods")
-)
+from ...checks import IMAGES_MOVED
+from ...normalization import Normalization
+from .compat import CompiledOperator, address_as_void_pointer
+from .compiled import RUN, RUN_BATCH, SETUP, compiled, data_of, integers, shape1, shape3
+from .kernels import mix_image, mix_normalized, write_mask, write_targets
 
 # What :func:`_build_views` writes for each sample: addresses of its own image and of its partner, and the
 # partner's shape.
@@ -178,8 +171,8 @@ def partner_views(element: types.DALIDataType, own: DataNode, partner: DataNode)
     type of the images, `partner` the index within the batch (int32 scalar).
     """
     operator = CompiledOperator(
-        run_fn=compiled(_build_views, RUN_BATCH, _SOURCES),
-        setup_fn=compiled(_build_views_shapes, SETUP, _SOURCES),
+        run_fn=compiled(_build_views, RUN_BATCH),
+        setup_fn=compiled(_build_views_shapes, SETUP),
         out_types=[types.INT64],
         outs_ndim=[1],
         in_types=[element, types.INT32],
@@ -197,23 +190,24 @@ def mix_images(
     layout: DataNode,
     normalization: Normalization | None,
 ) -> tuple[DataNode, DataNode, DataNode]:
-    """:func:`._kernel.mix_image` over a batch: mixed images, info and fault.
+    """:func:`.kernels.mix_image` over a batch: mixed images, info and fault.
 
     `element` is the type of the images, ``types.UINT8`` or ``types.FLOAT``, `partner` the index within the
-    batch. With a `normalization` it is :func:`._kernel.mix_normalized`, for uint8 HWC images only.
+    batch. With a `normalization` it is
+    :func:`.kernels.mix_normalized`, for uint8 HWC images only.
     """
     views = partner_views(element, own, partner)
     inputs, mixed_type, channels_first = [own, draws, views, layout], element, False
     if normalization is None:
-        run = compiled(_build_mix, RUN, _SOURCES, np.uint8 if element == types.UINT8 else np.float32)
+        run = compiled(_build_mix, RUN, np.uint8 if element == types.UINT8 else np.float32)
     else:
         mixed_type, channels_first = types.FLOAT, normalization.output_layout == "CHW"
-        run = compiled(_build_mix_normalized, RUN, _SOURCES, channels_first)
+        run = compiled(_build_mix_normalized, RUN, channels_first)
         factors = np.array([*normalization.mean, *(1 / value for value in normalization.std)], np.float32)
         inputs.append(types.Constant(factors, device="cpu"))
     operator = CompiledOperator(
         run_fn=run,
-        setup_fn=compiled(_build_mix_shapes, SETUP, _SOURCES, channels_first),
+        setup_fn=compiled(_build_mix_shapes, SETUP, channels_first),
         out_types=[mixed_type, types.FLOAT, types.INT32],
         outs_ndim=[3, 1, 1],
         in_types=[element, types.FLOAT64, types.INT64, types.UINT8, types.FLOAT][: len(inputs)],
@@ -230,13 +224,13 @@ def mix_targets(
     info: DataNode,
     *checks: DataNode,
 ) -> DataNode:
-    """:func:`._kernel.write_targets` over a batch, float32 in the shape of `classes`.
+    """:func:`.kernels.write_targets` over a batch, float32 in the shape of `classes`.
 
     `checks`, two float32 [1], are not read: they are inputs so that DALI makes the checks first.
     """
     operator = CompiledOperator(
-        run_fn=compiled(_build_targets, RUN, _SOURCES),
-        setup_fn=compiled(_build_targets_shapes, SETUP, _SOURCES),
+        run_fn=compiled(_build_targets, RUN),
+        setup_fn=compiled(_build_targets_shapes, SETUP),
         out_types=[types.FLOAT],
         outs_ndim=[1],
         in_types=[types.FLOAT, types.INT32, types.INT32, types.FLOAT, types.FLOAT, types.FLOAT],
@@ -246,10 +240,10 @@ def mix_targets(
 
 
 def make_mask(element: types.DALIDataType, own: DataNode, draws: DataNode, layout: str) -> DataNode:
-    """:func:`._kernel.write_mask` over a batch: float32, as high and wide as `own`."""
+    """:func:`.kernels.write_mask` over a batch: float32, as high and wide as `own`."""
     operator = CompiledOperator(
-        run_fn=compiled(_build_mask, RUN, _SOURCES),
-        setup_fn=compiled(_build_mask_shapes, SETUP, _SOURCES, layout.index("C")),
+        run_fn=compiled(_build_mask, RUN),
+        setup_fn=compiled(_build_mask_shapes, SETUP, layout.index("C")),
         out_types=[types.FLOAT],
         outs_ndim=[3],
         in_types=[element, types.FLOAT64],

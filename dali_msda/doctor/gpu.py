@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import _libraries as libraries
-from ._report import NOTE, OK, PROBLEM, Finding, probed
+from . import libraries
+from .report import NOTE, OK, PROBLEM, Finding, probed
 
 # DALI's installation guide: the oldest driver for each CUDA major it is built for.
 _OLDEST_DRIVER = {12: (525, 60), 13: (580, 0)}

@@ -18,8 +18,10 @@ import numba
 import numpy as np
 from numba import carray  # type: ignore[attr-defined]
 from numba.core import types as numba_types
-from nvidia.dali.plugin.numba import NumbaFunction, address_as_void_pointer
 
+from .compat import address_as_void_pointer
+
+_LIBRARY = Path(__file__).parents[2]
 _POINTER, _INT = numba_types.uint64, numba_types.int32
 # DALI's calls: outputs' data, shapes and numbers of dimensions, their count, the same of the inputs; and
 # shapes and dimensions of outputs, count, of inputs, count, number of samples. Run per batch has that
@@ -54,23 +56,23 @@ def data_of(data: int, index: int) -> Any:
     return address_as_void_pointer(integers(data, index + 1)[index])
 
 
-def _version(sources: tuple[Path, ...]) -> int:
-    """A number that changes with the source of the kernels, and with NUMBA_BOUNDSCHECK.
+@functools.cache
+def _version() -> int:
+    """A number that changes with the source of the library, and with NUMBA_BOUNDSCHECK.
 
     Numba's cache notices changes of the file of the entry point only, not of what it calls, and would hand
     out code without the checks when they are asked for.
     """
     checked = getattr(numba.config, "BOUNDSCHECK", None)  # set from the environment, unknown to type checkers
     digest = hashlib.sha256(b"bounds checked" if checked else b"")
-    for path in (Path(__file__), *sources):
-        digest.update(path.read_bytes())
+    for path in sorted(_LIBRARY.rglob("*.py")):
+        if path.parent.name != "doctor":
+            digest.update(path.read_bytes())
     return int.from_bytes(digest.digest()[:4], "little")
 
 
 @functools.cache
-def compiled(
-    build: Callable[..., Callable[..., None]], signature: Any, sources: tuple[Path, ...], *closed_over: Any
-) -> Any:
+def compiled(build: Callable[..., Callable[..., None]], signature: Any, *closed_over: Any) -> Any:
     """A C-callable function, compiled or read from Numba's cache; once per process.
 
     Parameters
@@ -80,10 +82,8 @@ def compiled(
         function closes over is part of its key in Numba's cache, and the version has to be.
     signature
         `RUN`, `RUN_BATCH` or `SETUP`.
-    sources : tuple of Path
-        The files whose code is compiled.
     """
-    function = build(_version(sources), *closed_over)
+    function = build(_version(), *closed_over)
     try:
         return numba.cfunc(signature, cache=True)(function)
     except RuntimeError as error:
@@ -95,13 +95,3 @@ def compiled(
             stacklevel=2,
         )
         return numba.cfunc(signature)(function)
-
-
-class CompiledOperator(NumbaFunction):
-    """The operator of DALI's Numba plugin, given compiled functions instead of Python ones."""
-
-    def _get_run_fn_cpu(self, run_fn: Any, *types_and_dimensions: Any) -> int:
-        return int(run_fn.address)
-
-    def _get_setup_fn_cpu(self, setup_fn: Any) -> int:
-        return int(setup_fn.address)

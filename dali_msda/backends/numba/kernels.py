@@ -1,8 +1,8 @@
 """The compiled kernels: from the draws of one sample to its mixed image, its targets and its mask.
 
-The formulas are those of :mod:`._formulas`, compiled by Numba. Weights and products are float32 as in the
-graph form (:mod:`._backend_graph`), in the same order, and uint8 results are rounded to the nearest, halves
-up. All functions work on plain arrays of one sample; DALI calls them through :mod:`._entry_points`.
+The formulas are those of :mod:`dali_msda.formulas`, compiled by Numba. Weights and products are float32 as in
+the graph form, in the same order, and uint8 results are rounded to the nearest, halves up. All functions work
+on plain arrays of one sample; DALI calls them through :mod:`.entry_points`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 import numba
 import numpy as np
 
-from . import _draws as slot
-from ._checks import CHANNELS_DIFFER, LAYOUT_DIFFERS, SIZES_DIFFER
-from ._formulas import MaskFormulas
-from .methods import METHODS
+from ... import draws as slot
+from ...checks import CHANNELS_DIFFER, LAYOUT_DIFFERS, SIZES_DIFFER
+from ...formulas import MaskFormulas
+from ...methods import METHODS
 
 _FORMULAS = MaskFormulas(
     sqrt=math.sqrt, floor=math.floor, exp=math.exp, minimum=min, maximum=max, compiled=numba.njit
@@ -165,7 +165,7 @@ def _blend_line(
 
 @numba.njit
 def _fault(own: Any, draws: Any, partner: Any, layout: Any) -> int:
-    """0, or why the images cannot be mixed: one of the faults of :mod:`._checks`."""
+    """0, or why the images cannot be mixed: one of the faults of :mod:`dali_msda.checks`."""
     # The graph turns a fault into an error; here it only must not read past a smaller partner.
     if own.shape != partner.shape:
         return SIZES_DIFFER
@@ -208,11 +208,11 @@ def mix_image(mixed: Any, info: Any, fault: Any, own: Any, draws: Any, partner: 
     info : float32 [2], output
         The label weight at INFO_LAM, the label smoothing at INFO_SMOOTHING.
     fault : int32 [1], output
-        0, or one of the faults of :mod:`._checks`; then the image is copied, unmixed.
+        0, or one of the faults of :mod:`dali_msda.checks`; then the image is copied, unmixed.
     own, partner : uint8 or float32, three-dimensional, C-contiguous
         The images.
     draws : float64 [SLOTS]
-        As :mod:`._draws` packs them.
+        As :mod:`dali_msda.draws` packs them.
     layout : uint8 [n]
         The layout that DALI has for the images, as letters; may be empty.
     """

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import DataNode
 
-from ._arguments import MixArguments
+from .arguments import MixArguments
 
 
 class Normalization(NamedTuple):

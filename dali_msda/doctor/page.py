@@ -18,8 +18,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from . import _gpu, _machine
-from ._report import NOTE, OK, PROBLEM, Finding, Sections, as_json, lines, summary
+from . import gpu, machine
+from .report import NOTE, OK, PROBLEM, Finding, Sections, as_json, lines, summary
 
 # Loading libraries for a GPU takes a while the first time; a driver that hangs does so for ever.
 _GPU_TIMEOUT = 300
@@ -51,16 +51,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def examine(*, timed: bool = True) -> Iterator[tuple[str, list[Finding]]]:
     """The sections of the page, each as soon as it is known."""
-    driver = _gpu.find_driver()
+    driver = gpu.find_driver()
     gpus = len(driver.devices)
-    yield "Machine", _machine.findings(gpus)
-    installed = _gpu.findings(driver)
+    yield "Machine", machine.findings(gpus)
+    installed = gpu.findings(driver)
     yield "GPU and libraries", installed
     if any(finding.name == "DALI" and finding.status == PROBLEM for finding in installed):
         text, todo = "not run: DALI cannot be imported", "install DALI, as above, and run this again"
         yield "Self-check", [Finding(PROBLEM, "self-check", text, todo)]
         return
-    threads = min(_machine.usable_processors(), 16)
+    threads = min(machine.usable_processors(), 16)
     title = "Self-check: against the NumPy reference, given draws, both conventions"
     if timed:
         title += f"; images/s with {threads} thread{'s' * (threads > 1)}"
@@ -75,13 +75,13 @@ def examine(*, timed: bool = True) -> Iterator[tuple[str, list[Finding]]]:
 def self_check(gpu: bool, threads: int, *, timed: bool) -> list[Finding]:
     """Methods and decoders, on the CPU and the GPU."""
     try:
-        from . import _selfcheck
+        from . import selfcheck
     except Exception as error:  # Numba and DALI's plugin for it are imported here
-        todo = "pip install numba, or look at the error: python -c 'import dali_msda'"
+        todo = "pip install numba, or look at the error: python -c 'import dali_msda.operators'"
         return [Finding(PROBLEM, "self-check", f"cannot be run: {error}", todo)]
-    results = list(_selfcheck.run(_selfcheck.FORMS[:2], threads, timed=timed))
-    decoders = list(_selfcheck.decoders(False, threads)) if timed else []
-    found = [_methods(form, [r for r in results if r["form"] == form]) for form in _selfcheck.FORMS[:2]]
+    results = list(selfcheck.run(selfcheck.FORMS[:2], threads, timed=timed))
+    decoders = list(selfcheck.decoders(False, threads)) if timed else []
+    found = [_methods(form, [r for r in results if r["form"] == form]) for form in selfcheck.FORMS[:2]]
     found += [_decoding("CPU decoding", decoders)] if timed else []
     return found + (_gpu_check(threads, timed=timed) if gpu else [])
 
@@ -138,7 +138,7 @@ def _decoding(name: str, results: list[dict[str, Any]]) -> Finding:
 
 def _gpu_check(threads: int, *, timed: bool) -> list[Finding]:
     """The same on the first GPU, in a process of its own: a driver at odds may end it."""
-    command = [sys.executable, "-m", "dali_msda._selfcheck", "gpu", str(threads)]
+    command = [sys.executable, "-m", "dali_msda.doctor.selfcheck", "gpu", str(threads)]
     if not timed:
         command.append("quick")
     try:
@@ -173,7 +173,3 @@ def _hardware(decoder: dict[str, Any]) -> Finding:
         )
     text = f"{engines} engine{'s' * (engines > 1)} for JPEG: hw_decoder_load decides how much it gets"
     return Finding(OK, name, text, data=decoder)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ._report import NOTE, OK, PROBLEM, Finding, probed
+from .report import NOTE, OK, PROBLEM, Finding, probed
 
 _GIB = 2**30
 # NCCL and PyTorch's DataLoader hand data over there; Docker's default of 64 MiB is soon full.

@@ -14,7 +14,7 @@ import numpy as np
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import DataNode
 
-from ._arguments import MixArguments
+from .arguments import MixArguments
 
 # Slots of the vector.
 LAM, RATIO, CENTER_ROW, CENTER_COLUMN, APPLY_COIN, SWITCH_COIN, LAM_MIXUP = range(7)

@@ -6,12 +6,12 @@ import numpy as np
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import DataNode
 
-from ._arguments import MixArguments, MixParams
-from ._checks import label_in_range, no_fault
-from ._dtypes import static_dtype
-from ._entry_points import make_mask, mix_images, mix_targets
-from ._kernel import INFO_LAM
-from ._normalization import asked_for, normalized
+from ...arguments import MixArguments, MixParams
+from ...checks import label_in_range, no_fault
+from ...dtypes import static_dtype
+from ...normalization import asked_for, normalized
+from .entry_points import make_mask, mix_images, mix_targets
+from .kernels import INFO_LAM
 
 
 def mix(
@@ -26,7 +26,7 @@ def mix(
     labels : DataNode
         int32 [1], CPU.
     draws : DataNode
-        float64 [SLOTS] of :mod:`._draws`.
+        float64 [SLOTS] of :mod:`dali_msda.draws`.
     partner : DataNode
         Index within the batch, int32 scalar, CPU.
     arguments : MixArguments

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numba
@@ -17,9 +16,9 @@ from numba import carray  # type: ignore[attr-defined]
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import DataNode
 
-from dali_msda._compiled import RUN, SETUP, CompiledOperator, compiled, data_of, integers, shape1, shape3
+from .compat import CompiledOperator
+from .compiled import RUN, SETUP, compiled, data_of, integers, shape1, shape3
 
-_SOURCES = (Path(__file__),)
 _CHANNELS = 3
 _HALF = np.float32(0.5)
 # Indices that cannot be negative spare a test for each of them, half of the time of the loop over pixels.
@@ -159,8 +158,8 @@ def resize_mirrored(images: DataNode, mirrored: DataNode, size: int) -> DataNode
         uint8 [size, size, 3], layout HWC, CPU.
     """
     operator = CompiledOperator(
-        run_fn=compiled(_build_resize, RUN, _SOURCES),
-        setup_fn=compiled(_build_shapes, SETUP, _SOURCES),
+        run_fn=compiled(_build_resize, RUN),
+        setup_fn=compiled(_build_shapes, SETUP),
         out_types=[types.UINT8],
         outs_ndim=[3],
         in_types=[types.UINT8, types.INT32, types.UINT8],

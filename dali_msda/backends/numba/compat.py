@@ -1,0 +1,19 @@
+"""All that DALI does not promise: names that a new version may take away. Seen in DALI 2.4."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nvidia.dali.plugin.numba import NumbaFunction, address_as_void_pointer
+
+__all__ = ["CompiledOperator", "address_as_void_pointer"]
+
+
+class CompiledOperator(NumbaFunction):
+    """The operator of DALI's Numba plugin, given compiled functions instead of Python ones."""
+
+    def _get_run_fn_cpu(self, run_fn: Any, *types_and_dimensions: Any) -> int:
+        return int(run_fn.address)
+
+    def _get_setup_fn_cpu(self, setup_fn: Any) -> int:
+        return int(setup_fn.address)
