@@ -22,6 +22,7 @@ from benchmarks.bench_loader import prepared
 from benchmarks.common import save, spread, table
 from benchmarks.loaders import Settings as Loading
 from dali_msda.backends.numba.resize import resize_mirrored
+from dali_msda.processors import usable_processors
 from pipelines.constants import MEAN, STD
 from pipelines.folders import ImageFolder, list_images
 from pipelines.imagenet import decoder_arguments, normalized, read
@@ -45,7 +46,7 @@ class Settings:
     batch_size: int = 64
     """Images per batch."""
 
-    workers: int = Loading.workers
+    workers: int = dataclasses.field(default_factory=usable_processors)
     """Threads of DALI."""
 
     batches: int = 16

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dali_msda.methods import METHODS
+from dali_msda.processors import usable_processors
 
 Batches = Iterator[tuple[Any, Any]]
 MIXES = METHODS
@@ -31,7 +31,7 @@ class Settings:
     image_size: int = 224
     """Side of the images in pixels."""
 
-    workers: int = len(os.sched_getaffinity(0))
+    workers: int = field(default_factory=usable_processors)
     """Threads or worker processes."""
 
     longest_side: int | None = None

@@ -39,6 +39,8 @@ import nvidia.dali
 import tyro
 from tqdm import tqdm
 
+from dali_msda.processors import usable_processors
+
 from ._decoding import BATCH, DIGEST_BYTES, UNSURE, Fault, Result, serve
 from .folders import class_folders, image_names
 
@@ -56,8 +58,8 @@ class Options:
     output: Path | None = None
     """Folder for the report, the file lists and the state. Default: checks/ and the name of the folder."""
 
-    workers: int = len(os.sched_getaffinity(0))
-    """Processes that decode. Default: the number of cores."""
+    workers: int = field(default_factory=usable_processors)
+    """Processes that decode. Default: the number of cores that this process may use."""
 
     timeout: float = 300.0
     """Seconds after which a file counts as one that cannot be decoded."""

@@ -13,7 +13,6 @@ import cmath
 import colorsys
 import json
 import math
-import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+from dali_msda.processors import usable_processors
 
 # Colour, texture and shape: each value serves 3 or 4 classes, each two attributes together take 9 values.
 # In alphabetical order, so that the index here is the label that readers of class folders give.
@@ -240,7 +241,7 @@ def make_demo_dataset(
         made, pool = Path(scratch) / "set", _make_pool(seed)
         # Threads, not processes: NumPy and Pillow let go of the interpreter lock for most of the work,
         # and new processes would import the main script, and with it torch and DALI, again.
-        with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as executor:
+        with ThreadPoolExecutor(workers or usable_processors()) as executor:
             list(executor.map(lambda name: _write(made / name, pool, seed, *files[name]), files))
         (made / _SETTINGS_FILE).write_text(settings)
         try:

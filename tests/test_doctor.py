@@ -16,6 +16,8 @@ import pytest
 from numba import carray  # type: ignore[attr-defined]
 from nvidia.dali import fn, types
 
+from benchmarks.loaders import Settings as Loading
+from dali_msda import processors
 from dali_msda.backends import graph as _backend_graph
 from dali_msda.backends.numba import entry_points as _entry_points
 from dali_msda.backends.numba import mix as _backend_kernel
@@ -29,6 +31,9 @@ from dali_msda.doctor import selfcheck as _selfcheck
 from dali_msda.doctor.gpu import Driver
 from dali_msda.doctor.report import NOTE, OK, PROBLEM, Finding, lines, probed
 from dali_msda.methods import METHODS
+from pipelines.check import Options
+from training.config import Config, resolve
+from training.ranks import Ranks
 
 ROOT = Path(__file__).resolve().parent.parent
 NO_GPU = Driver(None, None, (), "libcuda.so.1: cannot open shared object file")
@@ -237,7 +242,8 @@ def _files(**contents: str) -> Callable[[pytest.MonkeyPatch, Path], None]:
     paths = {name.replace("__", "/").replace("_dot_", "."): text for name, text in contents.items()}
 
     def patch(monkeypatch: pytest.MonkeyPatch, _: Path) -> None:
-        monkeypatch.setattr(_machine, "_text", lambda path: paths.get(path.lstrip("/")))
+        for module in (_machine, processors):
+            monkeypatch.setattr(module, "text_of", lambda path: paths.get(path.lstrip("/")))
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
         monkeypatch.setattr(os, "cpu_count", lambda: 16)
 
@@ -358,7 +364,8 @@ def test_unwritable_cache_for_real(tmp_path: Path) -> None:
 
 def test_probes_survive(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing in /proc and /sys, no shared memory, no driver: the page comes all the same."""
-    monkeypatch.setattr(_machine, "_text", lambda path: None)
+    for module in (_machine, processors):
+        monkeypatch.setattr(module, "text_of", lambda path: None)
     monkeypatch.setattr(_machine, "_size_and_free", lambda path: None)
     monkeypatch.delattr(os, "sched_getaffinity")
 
@@ -384,3 +391,12 @@ def test_every_problem_says_what_to_do() -> None:
         "  PROBLEM name: text",
         "          -> do this",
     ]
+
+
+def test_every_default_of_workers_respects_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainer, check and benchmarks, where a container gets 2.5 of 16 processors; a rank of two gets half."""
+    _files(**GROUPS_2, sys__fs__cgroup__kubepods__cpu_dot_max="250000 100000\n")(monkeypatch, Path())
+    assert resolve(Config(device="cpu")).workers == 2
+    assert resolve(Config(device="cpu"), Ranks(size=2, local_size=2)).workers == 1
+    assert Options(Path("anywhere")).workers == 2
+    assert Loading(Path("anywhere")).workers == 2

@@ -11,13 +11,13 @@ import dataclasses
 import difflib
 import json
 import math
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dali_msda.methods import ARGUMENTS, METHODS, TABLE, takers
+from dali_msda.processors import usable_processors
 from pipelines.constants import MAGNITUDE_BINS
 
 from .architectures import TORCHVISION
@@ -256,7 +256,7 @@ def resolve(config: Config, ranks: Ranks = Ranks()) -> Config:  # noqa: B008, it
         require(config, config.device == "auto", "device", "cpu: there is no driver of an NVIDIA GPU here")
         chosen["device"] = "cpu"
     if config.workers is None:
-        chosen["workers"] = min(8, max(1, len(os.sched_getaffinity(0)) // ranks.local_size))
+        chosen["workers"] = min(8, max(1, usable_processors() // ranks.local_size))
     config = dataclasses.replace(config, **chosen)
     if config.amp == "auto" and config.device == "cpu":
         config = dataclasses.replace(config, amp="bf16" if cpu_multiplies_bf16() else "none")

@@ -11,9 +11,9 @@ import shutil
 import struct
 import sys
 import tempfile
-from pathlib import Path
 from typing import Any
 
+from ..processors import allowed_processors, cgroup_folders, cpu_quota, text_of, usable_processors
 from .report import NOTE, OK, PROBLEM, Finding, probed
 
 _GIB = 2**30
@@ -36,13 +36,6 @@ def findings(gpus: int) -> list[Finding]:
     ]
 
 
-def _text(path: str) -> str | None:
-    try:
-        return Path(path).read_text()
-    except (OSError, UnicodeDecodeError):
-        return None
-
-
 def _gib(size: float) -> str:
     return f"{size / _GIB:.1f} GiB"
 
@@ -60,48 +53,10 @@ def python() -> Finding:
     return Finding(OK, "Python", text, data=data)
 
 
-def cgroup_folders() -> list[Path]:
-    """Folders of this process's control groups, from its own to the root, of both versions."""
-    found = []
-    for line in (_text("/proc/self/cgroup") or "").splitlines():
-        controllers, _, path = line.partition(":")[2].partition(":")
-        for mount in (controllers, *controllers.split(",")):
-            # In a container the path is the host's; what it sees at the root is its own group.
-            parts = [part for part in path.split("/") if part and part != ".."]
-            folder = Path("/sys/fs/cgroup", mount)
-            found += [folder.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1)]
-    return list(dict.fromkeys(found))
-
-
-def cpu_quota() -> float | None:
-    """Processors' worth of time that the control groups allow, None without a limit."""
-    limits = []
-    for folder in cgroup_folders():
-        # Version 2: "max 100000" or "200000 100000". Version 1 has two files, and -1 for no limit.
-        content = _text(f"{folder}/cpu.max") or (
-            f"{_text(f'{folder}/cpu.cfs_quota_us') or ''} {_text(f'{folder}/cpu.cfs_period_us') or ''}"
-        )
-        numbers = content.split()
-        if len(numbers) == 2 and all(number.isdigit() and int(number) for number in numbers):
-            limits.append(int(numbers[0]) / int(numbers[1]))
-    return min(limits, default=None)
-
-
-def _allowed_processors() -> int:
-    """Processors that the system lets this process run on, which is what programs count."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def usable_processors() -> int:
-    """Processors that this process may use, the quota included; at least 1."""
-    count, quota = _allowed_processors(), cpu_quota()
-    return max(1, count if quota is None else min(count, int(quota)))
-
-
 def processors(gpus: int) -> Finding:
     """Processors of the machine, of this process, and per GPU."""
     total, usable, quota = os.cpu_count() or 1, usable_processors(), cpu_quota()
-    allowed = _allowed_processors()
+    allowed = allowed_processors()
     data: dict[str, Any] = {"machine": total, "allowed": allowed, "quota": quota, "usable": usable}
     text = f"{usable} of {total} processors usable"
     if quota is not None and quota < allowed:
@@ -124,7 +79,7 @@ def memory() -> Finding:
     except (OSError, ValueError):
         total = None
     contents = [
-        _text(f"{folder}/{name}") or ""
+        text_of(f"{folder}/{name}") or ""
         for folder in cgroup_folders()
         for name in ("memory.max", "memory.limit_in_bytes")
     ]

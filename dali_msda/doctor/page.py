@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ..processors import usable_processors
 from . import gpu, machine
 from .report import NOTE, OK, PROBLEM, Finding, Sections, as_json, lines, summary
 
@@ -60,7 +61,7 @@ def examine(*, timed: bool = True) -> Iterator[tuple[str, list[Finding]]]:
         text, todo = "not run: DALI cannot be imported", "install DALI, as above, and run this again"
         yield "Self-check", [Finding(PROBLEM, "self-check", text, todo)]
         return
-    threads = min(machine.usable_processors(), 16)
+    threads = min(usable_processors(), 16)
     title = "Self-check: against the NumPy reference, given draws, both conventions"
     if timed:
         title += f"; images/s with {threads} thread{'s' * (threads > 1)}"
