@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -58,6 +59,22 @@ def _gpu() -> str:
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
 
 
+def revision(root: Path = Path(__file__).parent.parent) -> dict[str, Any]:
+    """The commit of the code and whether there were changes on top; None where git does not know."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            run = subprocess.run(
+                ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False
+            )
+        except OSError:
+            return None
+        return run.stdout.strip() if run.returncode == 0 else None
+
+    changes = git("status", "--porcelain")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": None if changes is None else changes != ""}
+
+
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Median, the quartiles and the number of rounds."""
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -75,6 +92,7 @@ def save(name: str, results: dict[str, Any], folder: Path = Path("benchmarks/res
         "benchmark": name,
         "date": now.isoformat(timespec="seconds"),
         "command": " ".join(["python", "-m", f"benchmarks.{name}", *arguments]),
+        **revision(),
         "machine": machine(),
         "results": results,
     }
