@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+_OLDEST_DALI = (2, 4)  # also the newest that was tested: pyproject.toml caps it
+
 __all__ = ["METHODS", "MixParams", "cutmix", "gmix", "hmix", "mix", "mixup", "stochastic"]
 
 
@@ -30,12 +32,19 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        importlib.import_module("nvidia.dali")
+        dali = importlib.import_module("nvidia.dali")
     except ImportError as error:
         raise ImportError(
             "dali_msda needs NVIDIA DALI: install the build of your CUDA version,"
             " for example: pip install 'dali-msda[cuda12]'"
         ) from error
+    found = tuple(int(part) for part in dali.__version__.split(".")[:2])
+    if found < _OLDEST_DALI:
+        oldest = ".".join(map(str, _OLDEST_DALI))
+        raise ImportError(
+            f"dali_msda works with DALI {oldest} (tested), found {dali.__version__}: pip install --upgrade"
+            " 'dali-msda[cuda12]'"
+        )
     home = importlib.import_module("._arguments" if name == "MixParams" else ".operators", __name__)
     globals()[name] = value = getattr(home, name)
     return value

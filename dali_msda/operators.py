@@ -9,7 +9,7 @@ from nvidia.dali import fn, types
 from nvidia.dali.pipeline import DataNode, do_not_convert
 
 from .arguments import MixArguments, check_choice, check_inputs
-from .backends import graph
+from .backends import choose, graph
 from .draws import draw, draw_partner
 from .methods import METHODS, TABLE
 from .normalization import asked_for, normalized
@@ -271,7 +271,7 @@ def mix(
         Add a third result, :class:`MixParams`.
     backend : {"auto", "kernel", "graph"}, optional
         "kernel": one compiled operator, CPU only. "graph": DALI's own operators, CPU and GPU. "auto"
-        (default) takes the kernel on the CPU and the graph on the GPU.
+        (default) takes the kernel on the CPU, where Numba works, and the graph otherwise.
 
     Returns
     -------
@@ -340,15 +340,9 @@ def _mix(
         return (normalized(images, normalization) if normalization else images), targets
     draws = draw(arguments)
     partner = draw_partner(arguments)
-    mixed, targets, params = _backend(arguments, images)(images, labels, draws, partner, arguments)
+    mixed, targets, params = choose(arguments.backend, images.device)(
+        images, labels, draws, partner, arguments
+    )
     if method == "none":
         mixed = normalized(images, normalization) if normalization else images
     return (mixed, targets) if params is None else (mixed, targets, params)
-
-
-def _backend(arguments: MixArguments, images: DataNode) -> Callable[..., tuple[Any, ...]]:
-    if arguments.backend == "graph" or images.device != "cpu":
-        return graph.mix
-    from .backends.numba import mix  # Numba is imported where a kernel is needed, and not before
-
-    return mix.mix

@@ -19,6 +19,7 @@ from nvidia.dali.pipeline import DataNode, Pipeline
 
 import dali_msda as msda
 from dali_msda.arguments import check_choice, check_fraction, check_integer, check_method_argument
+from dali_msda.backends import compiled_module
 from dali_msda.methods import takers
 
 from .augment import augmented, check_augmentation
@@ -363,10 +364,9 @@ def decoder_arguments(device: str, hw_decoder_load: float) -> dict[str, Any]:
 
 def _resized(images: DataNode, mirrored: DataNode, size: int, device: str) -> DataNode:
     """Antialiased bilinear resize to a square, mirrored where `mirrored` (int32 [1]) is 1."""
-    if device == "cpu":
-        from dali_msda.backends.numba.resize import resize_mirrored  # compiled: with it comes Numba
-
-        return resize_mirrored(images, mirrored, size)
+    if device == "cpu" and (compiled := compiled_module("resize")) is not None:
+        resized: DataNode = compiled.resize_mirrored(images, mirrored, size)
+        return resized
     # A region of interest that ends before it starts mirrors at no cost.
     left = mirrored * types.Constant(np.array([0.0, 1.0], np.float32), device="cpu")
     right = types.Constant(np.array([1.0, 1.0], np.float32), device="cpu") - left

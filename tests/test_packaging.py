@@ -80,3 +80,84 @@ def test_importing_the_wheel_imports_neither_torch_nor_numba(wheel: Path, tmp_pa
     imported_from, heavy = run.stdout.split("\n")[:2]
     assert Path(imported_from).is_relative_to(tmp_path / "site")
     assert heavy == ""
+
+
+def run_with(folder: Path, files: dict[str, str], script: str) -> subprocess.CompletedProcess[str]:
+    """Run a script with modules in front of the installed ones."""
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_an_old_dali_is_refused_in_one_line(tmp_path: Path) -> None:
+    files = {"nvidia/__init__.py": "", "nvidia/dali/__init__.py": "__version__ = '1.53.0'\n"}
+    run = run_with(tmp_path, files, "import dali_msda\ndali_msda.hmix")
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1] == (
+        "ImportError: dali_msda works with DALI 2.4 (tested), found 1.53.0: pip install --upgrade"
+        " 'dali-msda[cuda12]'"
+    )
+
+
+WITHOUT_NUMBA = """
+import sys, warnings
+import numpy as np
+from nvidia.dali import Pipeline, fn
+import dali_msda as msda
+from pipelines.imagenet import train_pipeline
+
+def mixed(**arguments):
+    pipeline = Pipeline(4, 1, None, seed=1)
+    with pipeline:
+        pixels = [np.full((8, 8, 3), 60 * i, np.uint8) for i in range(4)]
+        images = fn.external_source(source=lambda: pixels, layout="HWC")
+        labels = fn.external_source(source=lambda: [np.array([i], np.int32) for i in range(4)])
+        pipeline.set_outputs(*msda.hmix(images, labels, num_classes=4, seed=3, **arguments))
+    pipeline.build()
+    return [np.array(output.as_array()) for output in pipeline.run()]
+
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    auto, graph = mixed(), mixed(backend="graph")
+    assert all((a == b).all() for a, b in zip(auto, graph))
+    train = train_pipeline(sys.argv[1], num_classes=3, batch_size=4, num_threads=1, image_size=16)
+    train.build()
+    print(*(output.as_array().shape for output in train.run()))
+print(len([warning for warning in caught if "dali_msda works without" in str(warning.message)]))
+try:
+    mixed(backend="kernel")
+except ImportError as error:
+    print(error)
+"""
+
+
+NO_HOOK = "import nvidia.dali.plugin.numba as plugin\ndel plugin.NumbaFunction._get_run_fn_cpu\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "reason"),
+    [
+        ("numba/__init__.py", "raise ImportError('another NumPy')\n", "another NumPy"),
+        ("sitecustomize.py", NO_HOOK, "_get_run_fn_cpu"),
+    ],
+    ids=["no Numba", "no hook"],
+)
+def test_everything_works_without_the_kernels(
+    file: str, text: str, reason: str, coded: Path, tmp_path: Path
+) -> None:
+    """In the graph form, after one warning; who asks for the kernel gets the error."""
+    script = WITHOUT_NUMBA.replace("sys.argv[1]", repr(str(coded)))
+    run = run_with(tmp_path, {file: text}, script)
+    assert run.returncode == 0, run.stderr
+    shapes, warned, refused = run.stdout.splitlines()
+    assert shapes == "(4, 3, 16, 16) (4, 3)"
+    assert warned == "1"
+    assert reason in refused

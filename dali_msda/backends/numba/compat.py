@@ -6,6 +6,10 @@ from typing import Any
 
 from nvidia.dali.plugin.numba import NumbaFunction, address_as_void_pointer
 
+for _hook in ("_get_run_fn_cpu", "_get_setup_fn_cpu"):
+    if not hasattr(NumbaFunction, _hook):
+        raise ImportError(f"DALI's plugin for Numba has no {_hook}: this DALI is newer than what was tested")
+
 __all__ = ["CompiledOperator", "address_as_void_pointer"]
 
 
