@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from nvidia.dali import fn, pipeline_def, types
-from nvidia.dali.pipeline import DataNode, Pipeline
+from nvidia.dali.pipeline import DataNode, Pipeline, do_not_convert
 
 import dali_msda as msda
 from dali_msda.arguments import check_choice, check_fraction, check_integer, check_method_argument
@@ -362,9 +362,11 @@ def decoder_arguments(device: str, hw_decoder_load: float) -> dict[str, Any]:
     }
 
 
+@do_not_convert  # nothing in it depends on a sample's value
 def _resized(images: DataNode, mirrored: DataNode, size: int, device: str) -> DataNode:
     """Antialiased bilinear resize to a square, mirrored where `mirrored` (int32 [1]) is 1."""
-    if device == "cpu" and (compiled := compiled_module("resize")) is not None:
+    compiled = compiled_module("resize") if device == "cpu" else None
+    if compiled is not None:
         resized: DataNode = compiled.resize_mirrored(images, mirrored, size)
         return resized
     # A region of interest that ends before it starts mirrors at no cost.
