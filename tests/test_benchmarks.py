@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -17,6 +18,7 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="an image has no git")
 def test_revision(tmp_path: Path) -> None:
     assert revision(tmp_path) == {"commit": None, "dirty": None}
     git(tmp_path, "init")
