@@ -14,6 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pipelines.files import write_whole
+
 _PACKAGES = (
     "nvidia-dali-cuda120",
     "numba",
@@ -98,9 +100,7 @@ def save(name: str, results: dict[str, Any], folder: Path = Path("benchmarks/res
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{now:%Y-%m-%d-%H%M%S}-{name}.json"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(path)
+    write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
     return path
 
 

@@ -19,6 +19,7 @@ from nvidia.dali import Pipeline, fn
 import dali_msda as msda
 from dali_msda.methods import MIXING, TABLE
 from pipelines.demo_data import make_demo_dataset
+from pipelines.files import replace_whole
 
 LAM, RATIO, SIZE, CENTER = 0.65, 0.5, 224, (95, 125)
 # Stochastic Mixup & CutMix is either of two that are there.
@@ -79,9 +80,7 @@ def draw(panels: dict[str, tuple[np.ndarray, np.ndarray | None, float | None]], 
     for axis in axes.flat:
         axis.axis("off")
     output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_suffix(f".tmp{output.suffix}")
-    figure.savefig(temporary, dpi=110)
-    temporary.replace(output)
+    replace_whole(output, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
 
 
 def main() -> None:

@@ -42,6 +42,7 @@ from tqdm import tqdm
 from dali_msda.processors import usable_processors
 
 from ._decoding import BATCH, DIGEST_BYTES, UNSURE, Fault, Result, serve
+from .files import write_whole
 from .folders import class_folders, image_names
 
 _STATE_VERSION = 1
@@ -522,16 +523,6 @@ def _some(items: list[str]) -> list[str]:
     return [f"  {item}" for item in items[:_SHOWN]] + rest
 
 
-def _replace(path: Path, content: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
 def _done(splits: list[_Split]) -> int:
     return sum(int(split.done.sum()) for split in splits)
 
@@ -575,8 +566,8 @@ def check(options: Options) -> int:
     report = _report(splits, options.folder)
     for split in splits:
         lines = (f"{split.files[position]} {split.labels[position]}\n" for position in split.usable())
-        _replace(output / f"{split.name}.txt", "".join(lines))
-    _replace(output / "report.json", json.dumps(report, indent=1) + "\n")
+        write_whole(output / f"{split.name}.txt", "".join(lines).encode())
+    write_whole(output / "report.json", (json.dumps(report, indent=1) + "\n").encode())
     print("\n".join(_lines(report, output)))
     return 1 if report["found"] else 0
 

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 import train_imagenet
+from pipelines import files
 from tests.image_sets import photo, write_split
 from tests.trainer_process import Outcome, Trainer, restless_classifier
 from tests.training_runs import without_clock
@@ -371,7 +372,7 @@ def test_full_disk(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """It ends with one line that says so, and goes on when there is room again."""
-    write = checkpoints._write
+    write = files.write_synced
 
     def full(path: Path, content: bytes) -> None:
         if "step-00000006" in path.name:
@@ -381,7 +382,7 @@ def test_full_disk(
 
     output = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "_write", full)
+        patch.setattr(files, "write_synced", full)
         assert run(data, "--output", output) == 1
     last = capfd.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("train_imagenet.py: error: cannot write")

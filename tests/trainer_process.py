@@ -181,7 +181,7 @@ def _record(seen: dict[str, list[list[int]]]) -> None:
 
 def _follow(plan: dict[str, Any]) -> None:
     """Count events and do what is planned."""
-    from training import checkpoints
+    from pipelines import files
     from training.output import Output
     from training.run import Run
 
@@ -222,7 +222,7 @@ def _follow(plan: dict[str, Any]) -> None:
             os.fsync(file.fileno())
         event("not renamed")
 
-    checkpoints._write = write
+    files.write_synced = write
     for owner, attribute, name in (
         (Path, "replace", "renamed"),
         (Path, "hardlink_to", "linked"),

@@ -12,15 +12,16 @@ import contextlib
 import errno
 import hashlib
 import io
-import os
 import pickle
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from pipelines import files
 
 FOLDER = "checkpoints"
 _NAME = re.compile(r"step-(\d{8,})\.pt")
@@ -81,39 +82,22 @@ def unpack(data: bytes) -> dict[str, Any]:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it has its old content or the new one, also after a crash of the machine.
+    """:func:`pipelines.files.write_whole` whose error says what was to be written.
 
     Raises
     ------
     SaveError
         It cannot be written; the old content is still there.
     """
-    _replace(path, lambda temporary: _write(temporary, data))
+    with _save_errors(path):
+        files.write_whole(path, data)
 
 
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _replace(path: Path, make: Callable[[Path], None]) -> None:
-    """Put what `make` writes in the place of `path`, in one step."""
-    temporary = path.with_name(f".{path.name}.tmp")
+@contextlib.contextmanager
+def _save_errors(path: Path) -> Iterator[None]:
     try:
-        temporary.unlink(missing_ok=True)
-        make(temporary)
-        temporary.replace(path)
-        # A rename is on the disk when its folder is.
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        yield
     except OSError as error:
-        with contextlib.suppress(OSError):  # the folder may be gone; the error above is the one to tell
-            temporary.unlink(missing_ok=True)
         raise SaveError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
 
 
@@ -249,6 +233,7 @@ class Checkpoints:
             except OSError as error:
                 if error.errno not in _NO_LINKS:
                     raise
-                _write(temporary, source.read_bytes())
+                files.write_synced(temporary, source.read_bytes())
 
-        _replace(name, make)
+        with _save_errors(name):
+            files.replace_whole(name, make)
