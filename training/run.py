@@ -145,7 +145,7 @@ class Run:
             f" images of {self.num_classes} classes, --mix {config.mix}, {config.image_size} pixels,"
             f" {self.total_steps} steps of {config.batch_size} images, {config.device},"
             f" precision {config.amp}.\n"
-            + (f"Expected time, by a short measurement: {expected / 60:.1f} minutes.\n" if expected else "")
+            + (f"Expected time, by a short measurement: about {expected / 60:.1f} minutes.\n" if expected else "")
             + f"Results: {start.folder}",
         )
         if mine is None:
