@@ -83,13 +83,14 @@ class Run:
 
         start = processes.from_main(lambda: find_start(config.resume, config.output, _new_folder(config)))
         saved = unpack(start.data) if start.data else None
-        expected = 0.0
+        minutes = 0.0
         if fit and saved is not None:
             config = with_size(config, Size(*(saved["settings"][name] for name in Size._fields)))
         elif fit:
-            config, expected = fit_to_machine(
+            config, seconds = fit_to_machine(
                 config, processes, len(train_images.files), len(val_images.files)
             )
+            minutes = seconds / 60
         self.config = config
         if saved is not None:
             self._check_fits(saved)
@@ -145,7 +146,7 @@ class Run:
             f" images of {self.num_classes} classes, --mix {config.mix}, {config.image_size} pixels,"
             f" {self.total_steps} steps of {config.batch_size} images, {config.device},"
             f" precision {config.amp}.\n"
-            + (f"Expected time, by a short measurement: about {expected / 60:.1f} minutes.\n" if expected else "")
+            + (f"Expected time, by a short measurement: about {minutes:.1f} minutes.\n" if minutes else "")
             + f"Results: {start.folder}",
         )
         if mine is None:
