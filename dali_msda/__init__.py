@@ -45,7 +45,7 @@ def __getattr__(name: str) -> Any:
             f"dali_msda works with DALI {oldest} (tested), found {dali.__version__}: pip install --upgrade"
             " 'dali-msda[cuda12]'"
         )
-    home = importlib.import_module("._arguments" if name == "MixParams" else ".operators", __name__)
+    home = importlib.import_module(".arguments" if name == "MixParams" else ".operators", __name__)
     globals()[name] = value = getattr(home, name)
     return value
 

@@ -136,5 +136,8 @@ def test_the_table_needs_nothing() -> None:
 
 def test_names_of_the_package() -> None:
     assert set(msda.__all__) <= set(dir(msda))
+    for name in msda.__all__:
+        assert getattr(msda, name) is not None, name
+    assert msda.MixParams._fields == ("lam", "partner", "mask")
     with pytest.raises(AttributeError, match="has no attribute 'hmx'"):
         msda.hmx  # noqa: B018
