@@ -8,7 +8,7 @@ from typing import Any, TypedDict, TypeVar, Unpack
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import DataNode, do_not_convert
 
-from .arguments import MixArguments, check_choice, check_inputs
+from .arguments import MixArguments, check_choice, check_inputs, check_method_argument
 from .backends import choose, graph
 from .draws import draw, draw_partner
 from .methods import METHODS, TABLE
@@ -300,7 +300,10 @@ def mix(
     section 4. A batch of one has no partner and comes back as it is.
     """
     check_choice("method", method, METHODS)
-    given: dict[str, Any] = dict.fromkeys(TABLE[method].alphas, alpha) if alpha is not None else {}
+    given: dict[str, Any] = {}
+    if alpha is not None:
+        check_method_argument("alpha", alpha)  # also for "none", which has no use for it
+        given = dict.fromkeys(TABLE[method].alphas, alpha)
     others = {
         "ratio": ratio,
         "mixup_alpha": mixup_alpha,
