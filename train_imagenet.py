@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     # Without data and without a wish of its own the run is as large as this machine is fast.
     fit = config.data is None and not _names(arguments, "--image-size", "--epochs", "--max-steps")
-    return run(config, Processes(*dataclasses.astuple(ranks)), listing, fit=fit)
+    return run(config, Processes.from_environment(), listing, fit=fit)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,6 @@ from dali_msda import draws as slot
 from dali_msda.backends.numba.kernels import mix_image
 from dali_msda.methods import MIXING
 
-METHODS = MIXING
 Mix = Callable[[], Any]
 
 
@@ -93,7 +92,7 @@ def contenders(
         mixed[start:stop] = own[start:stop]
 
     found["copy-uint8"] = lambda: _in_threads(copy, batch_size, pool, cores)
-    for method in METHODS:
+    for method in MIXING:
         draws = _draws(method, batch_size, rng)
 
         def mix(start: int, stop: int, draws: np.ndarray = draws) -> None:
@@ -165,7 +164,7 @@ def gpu_contenders(batch_size: int, size: int) -> dict[str, Mix]:
         torch.cuda.synchronize()
 
     found: dict[str, Mix] = {"copy-uint8": copy}
-    for method in METHODS:
+    for method in MIXING:
         pipeline = Pipeline(batch_size, 4, 0, prefetch_queue_depth=2)
         with pipeline:
             data = fn.external_source(

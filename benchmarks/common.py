@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.files import write_whole
+from training.revision import git
 
 _PACKAGES = (
     "nvidia-dali-cuda120",
@@ -63,18 +63,8 @@ def _gpu() -> str:
 
 def revision(root: Path = Path(__file__).parent.parent) -> dict[str, Any]:
     """The commit of the code and whether there were changes on top; None where git does not know."""
-
-    def git(*arguments: str) -> str | None:
-        try:
-            run = subprocess.run(
-                ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False
-            )
-        except OSError:
-            return None
-        return run.stdout.strip() if run.returncode == 0 else None
-
-    changes = git("status", "--porcelain")
-    return {"commit": git("rev-parse", "HEAD"), "dirty": None if changes is None else changes != ""}
+    changes = git(root, "status", "--porcelain")
+    return {"commit": git(root, "rev-parse", "HEAD"), "dirty": None if changes is None else changes != ""}
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -80,7 +80,8 @@ def draw(panels: dict[str, tuple[np.ndarray, np.ndarray | None, float | None]], 
     for axis in axes.flat:
         axis.axis("off")
     output.parent.mkdir(parents=True, exist_ok=True)
-    replace_whole(output, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
+    kind = output.suffix[1:] or "png"
+    replace_whole(output, lambda temporary: figure.savefig(temporary, dpi=110, format=kind))
 
 
 def main() -> None:

@@ -9,6 +9,10 @@ import numpy as np
 from nvidia.dali import Pipeline, fn, types
 
 import dali_msda as msda
+from dali_msda.methods import MIXING
+
+# "stochastic" draws which of two others makes the mask.
+ONE_MASK = [name for name in MIXING if name != "stochastic"]
 
 _TYPES = {
     np.dtype(np.uint8): types.UINT8,

@@ -9,8 +9,7 @@ import pytest
 from nvidia.dali import Pipeline, fn, types
 
 import dali_msda as msda
-from dali_msda.methods import MIXING
-from tests.running import build, image_source, random_images, run_mix, source
+from tests.running import ONE_MASK, build, image_source, random_images, run_mix, source
 
 IMAGES = random_images(4, (8, 8))
 
@@ -115,7 +114,7 @@ def test_label_out_of_range(label: int, method: str, backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("method", [name for name in MIXING if name != "stochastic"])
+@pytest.mark.parametrize("method", ONE_MASK)
 @pytest.mark.parametrize(
     ("sizes", "partner"),
     [

@@ -43,7 +43,7 @@ def speed(monkeypatch: pytest.MonkeyPatch) -> Any:
     ("seconds", "position"), [(0.01, 0), (0.368, 0), (0.373, 1), (0.738, 1), (0.745, 2), (60.0, 2)]
 )
 def test_the_largest_that_fits(seconds: float, position: int, speed: Any) -> None:
-    speed(seconds)
+    asked = speed(seconds)
     config, expected = fit_to_machine(resolve(DEMO), Processes(), 2000, 500)
     size = SIZES[position]
     assert (config.image_size, config.val_image_size, config.epochs) == (
@@ -52,6 +52,7 @@ def test_the_largest_that_fits(seconds: float, position: int, speed: Any) -> Non
         size.epochs,
     )
     assert config.mix_off_epoch == size.epochs - 1
+    assert asked == ([64] if position < 2 else [64, 48])  # each size of image once
     step = seconds * size.image_size / 64
     assert expected == pytest.approx(size.epochs * step * (STEPS + EVALUATION), rel=1e-3)
 

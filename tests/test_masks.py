@@ -7,10 +7,9 @@ import pytest
 
 from dali_msda.methods import MIXING
 from tests import reference
-from tests.running import random_images, run_mix
+from tests.running import ONE_MASK, random_images, run_mix
 
 SIZES = [(1, 1), (2, 3), (5, 5), (7, 12), (32, 32), (33, 20), (64, 64)]
-METHODS = [name for name in MIXING if name != "stochastic"]
 LAMS = [0.0, 1e-6, 0.1, 0.25, 0.36, 0.4999999, 0.5, 0.65, 0.75, 0.9, 0.999999, 1.0]
 
 
@@ -30,7 +29,7 @@ def assert_rounded(image: np.ndarray, exact: np.ndarray) -> None:
 
 @pytest.mark.parametrize("backend", ["kernel", "graph"])
 @pytest.mark.parametrize("convention", ["reference", "paper"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ONE_MASK)
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_mask_label_and_image(size: tuple[int, int], method: str, convention: str, backend: str) -> None:
     lam, ratio, center, partner = draws(size, seed=7)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dali_msda.methods import ARGUMENTS, METHODS, TABLE, takers
-from dali_msda.processors import usable_processors
+from dali_msda.processors import text_of, usable_processors
 from pipelines.constants import MAGNITUDE_BINS
 
 from .architectures import TORCHVISION
@@ -259,7 +259,7 @@ def resolve(config: Config, ranks: Ranks = Ranks()) -> Config:  # noqa: B008, it
         chosen["workers"] = min(8, max(1, usable_processors() // ranks.local_size))
     config = dataclasses.replace(config, **chosen)
     if config.amp == "auto" and config.device == "cpu":
-        config = dataclasses.replace(config, amp="bf16" if cpu_multiplies_bf16() else "none")
+        config = dataclasses.replace(config, amp=cpu_precision())
     _check_numbers(config)
     _check_mixing(config)
     _check_together(config, ranks)
@@ -374,10 +374,7 @@ def _has_driver() -> bool:
     return True
 
 
-def cpu_multiplies_bf16() -> bool:
-    """Whether the processor has instructions for bf16, which is where it is faster than float32."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+def cpu_precision() -> Literal["none", "bf16"]:
+    """bf16 where the processor has instructions for it, which is where it is faster than float32."""
+    flags = text_of("/proc/cpuinfo") or ""
+    return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "none"

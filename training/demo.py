@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -71,13 +72,16 @@ def fit_to_machine(
     seconds : float
         How long the training should take.
     """
-    batch_size = config.batch_size // processes.size
-    for size in SIZES:
-        step = measured_step(config, size.image_size, batch_size)
+    steps = images // config.batch_size + val_images / config.batch_size * _FORWARD  # in an epoch
+
+    @functools.cache
+    def step_seconds(image_size: int) -> float:
+        mine = measured_step(config, image_size, config.batch_size // processes.size)
         # The slowest process decides; over the CPU, as a whole number.
-        step = processes.highest(round(step * 1e6)) / 1e6
-        evaluated = val_images / config.batch_size * _FORWARD
-        seconds = size.epochs * step * (images // config.batch_size + evaluated)
+        return processes.highest(round(mine * 1e6)) / 1e6
+
+    for size in SIZES:
+        seconds = size.epochs * steps * step_seconds(size.image_size)
         if seconds <= SECONDS:
             break
     return with_size(config, size), seconds

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Literal
 
 import torch
 
-from .config import Config, check_device, cpu_multiplies_bf16, require
+from .config import Config, check_device, cpu_precision, require
 from .distributed import Processes
 from .random_states import choose_algorithms
 
@@ -20,10 +20,8 @@ def choose_hardware(config: Config, processes: Processes) -> Config:
     ValueError
         PyTorch finds no such GPU, or the device cannot do what is asked for.
     """
-    chosen: dict[str, Any] = {}
     if config.device == "auto":
-        chosen["device"] = "cuda" if torch.cuda.is_available() else "cpu"
-        config = dataclasses.replace(config, **chosen)
+        config = dataclasses.replace(config, device="cuda" if torch.cuda.is_available() else "cpu")
     if config.device == "cuda":
         require(config, torch.cuda.is_available(), "device", "cpu: PyTorch finds no GPU here")
         require(
@@ -33,7 +31,9 @@ def choose_hardware(config: Config, processes: Processes) -> Config:
             f"cpu, or torchrun's --nproc-per-node at most the number of GPUs ({torch.cuda.device_count()})",
         )
     if config.amp == "auto":
-        config = dataclasses.replace(config, amp=_best_precision(config.device))
+        config = dataclasses.replace(
+            config, amp=_gpu_precision() if config.device == "cuda" else cpu_precision()
+        )
     check_device(config)
     return config
 
@@ -52,7 +52,5 @@ def start_device(config: Config, processes: Processes) -> torch.device:
     return device
 
 
-def _best_precision(device: str) -> Any:
-    if device == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "bf16" if cpu_multiplies_bf16() else "none"
+def _gpu_precision() -> Literal["bf16", "fp16"]:
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"

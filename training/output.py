@@ -9,7 +9,6 @@ import io
 import json
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import datetime
@@ -22,6 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from .checkpoints import SaveError, write_whole
 from .inputs import METRICS
+from .revision import git
 
 _PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda120", "numba", "numpy")
 
@@ -118,20 +118,11 @@ class Output:
 
 def describe_software(root: Path) -> dict[str, Any]:
     """Versions, the commit of the code in `root`, the image, the command and the time, for config.json."""
-    try:
-        git = subprocess.run(
-            ["git", "-C", str(root.resolve()), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        commit = git.stdout.strip()
-    except OSError:  # there is no git: an image has none, and is told its commit when it is built
-        commit = ""
     return {
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in _PACKAGES},
-        "commit": commit or os.environ.get("DALI_MSDA_COMMIT") or None,
+        # An image has no git, and is told its commit when it is built.
+        "commit": git(root, "rev-parse", "HEAD") or os.environ.get("DALI_MSDA_COMMIT") or None,
         "image": os.environ.get("DALI_MSDA_IMAGE") or None,
         "command": sys.argv,
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),

@@ -41,10 +41,8 @@ def compiled_module(name: str) -> ModuleType | None:
     """A module of the compiled backend, with which Numba is imported; None where that does not work."""
     try:
         return importlib.import_module(f"{__name__}.numba.{name}")
-    except (
-        ImportError,
-        AttributeError,
-    ) as error:  # of Numba, or a name that DALI's plugin lacks
+    except (ImportError, AttributeError) as error:
+        # Of Numba, of DALI's plugin for it, or of a hook that the plugin no longer has.
         _warn(str(error))
         return None
 
