@@ -6,16 +6,31 @@ training pipeline's reader was: its part of DALI's checkpoint is taken over.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from nvidia.dali import fn
 from nvidia.dali.pipeline import Pipeline
 
 from .imagenet import READER, pipeline_seed, training_order
 
-_CHECKPOINTS, _NAME = 1, 1  # fields of DALI's messages: a pipeline's operators, an operator's name
+# As much of DALI's checkpoint as is read here: DALI does not ship its schema as Python. Fields that are not
+# named here, the operators' states among them, stay in the messages as they came.
+_SCHEMA = """
+name: "dali_checkpoint.proto"
+message_type {
+  name: "Operator"
+  field { name: "name" number: 1 type: TYPE_STRING label: LABEL_OPTIONAL }
+}
+message_type {
+  name: "Checkpoint"
+  field { name: "operators" number: 1 type: TYPE_MESSAGE type_name: ".Operator" label: LABEL_REPEATED }
+}
+"""
+_pool = descriptor_pool.DescriptorPool()  # its own: the default one is shared by the whole process
+_pool.Add(text_format.Parse(_SCHEMA, descriptor_pb2.FileDescriptorProto()))
+_Checkpoint = message_factory.GetMessageClass(_pool.FindMessageTypeByName("Checkpoint"))
 
 
 def upcoming(
@@ -85,37 +100,12 @@ def upcoming(
 
 def _transplanted(template: bytes, donor: bytes) -> bytes:
     """The checkpoint `template` with the reader's state, and all that is not of an operator, of `donor`."""
-
-    def is_operator(field: tuple[int, bytes, bytes]) -> bool:
-        return field[0] == _CHECKPOINTS
-
-    def name(field: tuple[int, bytes, bytes]) -> bytes:
-        return next(content for number, content, _ in _fields(field[1]) if number == _NAME)
-
-    readers = [f[2] for f in _fields(donor) if is_operator(f) and name(f) == READER.encode()]
-    own = [f for f in _fields(template) if is_operator(f)]
-    operators = [readers[0] if name(f) == READER.encode() else f[2] for f in own]
-    return b"".join([*operators, *(f[2] for f in _fields(donor) if not is_operator(f))])
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """(number, content, all bytes) of the fields of a Protocol Buffers message; texts and messages only."""
-
-    def number(at: int) -> tuple[int, int]:
-        value = shift = 0
-        while True:
-            byte = message[at]
-            value |= (byte & 127) << shift
-            at, shift = at + 1, shift + 7
-            if byte < 128:
-                return value, at
-
-    at = 0
-    while at < len(message):
-        start = at
-        key, at = number(at)
-        if key & 7 != 2:
-            raise ValueError(f"a checkpoint of DALI has fields of kind 2 only; got kind {key & 7}")
-        length, at = number(at)
-        yield key >> 3, message[at : at + length], message[start : at + length]
-        at += length
+    own, given = _Checkpoint.FromString(template), _Checkpoint.FromString(donor)
+    (reader,) = (operator for operator in given.operators if operator.name == READER)
+    operators = [reader if operator.name == READER else operator for operator in own.operators]
+    result = _Checkpoint()
+    result.CopyFrom(given)
+    result.ClearField("operators")
+    result.operators.extend(operators)
+    serialized: bytes = result.SerializeToString()
+    return serialized
