@@ -36,7 +36,7 @@ from training.config import Config, resolve
 from training.ranks import Ranks
 
 ROOT = Path(__file__).resolve().parent.parent
-NO_GPU = Driver(None, None, (), "libcuda.so.1: cannot open shared object file")
+NO_GPU = Driver(None, "", None, (), "libcuda.so.1: cannot open shared object file")
 TORCH = {"torch": "2.10.0", "cuda": "12.8", "gpu": True, "sum": 15.0}
 
 

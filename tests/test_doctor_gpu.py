@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pynvml
 import pytest
 
 from dali_msda.doctor import gpu as _gpu
@@ -20,16 +21,15 @@ from dali_msda.doctor import libraries as _libraries
 from dali_msda.doctor import page as doctor
 from dali_msda.doctor import selfcheck as _selfcheck
 from dali_msda.doctor.gpu import Device, Driver
-from dali_msda.doctor.libraries import Library
+from dali_msda.doctor.libraries import opened_libraries
 from dali_msda.doctor.report import NOTE, OK, PROBLEM
 from dali_msda.methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 DEVICE = Device("Some GPU", 80 << 30, (9, 0))
-GPU = Driver("550.54.15", (12, 4), (DEVICE,), "")
-NO_GPU = Driver(None, None, (), "libcuda.so.1: cannot open shared object file")
+GPU = Driver("550.54.15", "", (12, 4), (DEVICE,), "")
+NO_GPU = Driver(None, "NVML: not found", None, (), "libcuda.so.1: cannot open shared object file")
 TORCH = {"torch": "2.10.0", "cuda": "12.8", "gpu": True, "sum": 15.0}
-ALL = [Library(stem, (f"{stem}.so.1",), (), ()) for stem in _libraries.USES]
 
 
 class FakeCuda:
@@ -71,19 +71,10 @@ class FakeCuda:
         return 0
 
 
-class FakeNvml:
-    def nvmlInit_v2(self) -> int:
-        return 0
-
-    def nvmlSystemGetDriverVersion(self, text: Any, size: int) -> int:
-        text.value = b"550.54.15"
-        return 0
-
-
 @pytest.fixture
 def driver_libraries(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Libraries that can be opened, by name."""
-    found: dict[str, Any] = {"libcuda.so.1": FakeCuda(), "libnvidia-ml.so.1": FakeNvml()}
+    """Libraries that can be opened, by name; NVML answers."""
+    found: dict[str, Any] = {"libcuda.so.1": FakeCuda()}
 
     def load(name: str) -> Any:
         if name not in found:
@@ -91,22 +82,49 @@ def driver_libraries(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return found[name]
 
     monkeypatch.setattr(ctypes, "CDLL", load)
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlSystemGetDriverVersion", lambda: "550.54.15")
     return found
 
 
 def test_driver(driver_libraries: dict[str, Any]) -> None:
     devices = (Device("GPU 40", 80 << 30, (9, 0)), Device("GPU 41", 81 << 30, (9, 0)))
-    assert _gpu.find_driver() == Driver("550.54.15", (12, 4), devices, "")
+    assert _gpu.find_driver() == Driver("550.54.15", "", (12, 4), devices, "")
     driver_libraries["libcuda.so.1"] = FakeCuda(status=100)
-    assert _gpu.find_driver() == Driver("550.54.15", (12, 4), (), "CUDA_ERROR_NO_DEVICE")
+    assert _gpu.find_driver() == Driver("550.54.15", "", (12, 4), (), "CUDA_ERROR_NO_DEVICE")
     driver_libraries["libcuda.so.1"] = FakeCuda(status=7)
     assert _gpu.find_driver().error == "cuInit returned 7"
 
 
 def test_no_driver(driver_libraries: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVML's package is there and says itself that it finds no library."""
     driver_libraries.clear()
-    monkeypatch.setattr(_gpu, "_module_version", lambda: None)
-    assert _gpu.find_driver() == Driver(None, None, (), "libcuda.so.1: cannot open shared object file")
+    monkeypatch.undo()
+    monkeypatch.setattr(ctypes, "CDLL", raising(OSError("cannot open shared object file")))
+    monkeypatch.setattr(pynvml, "CDLL", ctypes.CDLL)
+    monkeypatch.setattr(pynvml, "nvmlLib", None)
+    found = _gpu.find_driver()
+    assert found == Driver(
+        None, "NVML: NVML Shared Library Not Found", None, (), "cannot open shared object file"
+    )
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return refuse
+
+
+def test_the_version_is_missed_without_nvmls_package(
+    driver_libraries: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing else is: the GPUs are there, and the page says what to install."""
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    found = _gpu.gpus(_gpu.find_driver(), 12)
+    assert (found.status, found.data["driver"]) == (OK, None)
+    assert "driver of unknown version (pip install nvidia-ml-py to see it) for CUDA up to 12.4" in found.text
+    assert "GPU 40, 80 GiB" in found.text
 
 
 @pytest.mark.parametrize(
@@ -141,7 +159,6 @@ def test_hidden_devices_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def with_libraries(monkeypatch: pytest.MonkeyPatch, *missing: str) -> None:
     """All libraries of CUDA are found, but for these."""
-    monkeypatch.setattr(_libraries, "opened_libraries", lambda: ALL)
     monkeypatch.setattr(
         _libraries,
         "open_library",
@@ -153,8 +170,8 @@ def with_libraries(monkeypatch: pytest.MonkeyPatch, *missing: str) -> None:
 @pytest.mark.parametrize(
     ("missing", "cuda", "status", "says", "todo"),
     [
-        (["libnppc", "libnppicc", "libnppig"], 12, PROBLEM, "libnppicc.so.1", "pip install nvidia-npp-cu12"),
-        (["libnppig"], 13, PROBLEM, "libnppig.so.1", "pip install nvidia-npp,"),
+        (["libnppc", "libnppicc", "libnppig"], 12, PROBLEM, "libnppicc.so.12", "pip install nvidia-npp-cu12"),
+        (["libnppig"], 13, PROBLEM, "libnppig.so.13", "pip install nvidia-npp,"),
         (["libnvjpeg"], 12, PROBLEM, "decodes JPEGs", "pip install nvidia-nvjpeg-cu12"),
         (["libnvimgcodec"], 13, PROBLEM, "image decoders", "pip install nvidia-nvimgcodec-cu13"),
         (["libnvcuvid"], 12, PROBLEM, "hardware JPEG decoder", "compute,utility,video"),
@@ -180,7 +197,7 @@ def test_all_libraries_or_unused_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     with_libraries(monkeypatch)
     (found,) = _gpu.cuda_libraries(12, True)
     assert found.status == OK
-    assert f"{len(ALL)} are found" in found.text
+    assert f"{len(opened_libraries(12))} are found" in found.text
     with_libraries(monkeypatch, "libcufile")
     (found,) = _gpu.cuda_libraries(12, True)
     assert "not used here: libcufile" in found.text
@@ -190,8 +207,7 @@ def test_library_off_the_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     """Installed, but in a folder that DALI's binaries do not name."""
     (tmp_path / "dali").mkdir()
     (tmp_path / "npp" / "lib").mkdir(parents=True)
-    (tmp_path / "npp" / "lib" / "libnppc.so.1").write_text("")
-    monkeypatch.setattr(_libraries, "opened_libraries", lambda: ALL)
+    (tmp_path / "npp" / "lib" / "libnppc.so.12").write_text("")
     monkeypatch.setattr(_libraries, "open_library", lambda library: (None, "no such file"))
     monkeypatch.setattr(_libraries, "package_folder", lambda name: tmp_path / "dali")
     found = {finding.name: finding for finding in _gpu.cuda_libraries(12, True)}
@@ -201,13 +217,10 @@ def test_library_off_the_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert found["libnvjpeg"].todo.startswith("pip install nvidia-nvjpeg-cu12")
 
 
-def test_unreadable_binaries(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> list[Library]:
-        raise ValueError("damaged ELF file: libdali.so")
-
-    monkeypatch.setattr(_libraries, "opened_libraries", refuse)
-    (found,) = _gpu.cuda_libraries(12, False)
-    assert (found.status, found.todo) == (PROBLEM, "install DALI anew")
+def test_libraries_without_dali() -> None:
+    """Which ones would be opened is known with DALI's build."""
+    (found,) = _gpu.cuda_libraries(None, True)
+    assert (found.status, found.todo) == (NOTE, "install DALI, as above")
 
 
 CPU_TORCH = TORCH | {"cuda": None, "gpu": False}

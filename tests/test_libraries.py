@@ -1,22 +1,30 @@
-"""What DALI's binaries load, read from the binaries, and that the lock brings all of it."""
+"""The libraries that DALI opens: the doctor's table against its binaries, packages of the lock, DALI itself.
+
+The binaries name what they open only where it is wanted; their strings are read, with pyelftools.
+"""
 
 from __future__ import annotations
 
 import functools
+import importlib.machinery
 import importlib.metadata
+import os
 import re
-import struct
 from pathlib import Path
+from typing import NamedTuple
 
+import nvidia.dali
 import pytest
+from elftools.elf.dynamic import DynamicSection
+from elftools.elf.elffile import ELFFile
 from nvidia.dali import backend
 
+from dali_msda.doctor import gpu as _gpu
 from dali_msda.doctor import libraries as _libraries
-from dali_msda.doctor.libraries import Library, open_library, opened_libraries, read_binary
+from dali_msda.doctor.libraries import Library, open_library, opened_libraries, package_folder
+from dali_msda.doctor.report import OK
 
 LOCK = Path(__file__).resolve().parent.parent / "requirements.lock"
-# The driver's: no package may bring them.
-DRIVER = {"libcuda", "libnvidia-ml", "libnvcuvid"}
 # glibc, the compiler's run time, what every distribution has, and a profiler's, opened where a variable asks.
 SYSTEM = {
     "libc", "libm", "libdl", "librt", "libpthread", "ld-linux-x86-64", "libgcc_s", "libstdc++",
@@ -24,68 +32,88 @@ SYSTEM = {
 }  # fmt: skip
 # cuFile reads past the CPU, for readers that nothing here uses; DALI does not look into its package.
 UNUSED = {"libcufile"}
+# What ends a string is a zero; what stands before it may be a table of numbers.
+NAME = re.compile(rb"(lib[\w+-]+\.so(?:\.\d+)*)\0")
 
 
-def elf(strings: bytes, needed: str, runpath: str, section: str = ".rodata") -> bytes:
-    """A 64-bit ELF file with nothing but read-only data and a dynamic section."""
-    table = b"\0" + needed.encode() + b"\0" + runpath.encode() + b"\0"
-    dynamic = struct.pack("<6Q", 1, 1, 29, 2 + len(needed), 0, 0)
-    titles = b"\0" + section.encode() + b"\0.dynstr\0.dynamic\0.shstrtab\0"
-    content, headers, offset = b"", struct.pack("<IIQQQQIIQQ", *[0] * 10), 64
-    # Title, type (3: strings, 6: dynamic), content, linked section.
-    for title, kind, part, link in (
-        (section, 1, strings, 0),
-        (".dynstr", 3, table, 0),
-        (".dynamic", 6, dynamic, 2),
-        (".shstrtab", 3, titles, 0),
-    ):
-        name = titles.index(title.encode() + b"\0")
-        headers += struct.pack("<IIQQQQIIQQ", name, kind, 0, 0, offset, len(part), link, 0, 1, 0)
-        content, offset = content + part, offset + len(part)
-    start = b"\x7fELF\x02\x01".ljust(0x28, b"\0") + struct.pack("<Q", offset)
-    return start.ljust(0x3A, b"\0") + struct.pack("<HHH", 64, 5, 4) + content + headers
+class Binary(NamedTuple):
+    """What an ELF file says about other libraries."""
+
+    needed: list[str]
+    """Names that the loader resolves when the file is loaded."""
+    named: list[str]
+    """Names among its strings: what it may open while it runs, and some that it does not."""
+    folders: list[Path]
+    """Where its RUNPATH sends the loader, for both."""
 
 
-def test_names_are_read_from_a_binary(tmp_path: Path) -> None:
-    strings = (
-        b"\xff\xc3libone.so.11\0libone.so\0/opt/two/lib64/libtwo-x.so.0.9.0\0"
-        b"dlopen libthree.so failed!\0/usr/lib/libz.so (ver 1.3)\0libfour.so.1"
-    )
-    path = tmp_path / "file.so"
-    path.write_bytes(elf(strings, "libm.so.6", "$ORIGIN/../npp/lib:${ORIGIN}:/usr/local/cuda/lib64"))
-    read = read_binary(path)
-    assert read.needed == ("libm.so.6",)
-    assert read.named == ("libone.so.11", "libone.so", "libtwo-x.so.0.9.0")
-    assert read.folders == (tmp_path.parent / "npp/lib", tmp_path, Path("/usr/local/cuda/lib64"))
-    path.write_bytes(elf(strings, "libm.so.6", "", section=".comment"))
-    assert read_binary(path).named == ()
+@functools.cache
+def read_binary(path: Path) -> Binary:
+    needed, named, folders = [], [], []
+    with path.open("rb") as file:
+        for section in ELFFile(file).iter_sections():
+            if isinstance(section, DynamicSection):
+                needed += [tag.needed for tag in section.iter_tags("DT_NEEDED")]
+                for tag in section.iter_tags("DT_RUNPATH"):
+                    folders += [
+                        folder.replace("$ORIGIN", str(path.parent)) for folder in tag.runpath.split(":")
+                    ]
+            elif section.name.startswith((".rodata", ".lrodata", ".data")):
+                named += [found[1].decode() for found in NAME.finditer(section.data())]
+    return Binary(needed, named, [Path(os.path.normpath(folder)) for folder in folders])
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"#!/bin/sh\n" * 20, b"\x7fELF\x01\x01" + bytes(100)], ids=["empty", "script", "32 bits"]
-)
-def test_other_files_are_refused(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "file.so").write_bytes(content)
-    with pytest.raises(ValueError, match="ELF"):
-        read_binary(tmp_path / "file.so")
+def stem(name: str) -> str:
+    return name.partition(".so")[0]
 
 
-def test_cut_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file.so").write_bytes(elf(b"libone.so\0", "libm.so.6", "")[:-100])
-    with pytest.raises(ValueError, match="damaged"):
-        read_binary(tmp_path / "file.so")
+def dali_binaries() -> list[Path]:
+    """The binaries of DALI and of nvImageCodec that this Python would load."""
+    suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
+    found: list[Path] = []
+    for package in ("nvidia.dali", "nvidia.nvimgcodec"):
+        folder = package_folder(package)
+        assert folder is not None
+        for path in sorted(folder.rglob("*.so*")):
+            if not re.search(r"\.cpython-|\.abi3\.", path.name) or path.name.endswith(suffix):
+                found.append(path)
+    return found
 
 
-def test_alternatives_are_one_library(tmp_path: Path) -> None:
-    """The exact name first; a library of the same folder is none that has to be found."""
-    for name, strings in (("liba.so", b"libb.so\0libc9.so\0libc9.so.12\0"), ("libb.so", b"libc9.so.12\0")):
-        (tmp_path / name).write_bytes(elf(strings, "libm.so.6", f"$ORIGIN/{name}"))
-    paths = [tmp_path / "liba.so", tmp_path / "libb.so"]
-    assert opened_libraries(paths) == [
-        Library(
-            "libc9", ("libc9.so.12", "libc9.so"), (tmp_path / "liba.so", tmp_path / "libb.so"), tuple(paths)
-        )
-    ]
+@pytest.fixture(scope="module")
+def opened() -> dict[str, Library]:
+    return {library.stem: library for library in opened_libraries(_gpu.cuda_major(nvidia.dali))}
+
+
+def test_the_table_is_what_the_binaries_name(opened: dict[str, Library]) -> None:
+    """All names but those of the system and of DALI's own files, and the folders of who names them."""
+    paths = dali_binaries()
+    # "libz-6b38d87b.so.1" is the packed copy of "libz.so.1".
+    own = {re.sub(r"-[0-9a-f]{8}$", "", stem(path.name)) for path in paths} - {"libnvimgcodec"}
+    names: dict[str, set[str]] = {}
+    folders: dict[str, set[tuple[Path, ...]]] = {}
+    for path in paths:
+        binary = read_binary(path)
+        for name in binary.named:
+            if stem(name) not in own | SYSTEM:
+                names.setdefault(stem(name), set()).add(name)
+                folders.setdefault(stem(name), set()).add(tuple(dict.fromkeys(binary.folders)))
+    assert names == {library.stem: set(library.names) for library in opened.values()}
+    for library in opened.values():
+        # The driver's are in none of these folders, and named by many binaries.
+        if library.package:
+            (runpath,) = folders[library.stem]
+            assert runpath == library.folders
+
+
+def test_names_for_the_other_cuda() -> None:
+    """As nvidia-dali-cuda130 2.4.0 and nvidia-nvimgcodec-cu13 0.9.0 have them, which were read once."""
+    opened = {library.stem: library for library in opened_libraries(13)}
+    assert opened["libnppc"].names == ("libnppc.so.13", "libnppc.so")
+    assert opened["libcufft"].names == ("libcufft.so.12", "libcufft.so")
+    assert opened["libnvjpeg"].names == ("libnvjpeg.so.13", "libnvjpeg.so")
+    site = opened["libnppc"].folders[0].parent
+    assert opened["libnppc"].folders[-1] == opened["libnvjpeg"].folders[3] == site / "cu13/lib"
 
 
 def test_search_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,18 +122,13 @@ def test_search_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder in (first, second):
         folder.mkdir()
         (folder / "libx9.so.1").write_text("no library")
-    library = Library("libx9", ("libx9.so.1", "libx9.so"), (second,), ())
+    library = Library("libx9", ("libx9.so.1", "libx9.so"), (second,), None, OK, "")
     assert list(_libraries.candidates(library)) == [second / "libx9.so.1"]
     monkeypatch.setenv("LD_LIBRARY_PATH", f"{first}:")
     assert list(_libraries.candidates(library)) == [first / "libx9.so.1", second / "libx9.so.1"]
     found, reason = open_library(library)
     assert found is None
     assert "libx9" in reason
-
-
-@pytest.fixture(scope="module")
-def opened() -> dict[str, Library]:
-    return {library.stem: library for library in opened_libraries()}
 
 
 def locked(lock: str) -> dict[str, str]:
@@ -129,36 +152,38 @@ def provided(lock: str) -> dict[str, Path]:
 
 
 def unprovided(lock: str, libraries: list[Library]) -> set[str]:
-    """Stems of libraries that are neither the system's nor the driver's nor in a package of the lock."""
+    """Stems of libraries that are neither the driver's nor in a package of the lock."""
     files = provided(lock)
     return {
         library.stem
         for library in libraries
-        if library.stem not in SYSTEM | DRIVER and not any(name in files for name in library.names)
+        if library.package and not any(name in files for name in library.names)
     }
 
 
 def test_every_library_is_in_a_package_of_the_lock(opened: dict[str, Library]) -> None:
-    assert unprovided(LOCK.read_text(), list(opened.values())) == set()
-    # What is known to be opened is seen; a reader that finds nothing would pass otherwise.
-    known = {"libnppc", "libnppicc", "libnppig", "libcufft", "libnvjpeg", "libnvimgcodec", "libnvcomp"}
-    assert known | DRIVER <= set(opened)
-    assert opened["libnppc"].names == ("libnppc.so.12", "libnppc.so")
+    lock = LOCK.read_text()
+    assert unprovided(lock, list(opened.values())) == set()
+    # And in the one that the doctor names.
+    assert {library.package for library in opened.values() if library.package} <= set(locked(lock))
 
 
 def test_missing_package_is_noticed(opened: dict[str, Library]) -> None:
     without = re.sub(r"^nvidia-npp-cu12==", "nvidia-other==", LOCK.read_text(), flags=re.MULTILINE)
-    invented = Library("libnvinvented", ("libnvinvented.so.12", "libnvinvented.so"), (), ())
+    invented = opened["libnppc"]._replace(stem="libnvinvented", names=("libnvinvented.so.12",))
     found = unprovided(without, [*opened.values(), invented])
     assert found == {"libnppc", "libnppicc", "libnppig", "libnvinvented"}
     # The driver's are no package's; should one ever bring them, this has to be thought over.
-    assert not any(name in provided(without) for stem in DRIVER for name in opened[stem].names)
+    driver = [library for library in opened.values() if library.package is None]
+    assert {library.stem for library in driver} == {"libcuda", "libnvidia-ml", "libnvcuvid"}
+    assert not any(name in provided(without) for library in driver for name in library.names)
 
 
 def test_libraries_of_libraries_are_in_the_lock(opened: dict[str, Library]) -> None:
     """And what those load in turn, cuFFT its compiler and nvTIFF nvCOMP, down to the driver."""
     files = provided(LOCK.read_text())
-    used = [library for stem, library in opened.items() if stem not in UNUSED]
+    driver = {library.stem for library in opened.values() if library.package is None}
+    used = [library for library in opened.values() if library.stem not in UNUSED]
     waiting = [name for library in used for name in library.names if name in files]
     seen: set[str] = set()
     while waiting:
@@ -169,9 +194,9 @@ def test_libraries_of_libraries_are_in_the_lock(opened: dict[str, Library]) -> N
         binary = read_binary(files[name])
         groups: dict[str, list[str]] = {}
         for other in (*binary.needed, *binary.named):
-            groups.setdefault(other.partition(".so")[0], []).append(other)
-        for stem, names in groups.items():
-            if stem in SYSTEM | DRIVER or name in names:
+            groups.setdefault(stem(other), []).append(other)
+        for group, names in groups.items():
+            if group in SYSTEM | driver or name in names:
                 continue
             there = [other for other in names if other in files]
             assert there, f"{name} loads {names}, which no package of the lock brings"
@@ -182,9 +207,11 @@ def test_libraries_of_libraries_are_in_the_lock(opened: dict[str, Library]) -> N
 def test_dali_finds_them(opened: dict[str, Library]) -> None:
     """In the folders that its binaries name, without LD_LIBRARY_PATH, and they load."""
     files = set(provided(LOCK.read_text()).values())
-    for stem in set(opened) - SYSTEM - DRIVER - UNUSED:
-        found, reason = open_library(opened[stem])
-        assert found is not None, f"{stem}: {reason}"
+    for library in opened.values():
+        if library.package is None or library.stem in UNUSED:
+            continue
+        found, reason = open_library(library)
+        assert found is not None, f"{library.stem}: {reason}"
         assert Path(found) in files or Path(found).resolve() in {file.resolve() for file in files}, found
 
 

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from . import libraries
@@ -16,23 +17,6 @@ from .report import NOTE, OK, PROBLEM, Finding, probed
 
 # DALI's installation guide: the oldest driver for each CUDA major it is built for.
 _OLDEST_DRIVER = {12: (525, 60), 13: (580, 0)}
-# PyPI's packages of CUDA's libraries by stem; "{cu}" is "-cu12" for CUDA 12 and nothing from CUDA 13 on.
-_PACKAGES = {
-    "libnppc": "nvidia-npp{cu}",
-    "libnppicc": "nvidia-npp{cu}",
-    "libnppig": "nvidia-npp{cu}",
-    "libcufft": "nvidia-cufft{cu}",
-    "libcufile": "nvidia-cufile{cu}",
-    "libnvjpeg": "nvidia-nvjpeg{cu}",
-    "libnvimgcodec": "nvidia-nvimgcodec-cu{major}",
-    "libnvjpeg2k": "nvidia-nvjpeg2k-cu{major}",
-    "libnvtiff": "nvidia-nvtiff-cu{major}",
-    "libnvcomp": "nvidia-libnvcomp-cu{major}",
-}
-# What the GPU pipelines need, NPP among it as far as is known; what DALI warns of; the rest is not missed.
-_NEEDED = ("libnvjpeg", "libnvimgcodec", "libnppc", "libnppicc", "libnppig", *libraries.DRIVER)
-_WARNED_OF = ("libcufft",)
-_OF_THE_SYSTEM = ("libc", "libcrypto", "libnuma")
 _TIMEOUT = 120
 
 # In a process of its own: libraries of DALI and of PyTorch, loaded in this order, then in use together.
@@ -65,7 +49,9 @@ class Driver(NamedTuple):
     """What the driver says about itself and the GPUs that this process may use."""
 
     version: str | None
-    """Of the driver, like "550.54.15"; None where there is none."""
+    """Of the driver, like "550.54.15"; None where it is not known."""
+    unknown: str
+    """Why the version is not known."""
     cuda: tuple[int, int] | None
     """The newest CUDA it can run."""
     devices: tuple[Device, ...]
@@ -74,12 +60,16 @@ class Driver(NamedTuple):
 
 
 def find_driver() -> Driver:
-    """Ask the driver through its own library; nothing is started on a GPU."""
-    version = _driver_version()
+    """Ask the driver through its own libraries; nothing is started on a GPU.
+
+    NVML has the driver's version. libcuda is asked for the GPUs, through ctypes: it alone says which ones
+    this process may use (CUDA_VISIBLE_DEVICES, parts of a GPU), and why there are none.
+    """
+    version, unknown = _driver_version()
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError as error:
-        return Driver(version, None, (), str(error))
+        return Driver(version, unknown, None, (), str(error))
     number = ctypes.c_int()
     newest = None
     if cuda.cuDriverGetVersion(ctypes.byref(number)) == 0:
@@ -88,9 +78,11 @@ def find_driver() -> Driver:
     if status:
         name = ctypes.c_char_p()
         known = cuda.cuGetErrorName(status, ctypes.byref(name)) == 0 and name.value
-        return Driver(version, newest, (), known.decode() if known else f"cuInit returned {status}")
+        error_name = known.decode() if known else f"cuInit returned {status}"
+        return Driver(version, unknown, newest, (), error_name)
     cuda.cuDeviceGetCount(ctypes.byref(number))
-    return Driver(version, newest, tuple(_device(cuda, index) for index in range(number.value)), "")
+    devices = tuple(_device(cuda, index) for index in range(number.value))
+    return Driver(version, unknown, newest, devices, "")
 
 
 def _device(cuda: Any, index: int) -> Device:
@@ -106,27 +98,24 @@ def _device(cuda: Any, index: int) -> Device:
     return Device(name.value.decode(errors="replace"), size.value, (capability[0], capability[1]))
 
 
-def _driver_version() -> str | None:
-    """From NVML; the kernel's module tells where that is not to be had."""
+def _driver_version() -> tuple[str | None, str]:
+    """The driver's version, and why it is unknown (empty if it is known)."""
     try:
-        nvml = ctypes.CDLL("libnvidia-ml.so.1")
-        text = ctypes.create_string_buffer(96)
-        if nvml.nvmlInit_v2() == 0 and nvml.nvmlSystemGetDriverVersion(text, len(text)) == 0:
-            return text.value.decode()
-    except (OSError, AttributeError):
-        return _module_version()
-    return _module_version()
-
-
-def _module_version() -> str | None:
+        import pynvml
+    except ImportError:
+        return None, "pip install nvidia-ml-py to see it"
     try:
-        return Path("/sys/module/nvidia/version").read_text().strip() or None
-    except OSError:
-        return None
+        pynvml.nvmlInit()
+        return pynvml.nvmlSystemGetDriverVersion(), ""
+    except pynvml.NVMLError as error:
+        return None, f"NVML: {error}"
 
 
 def cards_in_the_machine() -> int:
-    """NVIDIA's display and compute devices on the PCI bus, whatever this process may use of them."""
+    """NVIDIA's display and compute devices on the PCI bus, whatever this process may use of them.
+
+    From /sys, because it is there without a driver, which is what has to be told apart from no GPU.
+    """
     found = 0
     for folder in Path("/sys/bus/pci/devices").glob("*"):
         try:
@@ -143,7 +132,12 @@ def dali_version() -> tuple[str | None, int | None, str]:
         from nvidia import dali
     except Exception as error:  # of any type: a missing library raises OSError, a broken one anything
         return None, None, str(error) or repr(error)
-    return dali.__version__, int(str(dali.__cuda_version__)[:2]), ""
+    return dali.__version__, cuda_major(dali), ""
+
+
+def cuda_major(dali: ModuleType) -> int:
+    """The major version of CUDA that DALI is built for."""
+    return int(str(dali.__cuda_version__)[:2])
 
 
 def findings(driver: Driver) -> list[Finding]:
@@ -167,7 +161,7 @@ def gpus(driver: Driver, cuda_major: int | None) -> Finding:
         "devices": [device._asdict() for device in driver.devices],
         "cards": cards,
     }
-    about = f"driver {driver.version or 'unknown'}"
+    about = f"driver {driver.version or f'of unknown version ({driver.unknown})'}"
     if driver.cuda:
         about += f" for CUDA up to {driver.cuda[0]}.{driver.cuda[1]}"
     oldest = _OLDEST_DRIVER.get(cuda_major or 0)
@@ -206,49 +200,39 @@ def dali(version: str | None, cuda_major: int | None, error: str) -> Finding:
     return Finding(OK, "DALI", f"{version}, built for CUDA {cuda_major}", data=data)
 
 
-def package_of(stem: str, cuda_major: int | None) -> str | None:
-    """The package of PyPI that brings a library."""
-    major = cuda_major or 12
-    name = _PACKAGES.get(stem)
-    return name and name.format(cu=f"-cu{major}" if major < 13 else "", major=major)
-
-
 def cuda_libraries(cuda_major: int | None, has_gpu: bool) -> list[Finding]:
-    """The libraries that DALI's binaries open by name, opened as DALI would."""
-    try:
-        opened = libraries.opened_libraries()
-    except (OSError, ValueError) as error:
-        text, todo = f"DALI's binaries cannot be read: {error}", "install DALI anew"
-        return [Finding(PROBLEM, "CUDA libraries", text, todo)]
+    """The libraries that DALI opens by name, opened as DALI would."""
+    if cuda_major is None:
+        text, todo = "not looked for: they are those of DALI's build", "install DALI, as above"
+        return [Finding(NOTE, "CUDA libraries", text, todo)]
     entries: dict[str, dict[str, str | None]] = {}
     missing: dict[str, list[libraries.Library]] = {}
-    unused = []
-    for library in opened:
-        if library.stem in (*_OF_THE_SYSTEM, *libraries.PROFILER):
-            continue
+    unused, driver = [], []
+    for library in libraries.opened_libraries(cuda_major):
         place, reason = libraries.open_library(library)
         entries[library.stem] = {"file": place, "reason": reason}
-        if place is not None or (library.stem in libraries.DRIVER and not has_gpu):
+        if library.package is None:
+            driver.append(library.stem)
+        if place is not None or (library.package is None and not has_gpu):
             continue
-        if library.stem in (*_NEEDED, *_WARNED_OF):
-            missing.setdefault(package_of(library.stem, cuda_major) or library.stem, []).append(library)
-        else:
+        if library.missing == OK:
             unused.append(library.stem)
+        else:
+            missing.setdefault(library.package or library.stem, []).append(library)
     there = [stem for stem, entry in entries.items() if entry["file"]]
     text = f"of those that DALI opens by name, {len(there)} are found: {', '.join(there) or 'none'}"
     if unused:
         text += f"; not found, and not used here: {', '.join(unused)}"
     if not has_gpu:
-        text += f"; the driver's not looked for: {', '.join(libraries.DRIVER)}"
+        text += f"; the driver's not looked for: {', '.join(driver)}"
     finding = Finding(OK, "CUDA libraries", text, data={"libraries": entries})
-    return [finding, *(_missing(group, cuda_major, has_gpu) for group in missing.values())]
+    return [finding, *(_missing(group, has_gpu) for group in missing.values())]
 
 
-def _missing(group: list[libraries.Library], cuda_major: int | None, has_gpu: bool) -> Finding:
+def _missing(group: list[libraries.Library], has_gpu: bool) -> Finding:
     """Libraries of one package that are not found."""
-    stem = group[0].stem
-    package, elsewhere = package_of(stem, cuda_major), _installed_elsewhere(group[0])
-    if stem in libraries.DRIVER:
+    stem, package, elsewhere = group[0].stem, group[0].package, _installed_elsewhere(group[0])
+    if package is None:
         todo = (
             "it comes with the driver; in a container: NVIDIA_DRIVER_CAPABILITIES=compute,utility,video, or"
             " docker run --gpus 'all,\"capabilities=compute,utility,video\"'"
@@ -258,11 +242,10 @@ def _missing(group: list[libraries.Library], cuda_major: int | None, has_gpu: bo
     else:
         todo = f"pip install {package}, or the CUDA toolkit of DALI's major version"
     names = ", ".join(library.names[0] for library in group)
-    text = f"{names} not found: {libraries.USES[stem]}"
-    status = PROBLEM if has_gpu and stem in _NEEDED else NOTE
+    status = group[0].missing if has_gpu else NOTE
     if not has_gpu:
         todo = f"nothing on the CPU; before a GPU is used: {todo}"
-    return Finding(status, stem, text, todo, {"package": package})
+    return Finding(status, stem, f"{names} not found: {group[0].use}", todo, {"package": package})
 
 
 def _installed_elsewhere(library: libraries.Library) -> Path | None:

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import nvidia.dali
 from nvidia.dali import Pipeline, fn, types
 
 from .. import reference
 from ..arguments import CONVENTIONS
 from ..methods import METHODS
 from ..operators import mix
-from . import jpeg, libraries
+from . import gpu, jpeg, libraries
 
 FORMS = ("CPU kernel", "CPU graph", "GPU graph")
 # Largest errors allowed, those of the tests: float32 arithmetic against float64. A pixel may be either of two
@@ -288,16 +289,13 @@ def decoders(gpu: bool, threads: int) -> Iterator[dict[str, Any]]:
 
 def hardware_decoder() -> dict[str, Any]:
     """Engines of the GPU's JPEG decoder and cores of each, 0 where it has none; asked of nvJPEG."""
-    for library in libraries.opened_libraries():
-        if library.stem == "libnvjpeg":
-            file, reason = libraries.open_library(library)
-            if file is None:
-                return {"engines": None, "error": reason}
-            return _ask_nvjpeg(ctypes.CDLL(file))
-    return {"engines": None, "error": "DALI does not name nvJPEG"}
+    opened = libraries.opened_libraries(gpu.cuda_major(nvidia.dali))
+    file, reason = libraries.open_library(next(library for library in opened if library.stem == "libnvjpeg"))
+    return {"engines": None, "error": reason} if file is None else _ask_nvjpeg(ctypes.CDLL(file))
 
 
 def _ask_nvjpeg(nvjpeg: Any) -> dict[str, Any]:
+    # Through ctypes: neither NVML nor a Python package of nvJPEG or nvImageCodec answers this.
     handle, engines, cores = ctypes.c_void_p(), ctypes.c_uint(), ctypes.c_uint()
     if status := nvjpeg.nvjpegCreateSimple(ctypes.byref(handle)):
         return {"engines": None, "error": f"nvjpegCreateSimple returned {status}"}
