@@ -9,7 +9,6 @@ batches of 32 to 512 images; and the mixing kernel alone on one core: time per p
 from __future__ import annotations
 
 import dataclasses
-import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from benchmarks.bench_mix import contenders as mixers
 from benchmarks.bench_mix import in_turns
 from benchmarks.common import save, spread, table
 from benchmarks.loaders import Settings as Loading
+from dali_msda.processors import usable_processors
 
 _LOADER = "dali-hmix"
 
@@ -51,7 +51,7 @@ class Settings:
 
 
 def _loaders(settings: Settings) -> dict[str, Any]:
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_processors()
     with tempfile.TemporaryDirectory() as folder:
         common = Loading(settings.data, longest_side=settings.longest_side, images=settings.images)
         data = prepared(dataclasses.replace(common, batch_size=max(settings.batch_sizes)), Path(folder))

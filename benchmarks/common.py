@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from dali_msda.processors import usable_processors
 from pipelines.files import write_whole
 from training.revision import git
 
@@ -48,7 +49,7 @@ def machine() -> dict[str, Any]:
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
         "processor": model,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_processors(),
         "memory_GiB": round(pages / 2**30, 1),
         "gpu": _gpu(),
         "versions": versions,

@@ -31,6 +31,14 @@ def __getattr__(name: str) -> Any:
     """Import DALI when a name is used that needs it: the table of methods and the doctor do without."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    require_dali()
+    home = importlib.import_module(".arguments" if name == "MixParams" else ".operators", __name__)
+    globals()[name] = value = getattr(home, name)
+    return value
+
+
+def require_dali() -> None:
+    """Say in one line, as an ImportError, if there is no DALI or one older than what is tested."""
     try:
         dali = importlib.import_module("nvidia.dali")
     except ImportError as error:
@@ -45,9 +53,6 @@ def __getattr__(name: str) -> Any:
             f"dali_msda works with DALI {oldest} (tested), found {dali.__version__}: pip install --upgrade"
             " 'dali-msda[cuda12]'"
         )
-    home = importlib.import_module(".arguments" if name == "MixParams" else ".operators", __name__)
-    globals()[name] = value = getattr(home, name)
-    return value
 
 
 def __dir__() -> list[str]:

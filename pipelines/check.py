@@ -39,11 +39,14 @@ import nvidia.dali
 import tyro
 from tqdm import tqdm
 
+from dali_msda import require_dali
 from dali_msda.processors import usable_processors
 
 from ._decoding import BATCH, DIGEST_BYTES, UNSURE, Fault, Result, serve
 from .files import write_whole
 from .folders import class_folders, image_names
+
+require_dali()
 
 _STATE_VERSION = 1
 _SHOWN = 10  # findings of a kind on the terminal

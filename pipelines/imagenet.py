@@ -27,6 +27,8 @@ from .constants import MEAN, STD
 from .folders import ImageFolder, list_images, split_folder
 from .ramps import number_or_node
 
+msda.require_dali()
+
 READER = "Reader"
 DEVICES = ("cpu", "gpu")
 OUTPUT_LAYOUTS = ("CHW", "HWC")

@@ -97,9 +97,14 @@ def run_with(folder: Path, files: dict[str, str], script: str) -> subprocess.Com
     )
 
 
-def test_an_old_dali_is_refused_in_one_line(tmp_path: Path) -> None:
-    files = {"nvidia/__init__.py": "", "nvidia/dali/__init__.py": "__version__ = '1.53.0'\n"}
-    run = run_with(tmp_path, files, "import dali_msda\ndali_msda.hmix")
+@pytest.mark.parametrize(
+    "script",
+    ["import dali_msda\ndali_msda.hmix", "import pipelines.imagenet", "import pipelines.check"],
+    ids=["library", "pipelines", "check"],
+)
+def test_an_old_dali_is_refused_in_one_line(script: str, tmp_path: Path) -> None:
+    files = {"sitecustomize.py": "import nvidia.dali\nnvidia.dali.__version__ = '1.53.0'\n"}
+    run = run_with(tmp_path, files, script)
     assert run.returncode == 1
     assert run.stderr.splitlines()[-1] == (
         "ImportError: dali_msda works with DALI 2.4 (tested), found 1.53.0: pip install --upgrade"
@@ -108,11 +113,11 @@ def test_an_old_dali_is_refused_in_one_line(tmp_path: Path) -> None:
 
 
 WITHOUT_NUMBA = """
-import sys, warnings
+import warnings
 import numpy as np
 from nvidia.dali import Pipeline, fn
 import dali_msda as msda
-from pipelines.imagenet import train_pipeline
+from pipelines.imagenet import train_pipeline, val_pipeline
 
 def mixed(**arguments):
     pipeline = Pipeline(4, 1, None, seed=1)
@@ -128,9 +133,10 @@ with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     auto, graph = mixed(), mixed(backend="graph")
     assert all((a == b).all() for a, b in zip(auto, graph))
-    train = train_pipeline(sys.argv[1], num_classes=3, batch_size=4, num_threads=1, image_size=16)
-    train.build()
-    print(*(output.as_array().shape for output in train.run()))
+    common = dict(batch_size=4, num_threads=1, image_size=16)
+    for pipeline in (train_pipeline(DATA, num_classes=3, **common), val_pipeline(DATA, **common)):
+        pipeline.build()
+        print(*(output.as_array().shape for output in pipeline.run()))
 print(len([warning for warning in caught if "dali_msda works without" in str(warning.message)]))
 try:
     mixed(backend="kernel")
@@ -154,10 +160,9 @@ def test_everything_works_without_the_kernels(
     file: str, text: str, reason: str, coded: Path, tmp_path: Path
 ) -> None:
     """In the graph form, after one warning; who asks for the kernel gets the error."""
-    script = WITHOUT_NUMBA.replace("sys.argv[1]", repr(str(coded)))
-    run = run_with(tmp_path, {file: text}, script)
+    run = run_with(tmp_path, {file: text}, f"DATA = {str(coded)!r}\n{WITHOUT_NUMBA}")
     assert run.returncode == 0, run.stderr
-    shapes, warned, refused = run.stdout.splitlines()
-    assert shapes == "(4, 3, 16, 16) (4, 3)"
+    train, val, warned, refused = run.stdout.splitlines()
+    assert (train, val) == ("(4, 3, 16, 16) (4, 3)", "(4, 3, 16, 16) (4,)")
     assert warned == "1"
     assert reason in refused
