@@ -19,14 +19,17 @@ import os
 import resource
 import tempfile
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import tyro
 
-from benchmarks.common import save, spread, table
-from benchmarks.loaders import LOADERS, Settings
+from benchmarks.common import Record, save, spread
+from benchmarks.loaders import Settings, contenders
+from benchmarks.tables import show
+from dali_msda.processors import usable_processors
 
 # After its turn a loader still makes some batches ahead, which must not fall into the next one's turn.
 _REFILL_S = 1.0
@@ -67,7 +70,7 @@ def _serve(name: str, settings: Settings, pipe: Connection) -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: settings.cores])
     torch.set_num_threads(1)  # the loaders' own threads are what is compared
     began = time.perf_counter()
-    batches = LOADERS[name](settings)
+    batches = contenders()[name].batches(settings)
     next(batches)
     pipe.send(time.perf_counter() - began)
     steps = max(1, settings.images // settings.batch_size)
@@ -98,33 +101,42 @@ def _children_peak() -> int:
     return total
 
 
-def measure(contenders: dict[str, tuple[str, Settings]], rounds: int) -> dict[str, Any]:
-    """Images per second of every contender (a loader and its settings), in turns."""
+def measure(turns: Sequence[tuple[str, Settings]], rounds: int) -> list[Record]:
+    """Images per second of every contender with its settings, in turns."""
     context = multiprocessing.get_context("spawn")
-    servers: dict[str, tuple[Any, Connection]] = {}
-    results: dict[str, Any] = {}
-    for title, (loader, settings) in contenders.items():
+    every = contenders()
+    servers: list[tuple[Any, Connection, Record]] = []
+    for name, settings in turns:
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(loader, settings, theirs))
+        process = context.Process(target=_serve, args=(name, settings, theirs))
         process.start()
         theirs.close()
-        servers[title] = (process, ours)
-        results[title] = {"first_batch_s": ours.recv(), "rates": [], "peak_MiB": 0.0}
+        record: Record = {
+            "loader": every[name].loader,
+            "mix": every[name].mix,
+            "device": "cpu",
+            "batch_size": settings.batch_size,
+            "image_size": settings.image_size,
+            "workers": settings.workers,
+            "cores": settings.cores or usable_processors(),
+            "first_batch_s": ours.recv(),
+            "rates": [],
+        }
+        servers.append((process, ours, record))
     for round_number in range(rounds + 1):
-        for title, (_, pipe) in servers.items():
+        for _, pipe, record in servers:
             pipe.send("pass")
             rate, peak = pipe.recv()
             time.sleep(_REFILL_S)
             if round_number:
-                results[title]["rates"].append(rate)
-                results[title]["peak_MiB"] = peak
-    for process, pipe in servers.values():
+                record["rates"].append(rate)
+                record["peak_MiB"] = peak
+    for process, pipe, record in servers:
         pipe.close()
         process.join(timeout=10)
         process.kill()
-    for result in results.values():
-        result["images_per_s"] = spread(result["rates"])
-    return results
+        record["images_per_s"] = spread(record["rates"])
+    return [record for _, _, record in servers]
 
 
 def _mean_size(files: list[Path]) -> float:
@@ -135,44 +147,21 @@ def main() -> None:
     """Measure, print a table, write the results."""
     settings = tyro.cli(Settings, description=__doc__)
     if settings.loaders == ["all"]:
-        settings = dataclasses.replace(settings, loaders=list(LOADERS))
+        settings = dataclasses.replace(settings, loaders=list(contenders()))
     if not settings.data.is_dir():
         raise SystemExit(f"--data must be a folder of class folders; there is no folder {settings.data}")
-    unknown = [name for name in settings.loaders if name not in LOADERS]
+    unknown = [name for name in settings.loaders if name not in contenders()]
     if unknown:
-        raise SystemExit(f"--loaders must be among {', '.join(LOADERS)}; got {unknown[0]}")
+        raise SystemExit(f"--loaders must be among {', '.join(contenders())}; got {unknown[0]}")
     with tempfile.TemporaryDirectory() as folder:
         data = prepared(settings, Path(folder))
         files = [path for path in data.rglob("*") if path.is_file()]
         size = _mean_size(files)
         placed = dataclasses.replace(settings, data=data)
-        results = measure({name: (name, placed) for name in settings.loaders}, settings.rounds)
-    baseline = spread(results[settings.loaders[0]]["rates"])["median"]
-    rows = []
-    for name, result in results.items():
-        rate = result["images_per_s"]
-        rows.append(
-            [
-                name,
-                f"{rate['median']:.0f} ({rate['q1']:.0f}-{rate['q3']:.0f})",
-                f"{rate['median'] / baseline:.2f}",
-                f"{result['peak_MiB']:.0f}",
-                f"{result['first_batch_s']:.1f}",
-            ]
-        )
-    header = [
-        "loader",
-        "images/s (quartiles)",
-        f"ratio to {settings.loaders[0]}",
-        "peak MiB",
-        "first batch, s",
-    ]
-    print(table(header, rows))
-    content = {
-        "settings": vars(settings) | {"data": settings.data.name, "kB_per_file": size / 1000},
-        "loaders": results,
-    }
-    print(f"wrote {save('bench_loader', content)}")
+        records = measure([(name, placed) for name in settings.loaders], settings.rounds)
+    records = [record | {"kB_per_file": size / 1000} for record in records]
+    path = save("bench_loader", vars(settings), records)
+    print(f"{show('loader', path)}\nwrote {path}")
 
 
 if __name__ == "__main__":

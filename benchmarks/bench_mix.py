@@ -11,10 +11,11 @@ round. On the GPU the DALI graph mixes uint8 batches that lie on the GPU already
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import numba
 import numpy as np
@@ -22,10 +23,10 @@ import torch
 import tyro
 
 import dali_msda as msda
-from benchmarks.common import save, spread, table
+from benchmarks.common import Record, mixing, save, spread
+from benchmarks.tables import show
 from dali_msda import draws as slot
 from dali_msda.backends.numba.kernels import mix_image
-from dali_msda.methods import MIXING
 
 Mix = Callable[[], Any]
 
@@ -77,28 +78,44 @@ def _in_threads(work: Callable[[int, int], Any], count: int, pool: ThreadPoolExe
     list(pool.map(work, edges[:-1], edges[1:]))
 
 
+class Contender(NamedTuple):
+    """Something that mixes, or copies, one batch."""
+
+    library: str
+    mix: str
+    """A method, or "copy"."""
+    dtype: str
+    run: Mix
+    mode: str | None = None
+    """timm has two: a draw per "batch" or per "elem"."""
+
+    def fields(self) -> Record:
+        """What it is, as fields of a record."""
+        return {"library": self.library, "mix": self.mix, "dtype": self.dtype, "mode": self.mode}
+
+
 def contenders(
     batch_size: int, cores: int, size: int, pool: ThreadPoolExecutor, *, peers: bool = True
-) -> dict[str, Mix]:
-    """Everything that is timed, by name: ``ours-METHOD`` on uint8, ``PEER-METHOD-DTYPE``, ``copy-DTYPE``."""
+) -> list[Contender]:
+    """Everything that is timed on the CPU."""
     rng = np.random.default_rng(0)
     own = rng.integers(0, 256, (batch_size, size, size, 3), dtype=np.uint8)
     mixed = np.empty_like(own)
     partner = rng.permutation(batch_size)
     no_layout = np.zeros(0, np.uint8)
-    found: dict[str, Mix] = {}
 
     def copy(start: int, stop: int) -> None:
         mixed[start:stop] = own[start:stop]
 
-    found["copy-uint8"] = lambda: _in_threads(copy, batch_size, pool, cores)
-    for method in MIXING:
+    found = [Contender("numpy", "copy", "uint8", lambda: _in_threads(copy, batch_size, pool, cores))]
+    for method in mixing():
         draws = _draws(method, batch_size, rng)
 
         def mix(start: int, stop: int, draws: np.ndarray = draws) -> None:
             _mix_images(mixed, own, draws, partner, no_layout, start, stop)
 
-        found[f"ours-{method}"] = lambda mix=mix: _in_threads(mix, batch_size, pool, cores)  # type: ignore[misc]
+        run = partial(_in_threads, mix, batch_size, pool, cores)
+        found.append(Contender("dali-msda", method, "uint8", run))
 
     if not peers:
         return found
@@ -106,50 +123,54 @@ def contenders(
     as_uint8 = torch.tensor(own).permute(0, 3, 1, 2).contiguous()
     as_float = as_uint8.float()
     out = torch.empty_like(as_float)
-    found["copy-float32"] = lambda: out.copy_(as_float)
-    found |= _timm(as_float, labels) | _torchvision(as_float, as_uint8, labels) | _kornia(as_float, labels)
-    return found
+    return [
+        *found,
+        Contender("torch", "copy", "float32", lambda: out.copy_(as_float)),
+        *_timm(as_float, labels),
+        *_torchvision(as_float, as_uint8, labels),
+        *_kornia(as_float, labels),
+    ]
 
 
-def _timm(images: torch.Tensor, labels: torch.Tensor) -> dict[str, Mix]:
+def _timm(images: torch.Tensor, labels: torch.Tensor) -> list[Contender]:
     try:
         from timm.data import Mixup
     except ImportError:
-        return {}
-    found: dict[str, Mix] = {}
+        return []
+    found = []
     for method, alphas in (("mixup", (1.0, 0.0)), ("cutmix", (0.0, 1.0)), ("stochastic", (1.0, 1.0))):
         for mode in ("batch", "elem"):
             mix = Mixup(*alphas, mode=mode, num_classes=1000, label_smoothing=0.0)
             # It mixes in place; mixing the same images again costs the same.
-            found[f"timm-{method}-float32-{mode}"] = lambda mix=mix: mix(images, labels)  # type: ignore[misc]
+            found.append(Contender("timm", method, "float32", partial(mix, images, labels), mode))
     return found
 
 
-def _torchvision(images: torch.Tensor, as_uint8: torch.Tensor, labels: torch.Tensor) -> dict[str, Mix]:
+def _torchvision(images: torch.Tensor, as_uint8: torch.Tensor, labels: torch.Tensor) -> list[Contender]:
     from torchvision.transforms import v2
 
     mixup, cutmix = v2.MixUp(num_classes=1000), v2.CutMix(num_classes=1000)
-    return {
-        "torchvision-mixup-float32": lambda: mixup(images, labels),
-        "torchvision-cutmix-float32": lambda: cutmix(images, labels),
-        "torchvision-cutmix-uint8": lambda: cutmix(as_uint8, labels),
-    }
+    return [
+        Contender("torchvision", "mixup", "float32", partial(mixup, images, labels)),
+        Contender("torchvision", "cutmix", "float32", partial(cutmix, images, labels)),
+        Contender("torchvision", "cutmix", "uint8", partial(cutmix, as_uint8, labels)),
+    ]
 
 
-def _kornia(images: torch.Tensor, labels: torch.Tensor) -> dict[str, Mix]:
+def _kornia(images: torch.Tensor, labels: torch.Tensor) -> list[Contender]:
     try:
         from kornia.augmentation import RandomCutMixV2, RandomMixUpV2
     except ImportError:
-        return {}
+        return []
     mixup = RandomMixUpV2(p=1.0, data_keys=["input", "class"])
     cutmix = RandomCutMixV2(p=1.0, data_keys=["input", "class"], use_correct_lambda=True)
-    return {
-        "kornia-mixup-float32": lambda: mixup(images, labels),
-        "kornia-cutmix-float32": lambda: cutmix(images, labels),
-    }
+    return [
+        Contender("kornia", "mixup", "float32", partial(mixup, images, labels)),
+        Contender("kornia", "cutmix", "float32", partial(cutmix, images, labels)),
+    ]
 
 
-def gpu_contenders(batch_size: int, size: int) -> dict[str, Mix]:
+def gpu_contenders(batch_size: int, size: int) -> list[Contender]:
     """The graph on a GPU, each method in a pipeline of its own, and PyTorch's copy of the same bytes."""
     from nvidia.dali import Pipeline, fn, types
 
@@ -163,8 +184,8 @@ def gpu_contenders(batch_size: int, size: int) -> dict[str, Mix]:
         out.copy_(images)
         torch.cuda.synchronize()
 
-    found: dict[str, Mix] = {"copy-uint8": copy}
-    for method in MIXING:
+    found = [Contender("torch", "copy", "uint8", copy)]
+    for method in mixing():
         pipeline = Pipeline(batch_size, 4, 0, prefetch_queue_depth=2)
         with pipeline:
             data = fn.external_source(
@@ -178,51 +199,46 @@ def gpu_contenders(batch_size: int, size: int) -> dict[str, Mix]:
             pipeline.run()
             torch.cuda.synchronize()
 
-        found[f"ours-{method}"] = run
+        found.append(Contender("dali-msda", method, "uint8", run))
     return found
 
 
-def in_turns(found: dict[str, Mix], rounds: int) -> dict[str, list[float]]:
+def in_turns(found: Sequence[Contender], rounds: int) -> list[list[float]]:
     """Seconds of every round of every contender."""
-    seconds: dict[str, list[float]] = {name: [] for name in found}
+    seconds: list[list[float]] = [[] for _ in found]
     for number in range(rounds + 2):
-        for name, mix in found.items():
+        for contender, own in zip(found, seconds, strict=True):
             began = time.perf_counter()
-            mix()
+            contender.run()
             if number >= 2:
-                seconds[name].append(time.perf_counter() - began)
+                own.append(time.perf_counter() - began)
     return seconds
 
 
 def main() -> None:
-    """Measure, print a table per setting, write the results."""
+    """Measure, write the results, print a table."""
     settings = tyro.cli(Settings, description=__doc__)
-    results: dict[str, Any] = {}
-    for cores in settings.cores if settings.device == "cpu" else (0,):
-        torch.set_num_threads(max(1, cores))
-        with ThreadPoolExecutor(max(1, cores)) as pool:
+    records: list[Record] = []
+    on_gpu = settings.device == "gpu"
+    for cores in (1,) if on_gpu else settings.cores:
+        torch.set_num_threads(cores)
+        with ThreadPoolExecutor(cores) as pool:
             for batch_size in settings.batch_sizes:
                 found = (
-                    contenders(batch_size, cores, settings.image_size, pool)
-                    if settings.device == "cpu"
-                    else gpu_contenders(batch_size, settings.image_size)
+                    gpu_contenders(batch_size, settings.image_size)
+                    if on_gpu
+                    else contenders(batch_size, cores, settings.image_size, pool)
                 )
-                seconds = in_turns(found, settings.rounds)
-                copy = spread(seconds["copy-uint8"])["median"]
-                title = f"batch {batch_size}, {settings.device}" + (f", {cores} cores" if cores else "")
-                results[title] = {name: spread(values) for name, values in seconds.items()}
-                rows = [
-                    [
-                        name,
-                        f"{1e3 * value['median']:.2f} ({1e3 * value['q1']:.2f}-{1e3 * value['q3']:.2f})",
-                        f"{value['median'] / copy:.1f}",
-                    ]
-                    for name, value in results[title].items()
-                ]
-                print(f"\n{title}\n")
-                print(table(["mixing", "ms (quartiles)", "ratio to a copy of the uint8 bytes"], rows))
-    content = {"settings": vars(settings), "seconds": results}
-    print(f"\nwrote {save('bench_mix', content)}")
+                where: Record = {
+                    "batch_size": batch_size,
+                    "image_size": settings.image_size,
+                    "device": settings.device,
+                    "cores": None if on_gpu else cores,
+                }
+                for contender, seconds in zip(found, in_turns(found, settings.rounds), strict=True):
+                    records.append(contender.fields() | where | {"seconds": spread(seconds)})
+    path = save("bench_mix", vars(settings), records)
+    print(f"{show('mix', path)}\nwrote {path}")
 
 
 if __name__ == "__main__":

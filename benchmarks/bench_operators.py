@@ -19,15 +19,16 @@ from nvidia.dali import Pipeline, fn, types
 
 import dali_msda as msda
 from benchmarks.bench_loader import prepared
-from benchmarks.common import save, spread, table
+from benchmarks.common import save, spread
 from benchmarks.loaders import Settings as Loading
+from benchmarks.tables import show
 from dali_msda.backends.numba.resize import resize_mirrored
 from dali_msda.processors import usable_processors
 from pipelines.constants import MEAN, STD
 from pipelines.folders import ImageFolder, list_images
 from pipelines.imagenet import decoder_arguments, normalized, read
 
-STAGES = ("read", "decode", "resize", "normalise", "mix and normalise", "DALI's resize and normalise")
+STAGES = ("read", "decode", "resize", "normalise", "mix_normalise", "dali_resize_normalise")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ def build(folder: ImageFolder, stage: str, settings: Settings) -> Pipeline:
         outputs: list[Any] = [encoded]
         if stage != "read":
             images = fn.decoders.image_random_crop(encoded, **decoder_arguments("cpu", 0.0), num_attempts=10)
-            if stage.startswith("DALI"):
+            if stage == "dali_resize_normalise":
                 images = normalized(fn.resize(images, size=[224, 224], antialias=True), "CHW", types.FLOAT)
             elif stage != "decode":
                 mirrored = fn.random.coin_flip(shape=[1], dtype=types.INT32)
@@ -72,7 +73,7 @@ def build(folder: ImageFolder, stage: str, settings: Settings) -> Pipeline:
             outputs = [images]
             if stage == "normalise":
                 outputs = [normalized(images, "CHW", types.FLOAT)]
-            elif stage == "mix and normalise":
+            elif stage == "mix_normalise":
                 outputs = list(
                     msda.mix(
                         images,
@@ -108,16 +109,20 @@ def main() -> None:
                     seconds[stage]["wall"].append((time.perf_counter() - wall) / settings.batches)
                     seconds[stage]["cpu"].append((time.process_time() - cpu) / settings.batches)
                 time.sleep(0.2)
-    results = {
-        stage: {kind: spread(values) for kind, values in both.items()} for stage, both in seconds.items()
-    }
-    rows = [
-        [stage, f"{1e3 * both['wall']['median']:.1f}", f"{1e3 * both['cpu']['median']:.1f}"]
-        for stage, both in results.items()
+    records = [
+        {
+            "stage": stage,
+            "mix": settings.mix if stage == "mix_normalise" else "none",
+            "batch_size": settings.batch_size,
+            "workers": settings.workers,
+            "device": "cpu",
+            "wall_s": spread(both["wall"]),
+            "cpu_s": spread(both["cpu"]),
+        }
+        for stage, both in seconds.items()
     ]
-    print(table(["up to", "ms per batch", "processor ms per batch"], rows))
-    content = {"settings": vars(settings) | {"data": settings.data.name}, "seconds": results}
-    print(f"wrote {save('bench_operators', content)}")
+    path = save("bench_operators", vars(settings), records)
+    print(f"{show('operators', path)}\nwrote {path}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks.common import save, spread, table
+from benchmarks.common import revision, save, spread
+from benchmarks.tables import show
 from pipelines.demo_data import make_demo_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,13 +36,13 @@ pipeline.run()
 print(built - start, time.perf_counter() - built)
 """
 _IMPORT = f"{_DALI}\nimport time\nstart = time.perf_counter()\n%s\nprint(time.perf_counter() - start)"
-# Where the figure is that a process prints (-1: the whole process is timed), and its command.
-_STAGES: dict[str, tuple[int, list[str]]] = {
-    "train_imagenet.py --help": (-1, ["train_imagenet.py", "--help"]),
-    "error: no such folder": (-1, ["train_imagenet.py", "--data", "nowhere"]),
-    "error: not a number": (-1, ["train_imagenet.py", "--lr", "high"]),
-    "process that imports DALI": (-1, ["-c", _DALI]),
-    "import dali_msda after DALI": (0, ["-c", _IMPORT % "import dali_msda"]),
+# Stage and method; where the figure is that a process prints (-1: the whole process is timed); its command.
+_STAGES: dict[tuple[str, str | None], tuple[int, list[str]]] = {
+    ("help", None): (-1, ["train_imagenet.py", "--help"]),
+    ("error_folder", None): (-1, ["train_imagenet.py", "--data", "nowhere"]),
+    ("error_number", None): (-1, ["train_imagenet.py", "--lr", "high"]),
+    ("import_dali", None): (-1, ["-c", _DALI]),
+    ("import_dali_msda", None): (0, ["-c", _IMPORT % "import dali_msda"]),
 }
 
 
@@ -71,26 +72,28 @@ def main() -> None:
     """Measure, print a table, write the results."""
     settings = tyro.cli(Settings, description=__doc__)
     roots = {"here": ROOT} | ({} if settings.against is None else {"against": settings.against.resolve()})
-    found: dict[str, dict[str, list[float]]] = {}
+    commits = {name: revision(root)["commit"] for name, root in roots.items()}
+    found: dict[tuple[str, str | None], dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         data = make_demo_dataset(Path(temporary) / "set", train_per_class=20, val_per_class=1)
         stages = dict(_STAGES)
         for mix in ("none", "hmix", "gmix"):
             command = ["-c", _PIPELINE, str(data), mix]
-            stages[f"pipeline until built, {mix}"] = 0, command
-            stages[f"then its first batch, {mix}"] = 1, command
+            stages["build", mix] = 0, command
+            stages["first_batch", mix] = 1, command
         for number in range(settings.rounds + 1):
             for stage, (figure, command) in stages.items():
                 for name, root in roots.items():
                     value = seconds(root, figure, command)
                     if number:
                         found.setdefault(stage, {}).setdefault(name, []).append(value)
-    results = {
-        stage: {name: spread(values) for name, values in each.items()} for stage, each in found.items()
-    }
-    rows = [[stage, *(f"{each[name]['median']:.2f}" for name in roots)] for stage, each in results.items()]
-    print(table(["seconds", *roots], rows))
-    print(f"wrote {save('bench_start', {'seconds': results})}")
+    records = [
+        {"stage": stage, "mix": mix, "checkout": name, "commit": commits[name], "seconds": spread(values)}
+        for (stage, mix), each in found.items()
+        for name, values in each.items()
+    ]
+    path = save("bench_start", vars(settings), records)
+    print(f"{show('start', path)}\nwrote {path}")
 
 
 if __name__ == "__main__":

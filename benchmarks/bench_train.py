@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
-import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,9 @@ from pathlib import Path
 import torch
 import tyro
 
-from benchmarks.common import save, spread, table
+from benchmarks.common import save, spread
+from benchmarks.tables import show
+from dali_msda.methods import TABLE
 from training.config import Config, resolve
 from training.run import Run
 
@@ -69,7 +70,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         runs = {
             method: Run(resolve(dataclasses.replace(config, mix=method, output=Path(folder) / method)))
-            for method in typing.get_args(typing.get_type_hints(Config)["mix"])
+            for method in TABLE
         }
     trainer = runs["none"]
     kept = next(endless(trainer))
@@ -89,19 +90,19 @@ def main() -> None:
             float(loss)  # wait for the device
             if number:
                 rates[name].append(settings.steps * settings.batch_size / (time.perf_counter() - began))
-    results = {name: spread(values) for name, values in rates.items()}
-    memory = results["memory"]["median"]
-    rows = [
-        [
-            name,
-            f"{value['median']:.1f} ({value['q1']:.1f}-{value['q3']:.1f})",
-            f"{1 - value['median'] / memory:.1%}",
-        ]
-        for name, value in results.items()
+    records = [
+        {
+            "batches_from": "memory" if name == "memory" else "loader",
+            "mix": "none" if name == "memory" else name,
+            "arch": settings.arch,
+            "image_size": settings.image_size,
+            "batch_size": settings.batch_size,
+            "images_per_s": spread(values),
+        }
+        for name, values in rates.items()
     ]
-    print(table(["batches from", "images/s (quartiles)", "share lost"], rows))
-    content = {"settings": vars(settings) | {"data": settings.data.name}, "images_per_s": results}
-    print(f"wrote {save('bench_train', content)}")
+    path = save("bench_train", vars(settings), records)
+    print(f"{show('train', path)}\nwrote {path}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,10 @@
-"""What every benchmark shares: a description of the machine, statistics, and a dated file of results."""
+"""What every benchmark shares: a description of the machine, statistics, and a dated file of results.
+
+A file of results has a header (benchmark, date, command, commit and whether there were changes on top,
+machine, settings) and a list of records. A record is a dict of fields: what was measured (``"loader": "dali",
+"mix": "hmix", "batch_size": 64``) and its figures (``"images_per_s": {"median": ..., "q1": ..., "q3": ...,
+"rounds": ...}``). Names of figures end with the unit.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +14,18 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from dali_msda.methods import TABLE
 from dali_msda.processors import usable_processors
 from pipelines.files import write_whole
 from training.revision import git
+
+Record = dict[str, Any]
+Content = dict[str, Any]  # of a file of results
 
 _PACKAGES = (
     "nvidia-dali-cuda120",
@@ -63,8 +73,11 @@ def _gpu() -> str:
 
 
 def revision(root: Path = Path(__file__).parent.parent) -> dict[str, Any]:
-    """The commit of the code and whether there were changes on top; None where git does not know."""
-    changes = git(root, "status", "--porcelain")
+    """The commit of the code and whether there were changes on top; None where git does not know.
+
+    Other results are no change.
+    """
+    changes = git(root, "status", "--porcelain", "--", ".", ":(exclude)benchmarks/results")
     return {"commit": git(root, "rev-parse", "HEAD"), "dirty": None if changes is None else changes != ""}
 
 
@@ -74,10 +87,22 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": median, "q1": low, "q3": high, "rounds": len(values)}
 
 
-def save(name: str, results: dict[str, Any], folder: Path = Path("benchmarks/results")) -> Path:
-    """Write results, machine, command and date to ``folder/DATE-name.json``, never over an older file.
+def mixing() -> list[str]:
+    """The names of all methods that mix."""
+    return [name for name in TABLE if name != "none"]
 
-    Of paths on the command line only the last part is written: the results are published.
+
+def save(
+    name: str,
+    settings: dict[str, Any],
+    records: Sequence[Record],
+    folder: Path = Path("benchmarks/results"),
+    *,
+    calculated: bool = False,
+) -> Path:
+    """Write the records under a header to ``folder/DATE-name.json``, never over an older file.
+
+    Of paths in the settings and on the command line only the last part is written: the results are published.
     """
     now = datetime.now().astimezone()
     arguments = [Path(argument).name if "/" in argument else argument for argument in sys.argv[1:]]
@@ -86,13 +111,43 @@ def save(name: str, results: dict[str, Any], folder: Path = Path("benchmarks/res
         "date": now.isoformat(timespec="seconds"),
         "command": " ".join(["python", "-m", f"benchmarks.{name}", *arguments]),
         **revision(),
+        "calculated": calculated,
         "machine": machine(),
-        "results": results,
+        "settings": {
+            key: value.name if isinstance(value, Path) else value for key, value in settings.items()
+        },
+        "results": list(records),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{now:%Y-%m-%d-%H%M%S}-{name}.json"
+    while (path := folder / f"{now:%Y-%m-%d-%H%M%S}-{name}.json").exists():
+        now += timedelta(seconds=1)
     write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
     return path
+
+
+def load(path: Path) -> Content:
+    """A file of results: the header, and the records under "results"."""
+    content: Content = json.loads(path.read_text())
+    return content
+
+
+def select(records: Iterable[Record], **fields: Any) -> list[Record]:
+    """The records whose fields have these values."""
+    return [record for record in records if all(record.get(key) == value for key, value in fields.items())]
+
+
+def only(records: Iterable[Record], **fields: Any) -> Record:
+    """The one record whose fields have these values.
+
+    Raises
+    ------
+    LookupError
+        There is none, or there are several.
+    """
+    found = select(records, **fields)
+    if len(found) != 1:
+        raise LookupError(f"there must be one record with {fields}; got {len(found)}")
+    return found[0]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

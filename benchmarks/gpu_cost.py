@@ -17,8 +17,8 @@ import tyro
 from nvidia.dali import Pipeline, fn, types
 
 import dali_msda as msda
-from benchmarks.common import table
-from dali_msda.methods import MIXING
+from benchmarks.common import mixing, save, table
+from benchmarks.tables import show
 
 _SAMPLES = 2  # enough to run; bytes per sample do not depend on it
 # Inputs of the graph, small constants made on the CPU, and operators that only look at shapes.
@@ -104,31 +104,31 @@ def count(method: str, settings: Settings) -> tuple[list[tuple[str, float, float
 
 
 def main() -> None:
-    """Print a table per method, then the totals."""
+    """Print a table per method, write the results, print the totals."""
     settings = tyro.cli(Settings, description=__doc__)
     floor = 2 * settings.batch_size * settings.image_size**2 * 3
-    totals = []
-    for method in MIXING:
+    records = []
+    for method in mixing():
         rows, launches = count(method, settings)
         cells = [[name, f"{read / 1e6:.0f}", f"{written / 1e6:.0f}"] for name, read, written in rows]
         print(f"\n{method}\n\n" + table(["operator", "read, MB", "written, MB"], cells))
-        total = sum(read + written for _, read, written in rows)
-        times = [total / (bandwidth * 1e12) * 1e3 for bandwidth in settings.bandwidths]
-        totals.append(
-            [
-                method,
-                str(launches),
-                f"{total / 1e6:.0f}",
-                f"{total / floor:.1f}",
-                *(f"{time:.2f} ({time / settings.step_ms:.2%})" for time in times),
-            ]
+        records.append(
+            {
+                "mix": method,
+                "batch_size": settings.batch_size,
+                "image_size": settings.image_size,
+                "launches": launches,
+                "bytes": sum(read + written for _, read, written in rows),
+                "floor_bytes": floor,
+                "operators": [
+                    {"operator": name, "read_bytes": read, "written_bytes": written}
+                    for name, read, written in rows
+                ],
+            }
         )
     print(f"\nCalculated. Floor (images read once, written once): {floor / 1e6:.0f} MB per batch.\n")
-    header = ["method", "launches", "MB", "times the floor"]
-    header += [
-        f"ms at {bandwidth:g} TB/s (share of {settings.step_ms:g} ms)" for bandwidth in settings.bandwidths
-    ]
-    print(table(header, totals))
+    path = save("gpu_cost", vars(settings), records, calculated=True)
+    print(f"{show('gpu_cost', path)}\nwrote {path}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ import torchvision
 import tyro
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks.common import table
+from benchmarks.common import Record, save
+from benchmarks.tables import show
 from pipelines.imagenet import decoder_arguments
 
 _MB = 1e6
@@ -82,23 +83,34 @@ def pipeline_bytes(settings: Settings, batch_size: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print the table."""
+    """Count, write the results, print a table."""
     settings = tyro.cli(Settings, description=__doc__)
-    rows = []
+    records: list[Record] = []
     for batch_size in settings.batch_sizes:
         parameters, activations = model_bytes(settings.model, settings.image_size, batch_size)
         pipeline = pipeline_bytes(settings, batch_size)
-        # Parameters, gradients and momentum; what autocast makes of the parameters counts as kept.
-        model = 3 * parameters
-        total = model + activations + 2 * pipeline["paddings"] + pipeline["batches"]
-        numbers = (model, activations, 2 * pipeline["paddings"], pipeline["batches"], total)
-        rows.append([str(batch_size), *(f"{number / 1e9:.2f}" for number in numbers)])
-    header = ["batch", "weights and optimizer", "activations", "decoders' paddings", "batches", "sum"]
+        records.append(
+            {
+                "model": settings.model,
+                "image_size": settings.image_size,
+                "batch_size": batch_size,
+                # Parameters, gradients and momentum; what autocast makes of the parameters counts as kept.
+                "model_bytes": 3 * parameters,
+                "activations_bytes": activations,
+                # Of both pipelines.
+                "paddings_bytes": 2 * pipeline["paddings"],
+                "batches_bytes": pipeline["batches"],
+                "pinned_bytes": 2 * pipeline["pinned"],
+                "hinted_image_bytes": pipeline["hints"],
+            }
+        )
+    path = save("gpu_memory", vars(settings), records, calculated=True)
     print(f"{settings.model}, {settings.image_size} pixels, bf16, GB; calculated\n")
-    print(table(header, rows))
-    pinned, hint = 2 * pipeline["pinned"], pipeline["hints"]
+    print(show("gpu_memory", path))
+    pinned, hint = records[-1]["pinned_bytes"], records[-1]["hinted_image_bytes"]
     print(f"\nPinned memory of the CPU for both pipelines: {pinned / 1e9:.2f} GB")
     print(f"One image of the size that the hardware decoder is told to expect: {hint / _MB:.0f} MB")
+    print(f"wrote {path}")
 
 
 if __name__ == "__main__":

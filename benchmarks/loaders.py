@@ -6,13 +6,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from dali_msda.methods import METHODS
+from dali_msda.methods import TABLE
 from dali_msda.processors import usable_processors
 
 Batches = Iterator[tuple[Any, Any]]
-MIXES = METHODS
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Settings:
     data: Path
     """Folder of class folders with JPEGs."""
 
-    loaders: list[str] = field(default_factory=lambda: ["dali-plain", *(f"dali-{m}" for m in MIXES)])
+    loaders: list[str] = field(default_factory=lambda: ["dali-plain", *(f"dali-{mix}" for mix in TABLE)])
     """Loaders to compare; "all" for every one that is installed."""
 
     batch_size: int = 64
@@ -273,10 +272,21 @@ def _ffcv(mix: str) -> Callable[[Settings], Batches]:
     return batches
 
 
-LOADERS: dict[str, Callable[[Settings], Batches]] = {
-    "dali-plain": _dali_plain,
-    **{f"dali-{mix}": _dali(mix) for mix in MIXES},
-    **{f"torchvision-{mix}": _torchvision(mix) for mix in ("none", "mixup", "cutmix")},
-    **{f"timm-{mix}": _timm(mix) for mix in ("none", "mixup", "cutmix")},
-    **{f"ffcv-{mix}": _ffcv(mix) for mix in ("none", "mixup")},
-}
+class Contender(NamedTuple):
+    """A loader with a method of mixing."""
+
+    loader: str
+    mix: str
+    batches: Callable[[Settings], Batches]
+
+
+def contenders() -> dict[str, Contender]:
+    """All that can be compared, by the names that ``--loaders`` takes."""
+    found = [
+        *(Contender("dali", mix, _dali(mix)) for mix in TABLE),
+        *(Contender("torchvision", mix, _torchvision(mix)) for mix in ("none", "mixup", "cutmix")),
+        *(Contender("timm", mix, _timm(mix)) for mix in ("none", "mixup", "cutmix")),
+        *(Contender("ffcv", mix, _ffcv(mix)) for mix in ("none", "mixup")),
+    ]
+    plain = {"dali-plain": Contender("dali-plain", "none", _dali_plain)}
+    return plain | {f"{each.loader}-{each.mix}": each for each in found}

@@ -199,7 +199,8 @@ def main() -> int:
     counts = soak.counts
     print(", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts.items()))
     if settings.save:
-        print(f"wrote {save('soak_resume', {'settings': vars(settings), **counts})}")
+        run = {key: getattr(settings, key) for key in ("mix", "processes", "checkpoint_every")}
+        print(f"wrote {save('soak_resume', vars(settings), [run | counts])}")
     return int(counts["differences"] + counts["lost_files"] > 0)
 
 

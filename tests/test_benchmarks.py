@@ -1,4 +1,4 @@
-"""What every result of a benchmark says of itself."""
+"""What every result of a benchmark says of itself, and the documents' tables of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.common import revision, save, spread
+from benchmarks import documents
+from benchmarks.common import Record, load, only, revision, save, select, spread
+from benchmarks.tables import TABLES
+from tests.trainer_process import ROOT
+
+RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+HEADER = {"benchmark", "date", "command", "commit", "dirty", "calculated", "machine", "settings", "results"}
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -25,6 +31,9 @@ def test_revision(tmp_path: Path) -> None:
     git(tmp_path, "commit", "--allow-empty", "-m", "first")
     commit = git(tmp_path, "rev-parse", "HEAD")
     assert revision(tmp_path) == {"commit": commit, "dirty": False}
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    (tmp_path / "benchmarks" / "results" / "a.json").touch()
+    assert revision(tmp_path) == {"commit": commit, "dirty": False}
     (tmp_path / "file").touch()
     assert revision(tmp_path) == {"commit": commit, "dirty": True}
 
@@ -32,8 +41,111 @@ def test_revision(tmp_path: Path) -> None:
 def test_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the command but no path of the machine, the commit, processor and versions."""
     monkeypatch.setattr("sys.argv", ["x", "--data", "/somebody/pictures", "--rounds", "3"])
-    content = json.loads(save("bench_x", {"seconds": spread([3.0, 1.0, 2.0])}, tmp_path).read_text())
+    settings = {"data": Path("/somebody/pictures"), "rounds": 3}
+    record = {"mix": "hmix", "batch_size": 64, "seconds": spread([3.0, 1.0, 2.0])}
+    content = load(save("bench_x", settings, [record], tmp_path))
     assert content["command"] == "python -m benchmarks.bench_x --data pictures --rounds 3"
-    assert {"benchmark", "date", "commit", "dirty", "machine", "results"} <= content.keys()
-    assert content["results"]["seconds"] == {"median": 2.0, "q1": 1.5, "q3": 2.5, "rounds": 3}
+    assert content["settings"] == {"data": "pictures", "rounds": 3}
+    assert content.keys() == HEADER
+    assert content["results"][0]["seconds"] == {"median": 2.0, "q1": 1.5, "q3": 2.5, "rounds": 3}
     assert "torch" in content["machine"]["versions"]
+
+
+def test_save_never_writes_over_a_file(tmp_path: Path) -> None:
+    """Also not over one of the same second."""
+    paths = {save("bench_x", {"number": number}, [], tmp_path) for number in range(5)}
+    assert len(paths) == 5
+    assert sorted(load(path)["settings"]["number"] for path in paths) == [0, 1, 2, 3, 4]
+
+
+def test_records_are_found_by_their_fields() -> None:
+    fields = [("hmix", 1), ("hmix", 2), ("gmix", None)]
+    records: list[Record] = [{"mix": mix, "cores": cores} for mix, cores in fields]
+    assert select(records, mix="hmix") == records[:2]
+    assert only(records, mix="hmix", cores=2) is records[1]
+    assert only(records, cores=None) is records[2]
+    with pytest.raises(LookupError, match=r"one record with \{'mix': 'hmix'\}; got 2"):
+        only(records, mix="hmix")
+    with pytest.raises(LookupError, match="got 0"):
+        only(records, mix="none")
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_results_are_records(path: Path) -> None:
+    """One form for all files; keys are names of fields, never sentences."""
+
+    def keys(value: object) -> set[str]:
+        if isinstance(value, list):
+            return set().union(*map(keys, value))
+        return set(value).union(*map(keys, value.values())) if isinstance(value, dict) else set()
+
+    content = load(path)
+    assert content.keys() == HEADER
+    assert content["results"]
+    assert all(isinstance(record, dict) for record in content["results"])
+    assert [key for key in keys(content["results"]) if not key.isidentifier()] == []
+
+
+def test_documents_say_what_their_results_say() -> None:
+    """Otherwise: python -m benchmarks.documents."""
+    stale = [path.name for path in documents.documents() if documents.written(path) != path.read_text()]
+    assert stale == []
+
+
+def test_every_table_is_in_a_document() -> None:
+    """But for those that a command only prints."""
+    text = "".join(path.read_text() for path in documents.documents())
+    assert {name for name in TABLES if f"<!-- table: {name} " not in text} == {
+        "mix",
+        "gpu_cost",
+        "gpu_memory",
+    }
+
+
+def document(folder: Path, line: str = "<!-- table: soak soak.json -->") -> Path:
+    """A document with one table, and its results beside it."""
+    (result,) = (path for path in RESULTS if path.name.endswith("soak_resume.json"))
+    shutil.copy(result, folder / "soak.json")
+    path = folder / "page.md"
+    path.write_text(f"Before\n\n{line}\n<!-- end of table -->\n\nAfter\n")
+    path.write_text(documents.written(path))
+    return path
+
+
+def test_a_changed_number_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = document(tmp_path)
+    text = page.read_text()
+    assert "| 50    | 4 " in text
+    assert "[soak_resume, 2026-11-25](soak.json), Intel(R) Xeon(R) Processor, 2 cores" in text
+    assert (text[:6], text[-6:]) == ("Before", "After\n")
+    monkeypatch.setattr(documents, "documents", lambda: [page])
+    monkeypatch.setattr("sys.argv", ["documents", "--check"])
+    assert documents.main() == 0
+
+    page.write_text(text.replace("| 50 ", "| 51 "))
+    assert documents.main() == 1
+    assert "| 51 " in page.read_text()  # --check writes nothing
+
+    page.write_text(text)
+    content = load(tmp_path / "soak.json")
+    content["results"][0]["differences"] = 7
+    (tmp_path / "soak.json").write_text(json.dumps(content))
+    assert documents.main() == 1
+    monkeypatch.setattr("sys.argv", ["documents"])
+    assert documents.main() == 0
+    assert "| 7 " in page.read_text()
+    assert documents.linked(page, "soak") == [tmp_path / "soak.json"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("<!-- table: soaked soak.json -->", "table must be one of loader, .*; got 'soaked'"),
+        ("<!-- table: soak other.json -->", "table soak must name files of results; got .*other.json"),
+        ("<!-- table: soak -->", "every table must be <!-- table: NAME FILE ... --> and have an end"),
+        ("<!-- table: soak soak.json -->\n<!-- table: soak soak.json -->", "and have an end"),
+    ],
+)
+def test_a_wrong_place_is_an_error(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        document(tmp_path, line)

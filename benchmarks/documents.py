@@ -1,0 +1,107 @@
+"""Write the tables of the documents from the results that they link.
+
+    python -m benchmarks.documents            write the tables of README.md and docs/*.md
+    python -m benchmarks.documents --check    exit with 1 if one differs from its results
+
+A document has ``<!-- table: NAME FILE ... -->`` on a line of its own, with a name from :data:`.tables.TABLES`
+and files of results relative to the document, and ``<!-- end of table -->`` below. This module writes what is
+between the two. To show a new run, name its file there.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from benchmarks.common import Content, load
+from benchmarks.tables import TABLES, show
+from pipelines.files import write_whole
+
+ROOT = Path(__file__).resolve().parent.parent
+
+_START = re.compile(r"^<!-- table: ", re.MULTILINE)
+_PLACE = re.compile(
+    r"^<!-- table: (?P<name>\S+) (?P<files>[^\n]+) -->\n(?P<body>.*?)^<!-- end of table -->$",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+def _origin(file: str, content: Content) -> str:
+    """Where a table comes from: the link, the machine that measured, the commit."""
+    machine, commit = content["machine"], content["commit"]
+    where = "calculated" if content["calculated"] else f"{machine['processor']}, {machine['cores']} cores"
+    code = "commit not recorded" if commit is None else f"commit {commit[:10]}"
+    code += " with changes" if content["dirty"] else ""
+    name = f"{content['benchmark']}, {content['date'][:10]}"
+    return f"[{name}]({file}), {where}, {code}"
+
+
+def written(document: Path) -> str:
+    """The text of a document with its tables as their results have them.
+
+    Raises
+    ------
+    ValueError
+        A table has no end, or there is no table or file of that name.
+    """
+    text = document.read_text()
+    if len(_START.findall(text)) != len(_PLACE.findall(text)):
+        raise ValueError(f"{document}: every table must be <!-- table: NAME FILE ... --> and have an end")
+
+    def fill(place: re.Match[str]) -> str:
+        name, files = place["name"], place["files"].split()
+        if name not in TABLES:
+            raise ValueError(f"{document}: table must be one of {', '.join(TABLES)}; got {name!r}")
+        paths = [document.parent / file for file in files]
+        for path in paths:
+            if not path.is_file():
+                raise ValueError(f"{document}: table {name} must name files of results; got {path}")
+        origins = "; ".join(_origin(file, load(path)) for file, path in zip(files, paths, strict=True))
+        start = place[0].splitlines()[0]
+        return f"{start}\n\n{show(name, *paths)}\n\nResults: {origins}.\n\n<!-- end of table -->"
+
+    return _PLACE.sub(fill, text)
+
+
+def linked(document: Path, name: str) -> list[Path]:
+    """The files of results of the table `name` in a document."""
+    for place in _PLACE.finditer(document.read_text()):
+        if place["name"] == name:
+            return [document.parent / file for file in place["files"].split()]
+    raise LookupError(f"{document} must have a table {name!r}; it has none")
+
+
+def documents() -> list[Path]:
+    """The documents that may have tables."""
+    return [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is done."""
+
+    check: bool = False
+    """Write nothing; name the documents that differ from their results, and exit with 1 if there is one."""
+
+
+def main() -> int:
+    """Write the tables, or compare them."""
+    settings = tyro.cli(Settings, description=__doc__)
+    try:
+        texts = {document: written(document) for document in documents()}
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
+    stale = {document: text for document, text in texts.items() if text != document.read_text()}
+    for document, text in stale.items():
+        if not settings.check:
+            write_whole(document, text.encode())
+        print(f"{document}: {'differs from its results' if settings.check else 'written'}")
+    return int(settings.check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,260 @@
+"""The tables of results, as the benchmarks print them and as the documents show them.
+
+A function takes the content of one file of results (or of several) and returns the cells. :data:`TABLES`
+has their names; :mod:`.documents` writes them into the documents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from benchmarks.common import Content, Record, load, only, select, table
+from dali_msda.methods import TABLE
+
+Rows = list[list[str]]  # the first is the header
+
+_LIBRARIES = {
+    "dali": "this project",
+    "dali-msda": "this project",
+    "dali-plain": "DALI without this project",
+    "ffcv": "FFCV",
+    "numpy": "NumPy",
+    "torch": "PyTorch",
+}
+_OPERATORS = {
+    "read": "reading files",
+    "decode": "decoding the crop",
+    "resize": "resize and mirror",
+    "normalise": "normalise (DALI's operator)",
+    "mix_normalise": "*or* {mix} and normalise in one pass",
+    "dali_resize_normalise": "*for comparison:* DALI's own resize and normalise",
+}
+_STARTS = {
+    "help": "`train_imagenet.py --help`",
+    "error_folder": "error: no such folder",
+    "error_number": "error: not a number",
+    "import_dali": "a process that imports DALI",
+    "import_dali_msda": "`import dali_msda` after DALI",
+    "build": "`train_pipeline` until it is built, {mix}",
+    "first_batch": "then its first batch, {mix}",
+}
+
+
+def mix_title(name: str) -> str:
+    """What people call a method; other names (``copy``) stay."""
+    return TABLE[name].title if name in TABLE else name
+
+
+def title(record: Record) -> str:
+    """The contender that a record is of: library, method, and the type of the images where it is given."""
+    library: str = record["loader"] if "loader" in record else record["library"]
+    parts: list[str] = [_LIBRARIES.get(library, library), mix_title(record["mix"])]
+    return ", ".join(parts + ([record["dtype"]] if "dtype" in record else []))
+
+
+def is_ours(record: Record) -> bool:
+    """Whether the contender is this project."""
+    return record.get("loader") == "dali" or record.get("library") == "dali-msda"
+
+
+def _bold(record: Record) -> str:
+    return f"**{title(record)}**" if is_ours(record) else title(record)
+
+
+def _rate(spread: Record, decimals: int = 0) -> str:
+    """The median, with the quartiles."""
+    low, middle, high = (f"{spread[key]:.{decimals}f}" for key in ("q1", "median", "q3"))
+    return f"{middle} ({low}-{high})"
+
+
+def _digits(value: float) -> str:
+    """Three digits: 1.88, 34.5, 116."""
+    return f"{value:#.3g}".rstrip(".") if value < 1000 else f"{value:.0f}"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}"
+
+
+def loader(content: Content) -> Rows:
+    """Whole loaders, one in each row."""
+    records = content["results"]
+    base = records[0]["images_per_s"]["median"]
+    header = ["loader", "images/s (quartiles)", f"ratio to {title(records[0])}", "peak MiB", "first batch, s"]
+    return [header] + [
+        [
+            _bold(record),
+            _rate(record["images_per_s"]),
+            f"{record['images_per_s']['median'] / base:.2f}",
+            f"{record['peak_MiB']:.0f}",
+            f"{record['first_batch_s']:.1f}",
+        ]
+        for record in sorted(records, key=lambda record: not is_ours(record))
+    ]
+
+
+def loader_short(content: Content) -> Rows:
+    """Images/s of whole loaders: a row for each, a column for each method."""
+    records = content["results"]
+    loaders = dict.fromkeys(record["loader"] for record in sorted(records, key=lambda r: not is_ours(r)))
+    mixes = [mix for mix in TABLE if select(records, mix=mix)]
+    rows = [["images/s", *map(mix_title, mixes)]]
+    for name in loaders:
+        found = [select(records, loader=name, mix=mix) for mix in mixes]
+        rates = [f"{one[0]['images_per_s']['median']:.0f}" if one else "" for one in found]
+        rows.append([_LIBRARIES.get(name, name), *rates])
+    return rows
+
+
+def operators(content: Content) -> Rows:
+    """The training pipeline, cut off after one operator more in each row."""
+    return [["up to", "ms per batch", "processor ms per batch"]] + [
+        [
+            _OPERATORS[record["stage"]].format(mix=mix_title(record["mix"])),
+            *(f"{1e3 * record[key]['median']:.1f}" for key in ("wall_s", "cpu_s")),
+        ]
+        for record in content["results"]
+    ]
+
+
+def mix(content: Content, places: Sequence[tuple[int, int | None]] | None = None) -> Rows:
+    """Mixing one batch: ms and the ratio to a copy at each (batch size, cores). Of two modes the faster."""
+    records = content["results"]
+    every = list(dict.fromkeys((record["batch_size"], record["cores"]) for record in records))
+    places = every if places is None else places
+    header, copies = ["mixing"], []
+    for batch_size, cores in places:
+        where = "on the GPU" if cores is None else f"{cores} core" + "s" * (cores > 1)
+        header += [f"{batch_size} images, {where}, ms", "times the copy"]
+        copies.append(only(records, mix="copy", dtype="uint8", batch_size=batch_size, cores=cores))
+    rows = [header]
+    contenders = {_bold(record): (record["library"], record["mix"], record["dtype"]) for record in records}
+    for name, (library, method, dtype) in contenders.items():
+        cells = [name]
+        for (batch_size, cores), copy in zip(places, copies, strict=True):
+            fields = {"library": library, "mix": method, "dtype": dtype}
+            found = select(records, **fields, batch_size=batch_size, cores=cores)
+            seconds = min(record["seconds"]["median"] for record in found)
+            cells += [_digits(1e3 * seconds), _times(seconds / copy["seconds"]["median"])]
+        rows.append(cells)
+    return rows
+
+
+def scale_loader(content: Content) -> Rows:
+    """The whole loader over cores and batch sizes."""
+    records = [record for record in content["results"] if record["varied"] != "image_size"]
+    return [["cores", "batch", "images/s (quartiles)"]] + [
+        [str(record["cores"]), str(record["batch_size"]), _rate(record["images_per_s"])] for record in records
+    ]
+
+
+def scale_mix(content: Content) -> Rows:
+    """ns per pixel of the kernel: a row for each method, a column for each size."""
+    records = select(content["results"], varied="image_size")
+    sizes = list(dict.fromkeys(record["image_size"] for record in records))
+    rows = [["ns per pixel", *(f"{size} pixels" for size in sizes)]]
+    for method in dict.fromkeys(record["mix"] for record in records):
+        found = [only(records, mix=method, image_size=size)["ns_per_pixel"]["median"] for size in sizes]
+        rows.append([mix_title(method), *(f"{value:.2f}" for value in found)])
+    return rows
+
+
+def train(*contents: Content) -> Rows:
+    """Training on loaded batches against one in memory; two columns for each file."""
+    header = ["batches from"]
+    columns: list[dict[str, list[str]]] = []
+    for content in contents:
+        records = content["results"]
+        size = records[0]["image_size"]
+        header += [f"{size} pixels: images/s", "lost"]
+        memory = only(records, batches_from="memory")["images_per_s"]["median"]
+        columns.append({})
+        for record in records:
+            rate = record["images_per_s"]
+            is_memory = record["batches_from"] == "memory"
+            name = "memory" if is_memory else mix_title(record["mix"])
+            columns[-1][name] = [
+                _rate(rate, 1),
+                "" if is_memory else f"{100 * (1 - rate['median'] / memory):.1f} %",
+            ]
+    return [header] + [[name, *(cell for each in columns for cell in each[name])] for name in columns[0]]
+
+
+def start(content: Content) -> Rows:
+    """Seconds until something happens, in this checkout and in another."""
+    records = content["results"]
+    checkouts = list(dict.fromkeys(record["checkout"] for record in records))
+    rows = [["seconds", *({"here": "now", "against": "before"}[name] for name in checkouts)]]
+    for stage, method in dict.fromkeys((record["stage"], record["mix"]) for record in records):
+        found = [only(records, stage=stage, mix=method, checkout=name) for name in checkouts]
+        name = _STARTS[stage].format(mix=mix_title(method) if method else "")
+        rows.append([name, *(f"{record['seconds']['median']:.2f}" for record in found)])
+    return rows
+
+
+def soak(content: Content) -> Rows:
+    """Kills and what they cost."""
+    keys = ("kills", "kills_while_saving", "runs", "differences", "lost_files")
+    return [[key.replace("_", " ") for key in keys]] + [
+        [str(record[key]) for key in keys] for record in content["results"]
+    ]
+
+
+def gpu_cost(content: Content) -> Rows:
+    """Bytes and launches of the GPU graph, calculated."""
+    bandwidths, step = content["settings"]["bandwidths"], content["settings"]["step_ms"]
+    header = ["method", "launches", "MB", "times the floor"]
+    header += [f"ms at {bandwidth:g} TB/s (share of a {step:g} ms step)" for bandwidth in bandwidths]
+    rows = [header]
+    for record in content["results"]:
+        times = [record["bytes"] / (bandwidth * 1e12) * 1e3 for bandwidth in bandwidths]
+        rows.append(
+            [
+                mix_title(record["mix"]),
+                str(record["launches"]),
+                f"{record['bytes'] / 1e6:.0f}",
+                f"{record['bytes'] / record['floor_bytes']:.1f}",
+                *(f"{time:.2f} ({100 * time / step:.2f} %)" for time in times),
+            ]
+        )
+    return rows
+
+
+def gpu_memory(content: Content) -> Rows:
+    """GB of training on a GPU, calculated."""
+    columns = {
+        "weights, gradients, momentum": "model_bytes",
+        "activations": "activations_bytes",
+        "decoders' paddings": "paddings_bytes",
+        "batches of a pipeline": "batches_bytes",
+    }
+    rows = [["batch per GPU", *columns, "sum"]]
+    for record in content["results"]:
+        sizes = [record[key] for key in columns.values()]
+        cells = [f"{size / 1e9:.2f}" for size in sizes] + [f"{sum(sizes) / 1e9:.1f}"]
+        rows.append([str(record["batch_size"]), *cells])
+    return rows
+
+
+TABLES: dict[str, Callable[..., Rows]] = {
+    "loader": loader,
+    "loader_short": loader_short,
+    "operators": operators,
+    "mix": mix,
+    "mix_short": partial(mix, places=((64, 1), (256, 2))),
+    "scale_loader": scale_loader,
+    "scale_mix": scale_mix,
+    "train": train,
+    "start": start,
+    "soak": soak,
+    "gpu_cost": gpu_cost,
+    "gpu_memory": gpu_memory,
+}
+
+
+def show(name: str, *paths: Path) -> str:
+    """The table `name` of these files of results, in Markdown."""
+    header, *rows = TABLES[name](*map(load, paths))
+    return table(header, rows)
