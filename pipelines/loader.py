@@ -6,8 +6,15 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from nvidia.dali.pipeline import Pipeline
+
+try:
+    import torch
+except ImportError as error:
+    raise ImportError(
+        "pipelines.loader gives batches to PyTorch, which cannot be imported; for one of DALI's CUDA:"
+        " pip install 'dali-msda[torch-cuda12]'"
+    ) from error
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
 

@@ -1,6 +1,9 @@
 """The wheel: what it holds, and what importing it brings in."""
 
+import ast
+import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -8,6 +11,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+
+from tests.test_readme import PYTHON
 
 ROOT = Path(__file__).resolve().parent.parent
 # What a checkout holds of its own; the build sees a copy, so that it leaves nothing in the checkout
@@ -25,6 +31,10 @@ SOURCES = (
     "benchmarks",
     "tests",
 )
+
+
+# What is installed of it.
+PACKAGES = ("dali_msda", "pipelines")
 
 
 @pytest.fixture(scope="module")
@@ -49,37 +59,92 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_wheel_holds_the_library_alone(wheel: Path) -> None:
+@pytest.fixture(scope="module")
+def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the wheel installs."""
+    folder = tmp_path_factory.mktemp("site")
     with zipfile.ZipFile(wheel) as archive:
-        names = set(archive.namelist())
-        (license_name,) = (name for name in names if name.endswith("/LICENSE"))
-        license_text = archive.read(license_name)
-    library = {name for name in names if not name.split("/")[0].endswith(".dist-info")}
-    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "dali_msda").rglob("*.py")}
-    assert library == modules | {"dali_msda/py.typed"}
-    assert license_text == (ROOT / "LICENSE").read_bytes()
+        archive.extractall(folder)
+    return folder
 
 
-def test_importing_the_wheel_imports_neither_torch_nor_numba(wheel: Path, tmp_path: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(tmp_path / "site")
-    script = (
-        "import sys, dali_msda\n"
-        "print(dali_msda.__file__)\n"
-        "print(*(name for name in sys.modules if name.split('.')[0] in ('torch', 'numba')))"
-    )
+def test_wheel_holds_library_and_pipelines(site: Path) -> None:
+    files = {path.relative_to(site).as_posix() for path in site.rglob("*") if path.is_file()}
+    (license_file,) = (name for name in files if name.endswith("/LICENSE"))
+    sources = [path for folder in PACKAGES for path in (ROOT / folder).rglob("*.py")]
+    expected = {path.relative_to(ROOT).as_posix() for path in sources}
+    expected |= {f"{folder}/py.typed" for folder in PACKAGES}
+    assert {name for name in files if not name.split("/")[0].endswith(".dist-info")} == expected
+    assert (site / license_file).read_bytes() == (ROOT / "LICENSE").read_bytes()
+
+
+def from_wheel(site: Path, script: str) -> list[str]:
+    """The lines that a script prints which finds the project in the wheel alone."""
     run = subprocess.run(
         [sys.executable, "-c", script],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        cwd=site,
+        env={**os.environ, "PYTHONPATH": str(site)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert run.returncode == 0, run.stderr
-    imported_from, heavy = run.stdout.split("\n")[:2]
-    assert Path(imported_from).is_relative_to(tmp_path / "site")
+    return run.stdout.splitlines()
+
+
+def test_importing_the_wheel_imports_neither_torch_nor_numba(site: Path) -> None:
+    imported_from, heavy = from_wheel(
+        site,
+        "import sys, dali_msda\n"
+        "print(dali_msda.__file__)\n"
+        "print(*(name for name in sys.modules if name.split('.')[0] in ('torch', 'numba')))",
+    )
+    assert Path(imported_from).is_relative_to(site)
     assert heavy == ""
+
+
+def test_the_wheel_has_what_the_readme_imports(site: Path) -> None:
+    nodes = [node for block in PYTHON for node in ast.walk(ast.parse(block))]
+    imports = [ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert "from pipelines.loader import DALILoader" in imports
+    show = f"print(*(m.__file__ for n, m in sys.modules.items() if n.split('.')[0] in {PACKAGES}), sep='\\n')"
+    files = from_wheel(site, "\n".join(["import sys", *imports, show]))
+    assert {str(site / "dali_msda/__init__.py"), str(site / "pipelines/loader.py")} <= set(files)
+    assert [file for file in files if not Path(file).is_relative_to(site)] == []
+
+
+def required(requirements: list[Requirement], extra: str) -> set[str]:
+    """Names of what an extra installs, the extras that it takes included."""
+    wanted = [r for r in requirements if r.marker is None or r.marker.evaluate({"extra": extra})]
+    names = {r.name for r in wanted if r.name != "dali-msda"}
+    return names.union(*(required(requirements, other) for r in wanted for other in r.extras))
+
+
+@pytest.mark.parametrize("extra", ["cuda12", "torch-cuda12"])
+def test_an_extra_brings_what_the_wheel_imports(extra: str, site: Path) -> None:
+    """Every module of the library and the pipelines; with PyTorch, the loader as well."""
+    (metadata,) = site.glob("*.dist-info/METADATA")
+    lines = re.findall(r"^Requires-Dist: (.*)", metadata.read_text(), re.MULTILINE)
+    brought = required([Requirement(line) for line in lines], extra)
+    packages = importlib.metadata.packages_distributions()
+    for path in (path for folder in PACKAGES for path in (site / folder).rglob("*.py")):
+        missing = {
+            root
+            for node in ast.walk(ast.parse(path.read_text()))
+            for root in imported(node) - set(sys.stdlib_module_names) - set(PACKAGES)
+            if brought.isdisjoint(packages[root])
+        }
+        expected = {"torch"} if path == site / "pipelines/loader.py" and extra == "cuda12" else set()
+        assert missing == expected, path
+
+
+def imported(node: ast.AST) -> set[str]:
+    """The top-level names that a statement imports, those of its own package left out."""
+    if isinstance(node, ast.Import):
+        return {alias.name.partition(".")[0] for alias in node.names}
+    if isinstance(node, ast.ImportFrom) and node.level == 0:
+        return {str(node.module).partition(".")[0]}
+    return set()
 
 
 def run_with(folder: Path, files: dict[str, str], script: str) -> subprocess.CompletedProcess[str]:
@@ -109,6 +174,18 @@ def test_an_old_dali_is_refused_in_one_line(script: str, tmp_path: Path) -> None
     assert run.stderr.splitlines()[-1] == (
         "ImportError: dali_msda works with DALI 2.4 (tested), found 1.53.0: pip install --upgrade"
         " 'dali-msda[cuda12]'"
+    )
+
+
+def test_only_the_loader_needs_torch(tmp_path: Path) -> None:
+    files = {"torch/__init__.py": "raise ModuleNotFoundError('No module named torch')"}
+    modules = sorted(path.stem for path in (ROOT / "pipelines").glob("*.py"))
+    others = "\n".join(f"import pipelines.{name}" for name in modules if name != "loader")
+    assert run_with(tmp_path, files, others).stderr == ""
+    run = run_with(tmp_path, files, "import pipelines.loader")
+    assert run.stderr.splitlines()[-1] == (
+        "ImportError: pipelines.loader gives batches to PyTorch, which cannot be imported; for one of DALI's"
+        " CUDA: pip install 'dali-msda[torch-cuda12]'"
     )
 
 

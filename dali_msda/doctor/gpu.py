@@ -262,7 +262,7 @@ def _installed_elsewhere(library: libraries.Library) -> Path | None:
 def torch(cuda_major: int | None, has_gpu: bool) -> Finding:
     """PyTorch, loaded beside DALI in a process of its own."""
     if importlib.util.find_spec("torch") is None:
-        text = "not installed: the trainer needs it, the library does not"
+        text = "not installed: the trainer needs it, and pipelines.loader; the library does not"
         return Finding(OK, "PyTorch", text, data={"version": None})
     found, error = together()
     data: dict[str, Any] = {"version": found.get("torch"), "cuda": found.get("cuda"), "together": not error}

@@ -1,0 +1,194 @@
+"""The README: its Python runs, and the commands, options and files that it names exist."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.training_runs import train
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+PYTHON: list[str] = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+PROGRAMS = ("make", "python", "torchrun", "pip", "docker")
+OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
+# Of docker run; a text cannot be checked against a program that is not here.
+DOCKER = {"--rm", "--gpus", "--shm-size", "--user", "--read-only", "--tmpfs", "-v"}
+
+# -- Python -----------------------------------------------------------------------------------------------
+
+# What the tests do not have, a GPU and ImageNet, and what stands for it.
+STAND_INS = {
+    "device_id=0": "device_id=None",
+    'device="mixed"': 'device="cpu"',
+    'device="gpu"': 'device="cpu"',
+    "batch_size=256": "batch_size=4",
+    "num_threads=8": "num_threads=1",
+    "outputs/.../best.pt": "outputs/run/best.pt",
+}
+# What has to hold after a block, found by a phrase of it.
+HOLDS = {
+    "best.pt": "assert weights and all(torch.is_tensor(value) for value in weights.values())",
+    "DALILoader(": "assert (images.shape, targets.shape) == ((4, 3, 224, 224), (4, 1000))",
+    "msda.hmix(": "assert shapes == [(4, 3, 224, 224), (4, 1000)], shapes",
+}
+
+
+def runnable(block: str) -> str:
+    """A block with stand-ins, the pipelines that it defines run once, and what has to hold then."""
+    code = block
+    for text, stand_in in STAND_INS.items():
+        code = code.replace(text, stand_in)
+    for node in ast.parse(block).body:
+        if isinstance(node, ast.FunctionDef) and "pipeline_def" in map(ast.unparse, _called(node)):
+            code += f"\npipeline = {node.name}()\npipeline.build()\n"
+            code += "shapes = [output.as_tensor().shape() for output in pipeline.run()]\n"
+            code += "shapes = [tuple(shape) for shape in shapes]\n"
+    return "\n".join([code, *(check for phrase, check in HOLDS.items() if phrase in block)])
+
+
+def _called(function: ast.FunctionDef) -> list[ast.expr]:
+    return [d.func if isinstance(d, ast.Call) else d for d in function.decorator_list]
+
+
+@pytest.fixture(scope="module")
+def folder(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory with a data set and the results of a run."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "imagenet").symlink_to(photos)
+    train(photos, folder / "outputs" / "run", "--max-steps", 1)
+    return folder
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=range(len(PYTHON)))
+def test_python_runs(block: str, folder: Path) -> None:
+    """As it stands but for :data:`STAND_INS`, each block in a process of its own."""
+    run = subprocess.run(
+        [sys.executable, "-c", runnable(block)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_stand_ins_and_checks_are_in_use() -> None:
+    assert [text for text in (*STAND_INS, *HOLDS) if text not in "".join(PYTHON)] == []
+
+
+# -- Commands ---------------------------------------------------------------------------------------------
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of each command: in console blocks after "$", in indented blocks, in inline code."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    console = "".join(re.findall(r"^```console\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    found = re.findall(r"^\$ (.*)", console, re.MULTILINE)
+    found += re.findall(r"^ {4}(\S.*)", re.sub(r"\\\n\s*", " ", prose), re.MULTILINE)
+    inline = (" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose))
+    found += [code for code in inline if code.split()[0] in PROGRAMS]
+    return [shlex.split(command, comments=True) for command in found]
+
+
+def options(words: list[str]) -> set[str]:
+    return {option for word in words for option in OPTION.findall(word.partition("=")[0])}
+
+
+@functools.cache
+def options_of(*command: str) -> set[str]:
+    """The options that a Python program's help names."""
+    run = subprocess.run(
+        [sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return set(OPTION.findall(run.stdout))
+
+
+def faults(words: list[str]) -> set[str]:
+    """What a command names that does not exist."""
+    if words[0] == "make":
+        target, arguments = words[1], [a for word in words[2:] for a in shlex.split(word.partition("=")[2])]
+        known = options_of("train_imagenet.py") if target == "train" else options_of("-m", "pytest")
+        targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        return ({target} - set(targets)) | (options(arguments) - known) | _missing_files(arguments)
+    if "train_imagenet.py" in words:
+        at = words.index("train_imagenet.py")
+        launchers = {"torchrun": options_of("-m", "torch.distributed.run"), "docker": DOCKER, "python": set()}
+        return (options(words[:at]) - launchers[words[0]]) | (
+            options(words[at:]) - options_of("train_imagenet.py")
+        )
+    if words[:2] == ["python", "-m"]:
+        if importlib.util.find_spec(words[2]) is None:
+            return {words[2]}
+        return options(words[3:]) - options_of("-m", words[2]) if options(words[3:]) else set()
+    if words[:2] == ["pip", "install"]:
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        extras = re.findall(r"[\w-]+(?=[,\]])", " ".join(words[2:]))
+        return set(extras) - set(project["optional-dependencies"])
+    return _missing_files(words[:1])
+
+
+def _missing_files(words: list[str]) -> set[str]:
+    return {word for word in words if "/" in word and word[0] != "/" and not (ROOT / word).exists()}
+
+
+def test_commands_exist() -> None:
+    found = commands(README.partition("## Layout")[0])
+    assert {words[0] for words in found} == {*PROGRAMS, "docker/build.sh"}
+    for words in found:
+        assert faults(words) == set(), shlex.join(words)
+
+
+def test_options_exist() -> None:
+    """Also those that stand alone in the text."""
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", README))
+    known = options_of("train_imagenet.py") | options_of("-m", "torch.distributed.run") | DOCKER
+    known |= options_of("-m", "dali_msda.doctor") | options_of("-m", "pytest")
+    assert named - known == set()
+
+
+WRONG = """
+    torchrun --nproc-per-nod 8 train_imagenet.py --mx hmix
+    docker run --gpu all dali-msda train_imagenet.py --data /data
+    docker/built.sh
+```console
+$ make tests
+$ make train ARGS="--mx hmix"     # a comment
+```
+`python -m pipelines.checks DIR`, `python -m
+dali_msda.doctor --jason`, `pip install '.[cuda11]'`, `make test ARGS="tests/test_nothing.py"`
+"""
+
+
+def test_what_does_not_exist_is_found() -> None:
+    assert [sorted(faults(words)) for words in commands(WRONG)] == [
+        ["tests"],
+        ["--mx"],
+        ["--mx", "--nproc-per-nod"],
+        ["--gpu"],
+        ["docker/built.sh"],
+        ["pipelines.checks"],
+        ["--jason"],
+        ["cuda11"],
+        ["tests/test_nothing.py"],
+    ]
+
+
+def test_files_exist() -> None:
+    """Those that it links to, and those of its layout."""
+    linked = re.findall(r"\]\(([^)#:]+)\)", README)
+    listed = re.findall(r"^ {4}(\S+)", README.partition("## Layout")[2], re.MULTILINE)
+    assert "docs/training.md" in linked
+    assert "pipelines/" in listed
+    assert [path for path in (*linked, *listed) if not (ROOT / path).exists()] == []
