@@ -1,6 +1,6 @@
 """How many processors this process may use: where it may run, and the quota of its control group.
 
-Imports nothing heavy.
+By hand, because neither the standard library nor psutil looks at the quota. Imports nothing heavy.
 """
 
 from __future__ import annotations

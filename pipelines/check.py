@@ -266,7 +266,11 @@ class _Death(NamedTuple):
 
 
 class _Worker:
-    """A process that decodes, and the batch it has."""
+    """A process that decodes, and the batch it has.
+
+    By hand, because a pool of the standard library ends, or waits for ever, when one of its processes dies, and
+    does not say which batch that one had.
+    """
 
     def __init__(self) -> None:
         # A fresh interpreter: a fork would take over DALI's locks, but not the threads that hold them.

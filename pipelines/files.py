@@ -1,4 +1,7 @@
-"""Files that are written whole or not at all. Imports nothing heavy."""
+"""Files that are written whole or not at all. Imports nothing heavy.
+
+By hand, because the standard library has no function for it.
+"""
 
 from __future__ import annotations
 

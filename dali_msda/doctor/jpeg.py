@@ -1,4 +1,4 @@
-"""JPEG files for timing the decoder, made without an encoder.
+"""JPEG files for timing the decoder, made without an encoder: the library does not need Pillow.
 
 A JPEG may be cut into intervals that are decoded independently of one another. One small tile, encoded once
 and kept here, is repeated into an image of any size: photo-like in its spectrum and in bytes per pixel, and

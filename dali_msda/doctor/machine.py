@@ -73,7 +73,7 @@ def processors(gpus: int) -> Finding:
 
 
 def memory() -> Finding:
-    """Memory of the machine and of the control group."""
+    """Memory of the machine and of the control group, whose limit psutil does not know."""
     try:
         total: int | None = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):
