@@ -268,7 +268,7 @@ class _Death(NamedTuple):
 class _Worker:
     """A process that decodes, and the batch it has.
 
-    By hand, because a pool of the standard library ends, or waits for ever, when one of its processes dies, and
+    By hand, because a pool of the standard library ends, or waits for ever, when a process of it dies, and
     does not say which batch that one had.
     """
 
