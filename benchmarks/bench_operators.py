@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tyro
 from nvidia.dali import Pipeline, fn, types
 
@@ -26,7 +25,8 @@ from dali_msda.backends.numba.resize import resize_mirrored
 from dali_msda.processors import usable_processors
 from pipelines.constants import MEAN, STD
 from pipelines.folders import ImageFolder, list_images
-from pipelines.imagenet import decoder_arguments, normalized, read
+from pipelines.imagenet import decoder_arguments, normalized
+from pipelines.sources import Order
 
 STAGES = ("read", "decode", "resize", "normalise", "mix_normalise", "dali_resize_normalise")
 
@@ -61,7 +61,8 @@ def build(folder: ImageFolder, stage: str, settings: Settings) -> Pipeline:
     """The training pipeline up to a stage, on the CPU."""
     pipeline = Pipeline(settings.batch_size, settings.workers, None, seed=0)
     with pipeline:
-        encoded, labels = read(folder, np.arange(len(folder.files)), 0, 1, shuffle_after_epoch=True)
+        order = Order(size=len(folder), batch_size=settings.batch_size, shuffle=True)
+        encoded, labels = folder.read(order, report_stand_ins=False)
         outputs: list[Any] = [encoded]
         if stage != "read":
             images = fn.decoders.image_random_crop(encoded, **decoder_arguments("cpu", 0.0), num_attempts=10)

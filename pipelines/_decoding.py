@@ -14,6 +14,7 @@ import re
 import signal
 import tempfile
 import traceback
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -85,6 +86,16 @@ class Result(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
+class Read(NamedTuple):
+    """An image that was read: its name, the content, and what is known already."""
+
+    name: str
+    data: bytes
+    result: Result
+
+
+# What is to be decoded: the path of a file, or what was read.
+Item = str | Read
 # The shape of the image, None if it does not decode, and what the decoder said.
 _Verdict = tuple[tuple[int, ...] | None, str]
 
@@ -96,7 +107,7 @@ class Fault(NamedTuple):
 
 
 def serve(connection: Connection) -> None:
-    """Answer lists of paths with lists of :class:`Result`, until the other end is closed.
+    """Answer lists of :data:`Item` with lists of :class:`Result`, until the other end is closed.
 
     The first message, None, says that the process is ready; what follows is the files' doing.
     """
@@ -110,9 +121,9 @@ def serve(connection: Connection) -> None:
         with tempfile.TemporaryFile() as log:
             os.dup2(log.fileno(), 2)
             while True:
-                paths: list[str] = connection.recv()
+                items: list[Item] = connection.recv()
                 try:
-                    answer: list[Result] | Fault = _check_files(paths, decoder, log.fileno())
+                    answer: list[Result] | Fault = _check_files(items, decoder, log.fileno())
                 except Exception:
                     answer = Fault(traceback.format_exc())
                 connection.send(answer)
@@ -156,17 +167,19 @@ def _build() -> Pipeline:
     return built
 
 
-def _check_files(paths: list[str], decoder: _Decoder, log: int) -> list[Result]:
+def _check_files(items: Sequence[Item], decoder: _Decoder, log: int) -> list[Result]:
     results: list[Result] = []
+    names: list[str] = []
     group: list[tuple[int, np.ndarray]] = []
 
     def finish_group() -> None:
         for (position, content), verdict in zip(group, _decode(decoder, group, log), strict=True):
-            results[position] = _judge(results[position], paths[position], content, *verdict)
+            results[position] = _judge(results[position], names[position], content, *verdict)
         group.clear()
 
-    for position, path in enumerate(paths):
-        data, result = _read(path)
+    for position, item in enumerate(items):
+        name, data, result = _read_file(item) if isinstance(item, str) else item
+        names.append(name)
         results.append(result)
         if result.error is not None:
             continue
@@ -195,15 +208,25 @@ def _decode(decoder: _Decoder, group: list[tuple[int, np.ndarray]], log: int) ->
     return [verdict for entry in group for verdict in _decode(decoder, [entry], log)]
 
 
-def _read(path: str) -> tuple[bytes, Result]:
+def _read_file(path: str) -> Read:
     try:
         with open(path, "rb") as file:
             status = os.fstat(file.fileno())
             data = file.read()
     except OSError as error:
-        return b"", Result(UNSURE, UNSURE, "", f"cannot be read: {error.strerror}")
+        return unreadable(path, error)
+    return read_content(path, data, status.st_size, status.st_mtime_ns)
+
+
+def read_content(name: str, data: bytes, size: int = UNSURE, mtime_ns: int = UNSURE) -> Read:
+    """An image that could be read."""
     digest = hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
-    return data, Result(status.st_size, status.st_mtime_ns, digest, None if data else "empty file")
+    return Read(name, data, Result(size, mtime_ns, digest, None if data else "empty file"))
+
+
+def unreadable(name: str, error: OSError) -> Read:
+    """An image that could not be read."""
+    return Read(name, b"", Result(UNSURE, UNSURE, "", f"cannot be read: {error.strerror or error}"))
 
 
 def _drain(log: int) -> str:
@@ -215,17 +238,17 @@ def _drain(log: int) -> str:
 
 
 def _judge(
-    result: Result, path: str, content: np.ndarray, shape: tuple[int, ...] | None, messages: str
+    result: Result, name: str, content: np.ndarray, shape: tuple[int, ...] | None, messages: str
 ) -> Result:
     form = next((entry for entry in _PATTERNS if entry[1].match(content[:64].tobytes())), None)
     said = _clean(messages)
     if shape is None:
-        name = form[0] if form else f"unknown content, {content[:8].tobytes()!r}"
+        what = form[0] if form else f"unknown content, {content[:8].tobytes()!r}"
         if form and not form[2]:
-            name += ", which DALI does not read"
-        return result._replace(error=f"{name}: {said}")
+            what += ", which DALI does not read"
+        return result._replace(error=f"{what}: {said}")
     warnings = [f"the decoder says: {said}"] if said else []
-    if form and os.path.splitext(path)[1].lower() not in form[2]:
+    if form and os.path.splitext(name)[1].lower() not in form[2]:
         warnings.append(f"{form[0]} by its content")
     height, width = shape[:2]
     if min(height, width) < _SMALL:

@@ -19,20 +19,15 @@ from __future__ import annotations
 
 import fcntl
 import json
-import multiprocessing
 import os
 import signal
 import sys
 import threading
-import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import IO, Annotated, Any, NamedTuple, Self
+from typing import IO, Annotated, Any, Self
 
 import numpy as np
 import nvidia.dali
@@ -42,7 +37,8 @@ from tqdm import tqdm
 from dali_msda import require_dali
 from dali_msda.processors import usable_processors
 
-from ._decoding import BATCH, DIGEST_BYTES, UNSURE, Fault, Result, serve
+from ._decoding import BATCH, DIGEST_BYTES, UNSURE, Result
+from .examine import decode
 from .files import write_whole
 from .folders import class_folders, image_names
 
@@ -98,6 +94,10 @@ class _Split:
             self.errors[position] = result.error
         if result.warnings:
             self.warnings[position] = result.warnings
+
+    def item(self, position: int) -> str:
+        """The path of a file."""
+        return str(self.root / self.files[position])
 
     def usable(self) -> np.ndarray:
         """Positions of the files that decode."""
@@ -253,146 +253,7 @@ class _State:
         return record if isinstance(record, dict) else None
 
 
-# -- Decoding --------------------------------------------------------------------------------------------
-
-_Batch = tuple[_Split, list[int]]
-
-
-class _Death(NamedTuple):
-    """Why a process gave no answer, and whether it was the file and will be again."""
-
-    reason: str
-    sure: bool = True
-
-
-class _Worker:
-    """A process that decodes, and the batch it has.
-
-    By hand, because a pool of the standard library ends, or waits for ever, when a process of it dies, and
-    does not say which batch that one had.
-    """
-
-    def __init__(self) -> None:
-        # A fresh interpreter: a fork would take over DALI's locks, but not the threads that hold them.
-        context = multiprocessing.get_context("spawn")
-        self.connection: Connection
-        self.connection, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(target=serve, args=(theirs,), daemon=True)
-        self.process.start()
-        theirs.close()  # so that its death closes the pipe
-        self.ready = False
-        self.batch: _Batch | None = None
-        self.deadline = 0.0
-
-    def give(self, batch: _Batch, timeout: float) -> None:
-        """Send the paths of a batch."""
-        split, positions = batch
-        self.batch = batch
-        self.deadline = time.monotonic() + timeout
-        try:
-            self.connection.send([str(split.root / split.files[position]) for position in positions])
-        except BrokenPipeError:
-            return  # it has died since; the next read from the pipe tells
-
-    def end(self) -> None:
-        """Kill the process."""
-        self.process.kill()
-        self.process.join()
-        self.connection.close()
-
-
-def examine(root: Path, files: list[str], timeout: float = 300.0) -> list[Result]:
-    """What there is to say about some files below `root`, decoded in a process of its own."""
-    split = _Split("", root, [], files, [0] * len(files), {})
-    found: dict[int, Result] = {}
-    batches = ((split, list(range(i, min(i + BATCH, len(files))))) for i in range(0, len(files), BATCH))
-    for _, positions, results in _decode(batches, 1, timeout, threading.Event()):
-        found.update(zip(positions, results, strict=True))
-    return [found[position] for position in range(len(files))]
-
-
-def _decode(
-    batches: Iterator[_Batch], count: int, timeout: float, stop: threading.Event
-) -> Iterator[tuple[_Split, list[int], list[Result]]]:
-    """Decode batches in `count` processes; what comes of them, in the order in which they are done.
-
-    After `stop` is set no batch is begun, and those at work are finished.
-    """
-    # Of batches at which a process died, file by file: the one that it died of is not known.
-    again: deque[_Batch] = deque()
-    upcoming = next(batches, None)
-    workers = [_Worker() for _ in range(count)]
-    try:
-        while True:
-            for worker in workers:
-                if stop.is_set() or not worker.ready or worker.batch is not None:
-                    continue
-                if again:
-                    worker.give(again.popleft(), timeout)
-                elif upcoming is not None:
-                    worker.give(upcoming, timeout)
-                    upcoming = next(batches, None)
-            working = [worker for worker in workers if worker.batch is not None]
-            if not working and (stop.is_set() or (not again and upcoming is None)):
-                return
-            busy = working if stop.is_set() else [w for w in workers if w.batch is not None or not w.ready]
-            # Not for ever, to see `stop` and the deadlines.
-            answering = set(wait([worker.connection for worker in busy], timeout=0.2))
-            for worker in busy:
-                death: _Death | None = None
-                if worker.connection in answering:
-                    try:
-                        answer = worker.connection.recv()
-                    except (EOFError, ConnectionResetError):
-                        worker.process.join()
-                        death = _death(worker.process.exitcode)
-                elif worker.batch is not None and time.monotonic() > worker.deadline:
-                    death = _Death(f"not decoded within {timeout:g} s", sure=False)
-                else:
-                    continue
-                batch, worker.batch = worker.batch, None
-                if death:
-                    worker.end()
-                    if batch is None:
-                        raise RuntimeError(f"a process for decoding did not start: {death.reason}")
-                    workers[workers.index(worker)] = _Worker()
-                    split, positions = batch
-                    if len(positions) == 1:
-                        yield split, positions, [_fatal(split.root / split.files[positions[0]], death)]
-                    else:
-                        again.extend((split, [position]) for position in positions)
-                elif isinstance(answer, Fault):
-                    raise RuntimeError(f"a process for decoding failed:\n{answer.traceback}")
-                elif batch is None:
-                    worker.ready = True
-                else:
-                    yield *batch, answer
-    finally:
-        for worker in workers:
-            worker.end()
-
-
-def _death(exit_code: int | None) -> _Death:
-    if exit_code is None or exit_code >= 0:
-        return _Death(f"the decoder ends the process (exit status {exit_code})")
-    name = signal.Signals(-exit_code).name
-    if -exit_code == signal.SIGKILL:
-        return _Death(
-            f"the process that decoded it was killed ({name}), perhaps for want of memory", sure=False
-        )
-    return _Death(f"the decoder kills the process ({name})")
-
-
-def _fatal(path: Path, death: _Death) -> Result:
-    try:
-        status = path.stat()
-    except OSError as error:
-        return Result(UNSURE, UNSURE, "", f"cannot be read: {error.strerror}")
-    size, mtime_ns = (status.st_size, status.st_mtime_ns) if death.sure else (UNSURE, UNSURE)
-    return Result(size, mtime_ns, "", death.reason)
-
-
-def _batches(splits: list[_Split]) -> Iterator[_Batch]:
+def _batches(splits: list[_Split]) -> Iterator[tuple[_Split, list[int]]]:
     """What is not known yet."""
     for split in splits:
         left = np.flatnonzero(~split.done)
@@ -562,7 +423,7 @@ def check(options: Options) -> int:
             print(f"{known} of {total} files are known from an earlier check.", flush=True)
         count = min(options.workers, -(-(total - known) // BATCH))
         with tqdm(total=total, initial=known, unit="file", dynamic_ncols=True, mininterval=0.5) as progress:
-            for split, positions, results in _decode(_batches(splits), count, options.timeout, stop):
+            for split, positions, results in decode(_batches(splits), count, options.timeout, stop):
                 state.append(split, positions, results)
                 progress.update(len(positions))
                 bad = sum(len(split.errors) for split in splits)

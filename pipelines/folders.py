@@ -9,14 +9,22 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from .sources import Order, substitutes
+
+if TYPE_CHECKING:
+    import numpy as np
+    from nvidia.dali.pipeline import DataNode
+
+READER = "Reader"
 # What DALI's decoders read; case does not matter.
 EXTENSIONS = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pnm", ".ppm", ".jp2")
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """The images of one split.
+    """The images of one split, a :class:`.sources.Source`.
 
     Attributes
     ----------
@@ -38,28 +46,67 @@ class ImageFolder:
     labels: list[int]
     stand_ins: frozenset[int] = frozenset()
 
-    def path(self, position: int) -> Path:
-        """The file at a position of the list."""
-        return self.root / self.files[position]
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def read(self, order: Order, *, report_stand_ins: bool) -> tuple[DataNode, ...]:
+        """See :meth:`.sources.Source.read`; DALI's file reader, which takes the paths as a list."""
+        from nvidia.dali import fn, types
+
+        classes = len(self.classes)
+        listed = training_order(len(self), order.seed) if order.shuffle else range(len(self))
+        encoded, labels = fn.readers.file(
+            file_root=str(self.root),
+            files=[self.files[i] for i in listed],
+            # A label is all that the reader hands on: that of a stand-in is higher than those of the classes.
+            labels=[self.labels[i] + classes * (int(i) in self.stand_ins) for i in listed],
+            shard_id=order.shard_id,
+            num_shards=order.num_shards,
+            pad_last_batch=True,
+            shuffle_after_epoch=order.shuffle,
+            stick_to_shard=not order.shuffle,
+            name=READER,
+        )
+        if not report_stand_ins:
+            return encoded, labels
+        kept = fn.cast(labels < classes, dtype=types.INT32)
+        return encoded, labels - classes * (1 - kept), kept
+
+    def upcoming(
+        self, order: Order, *, batches: int, epoch: int, taken: int, checkpoint: bytes | None
+    ) -> list[int]:
+        """See :meth:`.sources.Source.upcoming`."""
+        if not order.shuffle:
+            first = order.part.start + taken * order.batch_size
+            return list(range(first, min(first + batches * order.batch_size, len(self))))
+        from .upcoming import upcoming
+
+        return upcoming(
+            len(self),
+            checkpoint,
+            batches=batches,
+            batch_size=order.batch_size,
+            shard_id=order.shard_id,
+            num_shards=order.num_shards,
+            seed=order.seed,
+        )
+
+    def name(self, position: int) -> str:
+        """The path of a file."""
+        return str(self.root / self.files[position])
+
+    def encoded(self, position: int) -> bytes:
+        """The content of a file."""
+        return (self.root / self.files[position]).read_bytes()
 
     def without(self, bad: Iterable[int]) -> ImageFolder:
-        """The same list, in which the next good file stands in for every bad one.
-
-        The list keeps its length, so that readers go through it in the same order as before.
-
-        Raises
-        ------
-        ValueError
-            No file is left.
-        """
+        """See :meth:`.sources.Source.without`."""
         gone = self.stand_ins.union(bad)
-        if len(gone) == len(self.files):
-            raise ValueError(f"none of the {len(self.files)} images in {self.root} can be decoded")
         files, labels = list(self.files), list(self.labels)
-        for position in gone:
-            other = position
-            while other in gone:
-                other = (other + 1) % len(files)
+        for position, other in substitutes(self, gone).items():
             files[position], labels[position] = self.files[other], self.labels[other]
         return dataclasses.replace(self, files=files, labels=labels, stand_ins=gone)
 
@@ -67,6 +114,17 @@ class ImageFolder:
         """SHA-256 of the classes, files and labels, wherever the folder lies."""
         listing = json.dumps([self.classes, self.files, self.labels], separators=(",", ":"))
         return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def training_order(count: int, seed: int | None) -> np.ndarray:
+    """Positions in the listing, in the order in which the reader is given them.
+
+    DALI shuffles with a seed of its own; shuffling the list first makes the order depend on ours.
+    """
+    import numpy as np
+
+    seeds = np.random.SeedSequence(0 if seed is None else seed)
+    return np.random.default_rng(seeds.spawn(1)[0]).permutation(count)
 
 
 def split_folder(data_dir: str | os.PathLike[str], split: str) -> Path:

@@ -24,12 +24,12 @@ from dali_msda.methods import takers
 
 from .augment import augmented, check_augmentation
 from .constants import MEAN, STD
-from .folders import ImageFolder, list_images, split_folder
+from .folders import list_images, split_folder
 from .ramps import number_or_node
+from .sources import Order, Source
 
 msda.require_dali()
 
-READER = "Reader"
 DEVICES = ("cpu", "gpu")
 OUTPUT_LAYOUTS = ("CHW", "HWC")
 
@@ -40,7 +40,7 @@ _DEVICE_PADDING, _HOST_PADDING = 211_025_920, 140_544_512
 
 
 def train_pipeline(
-    data_dir: str | os.PathLike[str] | ImageFolder,
+    data_dir: str | os.PathLike[str] | Source,
     *,
     mix: str = "hmix",
     num_classes: int,
@@ -76,13 +76,13 @@ def train_pipeline(
 
     Parameters
     ----------
-    data_dir : path or ImageFolder
-        A folder of class folders, or a dataset with such a folder in ``train/``; or what
-        :func:`.folders.list_images` found there, which is then not looked for again.
+    data_dir : path or Source
+        A folder of class folders, or a dataset with such a folder in ``train/``; or any
+        :class:`.sources.Source`, such as what :func:`.folders.list_images` found there.
     mix : str
         Mixing method, one of ``dali_msda.METHODS``, see :func:`dali_msda.mix`.
     num_classes : int
-        Length of the targets; at least the number of class folders.
+        Length of the targets; at least the number of classes of the images.
     image_size : int
         Side of the square output in pixels.
     batch_size, num_threads : int
@@ -125,8 +125,8 @@ def train_pipeline(
     checkpoint : bytes, optional
         Go on from what one of those returned for a pipeline of the same arguments.
     report_stand_ins : bool
-        A third output ``kept``: whether the sample is one of its own, and no stand-in for a file that
-        cannot be decoded (:meth:`.folders.ImageFolder.without`).
+        A third output ``kept``: whether the sample is one of its own, and no stand-in for one that cannot be
+        decoded (:meth:`.sources.Source.without`).
     return_masks : bool
         A last output ``mask``, the own image's weight, float32 HxWx1 on `device`. The draws stay the same.
 
@@ -139,7 +139,8 @@ def train_pipeline(
     Raises
     ------
     ValueError, TypeError
-        An argument cannot be taken or `data_dir` is not a folder of class folders with images.
+        An argument cannot be taken or `data_dir` is neither a source nor a folder of class folders with
+        images.
     """
     _check_mix(
         mix,
@@ -154,27 +155,39 @@ def train_pipeline(
     _check_range("random_area", random_area, 1.0)
     _check_range("random_aspect_ratio", random_aspect_ratio, math.inf)
     check_fraction("mirror_probability", mirror_probability, node_allowed=False)
-    folder = _check_common(
+    source = _check_common(
         data_dir,
         "train",
         output_dtype,
         device=device,
         output_layout=output_layout,
         shard_id=shard_id,
+        report_stand_ins=report_stand_ins,
         num_shards=num_shards,
         image_size=image_size,
         batch_size=batch_size,
         num_threads=num_threads,
     )
-    _check_classes(folder, num_classes)
+    if len(source.classes) > num_classes:
+        raise ValueError(
+            f"num_classes must be at least the number of classes of the images; got {num_classes},"
+            f" {source} holds {len(source.classes)}"
+        )
+    order = Order(
+        size=len(source),
+        batch_size=batch_size,
+        shuffle=True,
+        seed=seed,
+        shard_id=shard_id,
+        num_shards=num_shards,
+    )
+    read = do_not_convert(source.read)  # nothing in it depends on a sample's value
     fused = output_dtype == types.FLOAT  # the library normalises to float32
 
     # Each sample takes its own branch of auto_aug's choices; without them conditionals cost a little.
     @pipeline_def(enable_conditionals=auto_augment != "none")
     def pipeline() -> tuple[DataNode, ...]:
-        order = training_order(len(folder.files), seed)
-        encoded, labels = read(folder, order, shard_id, num_shards, shuffle_after_epoch=True)
-        labels, *kept = _own_samples(labels, folder, report_stand_ins)
+        encoded, labels, *kept = read(order, report_stand_ins=report_stand_ins)
         images = fn.decoders.image_random_crop(
             encoded,
             **decoder_arguments(device, hw_decoder_load),
@@ -219,7 +232,7 @@ def train_pipeline(
 
 
 def val_pipeline(
-    data_dir: str | os.PathLike[str] | ImageFolder,
+    data_dir: str | os.PathLike[str] | Source,
     *,
     image_size: int = 224,
     resize_size: int | None = None,
@@ -239,8 +252,8 @@ def val_pipeline(
 
     Parameters
     ----------
-    data_dir : path or ImageFolder
-        A folder of class folders, or a dataset with such a folder in ``val/``; or its listing.
+    data_dir : path or Source
+        A folder of class folders, or a dataset with such a folder in ``val/``; or any source.
     image_size : int
         Side of the crop in pixels.
     resize_size : int, optional
@@ -252,22 +265,23 @@ hw_decoder_load, prefetch_queue_depth, report_stand_ins
     Returns
     -------
     nvidia.dali.Pipeline
-        Outputs ``images`` (normalised) and ``labels`` (int64 scalars), on `device`, in the order of the
-        sorted file names. The last batch is padded with its last image; :class:`.loader.DALILoader` cuts
-        that off.
+        Outputs ``images`` (normalised) and ``labels`` (int64 scalars), on `device`, in the order of
+        the source: class folders are sorted by file name. The last batch is padded with its last image;
+        :class:`.loader.DALILoader` cuts that off.
 
     Raises
     ------
     ValueError, TypeError
         As :func:`train_pipeline`.
     """
-    folder = _check_common(
+    source = _check_common(
         data_dir,
         "val",
         output_dtype,
         device=device,
         output_layout=output_layout,
         shard_id=shard_id,
+        report_stand_ins=report_stand_ins,
         num_shards=num_shards,
         image_size=image_size,
         batch_size=batch_size,
@@ -277,12 +291,13 @@ hw_decoder_load, prefetch_queue_depth, report_stand_ins
     check_integer("resize_size", shorter, 1)
     if shorter < image_size:
         raise ValueError(f"resize_size must be at least image_size ({image_size}); got {shorter}")
+    order = Order(
+        size=len(source), batch_size=batch_size, shuffle=False, shard_id=shard_id, num_shards=num_shards
+    )
 
     @pipeline_def
     def pipeline() -> tuple[DataNode, ...]:
-        order = np.arange(len(folder.files))
-        encoded, labels = read(folder, order, shard_id, num_shards, stick_to_shard=True)
-        labels, *kept = _own_samples(labels, folder, report_stand_ins)
+        encoded, labels, *kept = source.read(order, report_stand_ins=report_stand_ins)
         images = fn.decoders.image(encoded, **decoder_arguments(device, hw_decoder_load))
         images = fn.resize(
             images,
@@ -303,45 +318,6 @@ hw_decoder_load, prefetch_queue_depth, report_stand_ins
     )
     assert isinstance(built, Pipeline)
     return built
-
-
-def read(
-    folder: ImageFolder, order: np.ndarray, shard_id: int, num_shards: int, **order_arguments: bool
-) -> tuple[DataNode, DataNode]:
-    """Encoded images and labels; epochs begin at the start of a batch because the last one is padded."""
-    classes = len(folder.classes)
-    encoded, labels = fn.readers.file(
-        file_root=str(folder.root),
-        files=[folder.files[i] for i in order],
-        # The label of a stand-in tells that it is one, see `_own_samples`.
-        labels=[folder.labels[i] + classes * (int(i) in folder.stand_ins) for i in order],
-        shard_id=shard_id,
-        num_shards=num_shards,
-        pad_last_batch=True,
-        name=READER,
-        **order_arguments,
-    )
-    return encoded, labels
-
-
-def _own_samples(labels: DataNode, folder: ImageFolder, report: bool) -> tuple[DataNode, ...]:
-    """Class ids; and, if they are to be reported, 1 for samples of their own and 0 for stand-ins."""
-    if not report:
-        if folder.stand_ins:
-            raise ValueError("report_stand_ins must be True for images with stand-ins; got False")
-        return (labels,)
-    classes = len(folder.classes)
-    kept = fn.cast(labels < classes, dtype=types.INT32)
-    return labels - classes * (1 - kept), kept
-
-
-def training_order(count: int, seed: int | None) -> np.ndarray:
-    """Positions in the listing, in the order in which the reader is given them.
-
-    DALI shuffles with a seed of its own; shuffling the list first makes the order depend on ours.
-    """
-    seeds = np.random.SeedSequence(0 if seed is None else seed)
-    return np.random.default_rng(seeds.spawn(1)[0]).permutation(count)
 
 
 def pipeline_seed(seed: int, shard_id: int, num_shards: int) -> int:
@@ -398,15 +374,16 @@ def normalized(images: DataNode, layout: str, dtype: types.DALIDataType, crop: i
 
 
 def _check_common(
-    data_dir: str | os.PathLike[str] | ImageFolder,
+    data_dir: str | os.PathLike[str] | Source,
     split: str,
     output_dtype: types.DALIDataType,
     *,
     device: str,
     output_layout: str,
     shard_id: int,
+    report_stand_ins: bool,
     **at_least_one: int,
-) -> ImageFolder:
+) -> Source:
     """Check what both pipelines take, then list the folder."""
     for name, value in at_least_one.items():
         check_integer(name, value, 1)
@@ -418,11 +395,16 @@ def _check_common(
     check_choice("output_layout", output_layout, OUTPUT_LAYOUTS)
     if output_dtype not in (types.FLOAT, types.FLOAT16):
         raise ValueError(f"output_dtype must be types.FLOAT or types.FLOAT16; got {output_dtype!r}")
-    images = data_dir if isinstance(data_dir, ImageFolder) else list_images(split_folder(data_dir, split))
-    if len(images.files) < num_shards:
-        raise ValueError(
-            f"num_shards must be at most the number of images, {len(images.files)}; got {num_shards}"
-        )
+    if isinstance(data_dir, str | os.PathLike):
+        images: Source = list_images(split_folder(data_dir, split))
+    elif isinstance(data_dir, Source):
+        images = data_dir
+    else:
+        raise TypeError(f"data_dir must be a path or a Source; got {data_dir!r}")
+    if len(images) < num_shards:
+        raise ValueError(f"num_shards must be at most the number of images, {len(images)}; got {num_shards}")
+    if images.stand_ins and not report_stand_ins:
+        raise ValueError("report_stand_ins must be True for images with stand-ins; got False")
     return images
 
 
@@ -447,11 +429,3 @@ def _check_range(name: str, pair: Sequence[float], highest: float) -> None:
     if not 0 < pair[0] <= pair[1] <= highest or not math.isfinite(pair[1]):
         limit = "" if highest == math.inf else f" <= {highest:g}"
         raise ValueError(f"{name} must be two numbers 0 < a <= b{limit}; got {pair!r}")
-
-
-def _check_classes(folder: ImageFolder, num_classes: int) -> None:
-    if len(folder.classes) > num_classes:
-        raise ValueError(
-            f"num_classes must be at least the number of class folders; got {num_classes},"
-            f" {folder.root} holds {len(folder.classes)}"
-        )

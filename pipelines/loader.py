@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,10 +17,7 @@ except ImportError as error:
     ) from error
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
-
-def batches_per_epoch(samples: int, shards: int, batch_size: int) -> int:
-    """Batches that a padding reader makes in an epoch: those of the longest shard, with its rest."""
-    return math.ceil(math.ceil(samples / shards) / batch_size)
+from .sources import Order
 
 
 class DALILoader:
@@ -29,9 +26,11 @@ class DALILoader:
     Parameters
     ----------
     pipeline : nvidia.dali.Pipeline
-        Two outputs, images and targets, and one reader, made with ``pad_last_batch=True``. A third one is
-        taken for what ``report_stand_ins`` adds: stand-ins are left out of the batches (with `drop_last`
-        unless nothing would be left of a batch).
+        Two outputs, images and targets. A third one is taken for what ``report_stand_ins`` adds: stand-ins
+        are left out of the batches (with `drop_last` unless nothing would be left of a batch).
+    order : Order, optional
+        How the samples fall into epochs, for a pipeline without a reader of DALI's. Otherwise it has exactly
+        one, made with ``pad_last_batch=True``, which says so itself.
     drop_last : bool
         Full batches only, as many in every shard. Otherwise (default) the last batch of an epoch may come
         short, and every sample of the shard comes exactly once.
@@ -48,9 +47,9 @@ class DALILoader:
     Raises
     ------
     ValueError
-        Another layout; `multiple` below 1, or above without `drop_last`; no reader, or several; a reader that
-        does not pad; `drop_last` that leaves no batch; a pipeline that goes on from a checkpoint without
-        `state`, or the reverse.
+        Another layout; `multiple` below 1, or above without `drop_last`; an order of another batch size, or
+        none and no reader, several, or one that does not pad; `drop_last` that leaves no batch; a pipeline
+        that goes on from a checkpoint without `state`, or the reverse.
 
     Notes
     -----
@@ -62,6 +61,7 @@ class DALILoader:
         self,
         pipeline: Pipeline,
         *,
+        order: Order | None = None,
         drop_last: bool = False,
         multiple: int = 1,
         layout: str = "CHW",
@@ -78,13 +78,15 @@ class DALILoader:
                 f" got {'no state' if state is None else 'a state'} and a pipeline that"
                 f" {'goes on from a checkpoint' if state is None else 'begins'}"
             )
-        readers = pipeline.reader_meta()
-        if len(readers) != 1:
-            raise ValueError(f"pipeline must have exactly one reader; got {', '.join(readers) or 'none'}")
-        (self._reader,) = readers.values()
-        if not self._reader["pad_last_batch"]:
-            raise ValueError("the pipeline's reader must be made with pad_last_batch=True; got False")
-        self._batch_size: int = pipeline.max_batch_size
+        self._moves = False  # whether the shards take turns at the parts of an epoch
+        if order is None or pipeline.reader_meta():
+            order, self._moves = _order_of_reader(pipeline)
+        self._order = order
+        if order.batch_size != pipeline.max_batch_size:
+            raise ValueError(
+                f"order must have the batch size of the pipeline, {pipeline.max_batch_size}; got"
+                f" {order.batch_size}"
+            )
         self._drop_last = drop_last
         self._multiple = multiple
         self._layout = layout
@@ -93,8 +95,8 @@ class DALILoader:
         self._position: int = 0 if state is None else state["position"]
         if drop_last and len(self) == 0:
             raise ValueError(
-                f"drop_last leaves no batch: batch_size {self._batch_size * multiple} is more than the"
-                f" {self._smallest_shard()} samples of a shard"
+                f"drop_last leaves no batch: batch_size {order.batch_size * multiple} is more than the"
+                f" {order.size // order.num_shards} samples of a shard"
             )
         # Without a size or reader the iterator does no counting of its own: with shards of different
         # sizes DALI's (2.4) makes empty batches, or leaves padding for the next epoch to begin with.
@@ -120,26 +122,22 @@ class DALILoader:
 
     def _shard_size(self) -> int:
         """Samples of the part that is read in this epoch."""
-        samples, shards = self._reader["epoch_size"], self._reader["number_of_shards"]
-        shard = self._reader["shard_id"]
-        if not self._reader["stick_to_shard"]:
-            shard = (shard + self._epoch) % shards
-        return int(samples * (shard + 1) // shards - samples * shard // shards)
-
-    def _smallest_shard(self) -> int:
-        return int(self._reader["epoch_size"] // self._reader["number_of_shards"])
+        order = self._order
+        if self._moves:
+            order = dataclasses.replace(order, shard_id=(order.shard_id + self._epoch) % order.num_shards)
+        return len(order.part)
 
     @property
     def longest(self) -> int:
         """Batches of the longest shard with its rest: what the pipelines of all shards make in an epoch."""
-        samples, shards = int(self._reader["epoch_size"]), int(self._reader["number_of_shards"])
-        return batches_per_epoch(samples, shards, self._batch_size)
+        return self._order.batches
 
     def __len__(self) -> int:
         """Batches of this epoch."""
         if self._drop_last:
-            return self._smallest_shard() // self._batch_size // self._multiple * self._multiple
-        return math.ceil(self._shard_size() / self._batch_size)
+            smallest = self._order.size // self._order.num_shards
+            return smallest // self._order.batch_size // self._multiple * self._multiple
+        return -(-self._shard_size() // self._order.batch_size)
 
     @property
     def position(self) -> int:
@@ -156,7 +154,7 @@ class DALILoader:
     def next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The next batch of this epoch, which has one left. Without `drop_last` it may be empty."""
         (batch,) = next(self._batches)
-        real = self._shard_size() - self._position * self._batch_size
+        real = self._shard_size() - self._position * self._order.batch_size
         self._position += 1
         images, targets = batch["images"][:real], batch["targets"][:real]
         if "kept" in batch:
@@ -175,3 +173,24 @@ class DALILoader:
             if len(batch[0]) > 0:
                 yield batch
         self.finish_epoch()
+
+
+def _order_of_reader(pipeline: Pipeline) -> tuple[Order, bool]:
+    """What the reader of a pipeline that was built says; and whether its shards take turns."""
+    readers = pipeline.reader_meta()
+    if len(readers) != 1:
+        raise ValueError(
+            f"pipeline must have exactly one reader; got {', '.join(readers) or 'none'} (for a source that"
+            " does not read with one of DALI's, give order)"
+        )
+    (reader,) = readers.values()
+    if not reader["pad_last_batch"]:
+        raise ValueError("the pipeline's reader must be made with pad_last_batch=True; got False")
+    order = Order(
+        size=int(reader["epoch_size"]),
+        batch_size=pipeline.max_batch_size,
+        shuffle=True,  # or not: it does not say, and nothing here depends on it
+        shard_id=int(reader["shard_id"]),
+        num_shards=int(reader["number_of_shards"]),
+    )
+    return order, not reader["stick_to_shard"]

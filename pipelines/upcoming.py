@@ -1,4 +1,4 @@
-"""Which samples will a training pipeline read next? For finding the file that made a batch fail.
+"""Which files will DALI's reader of a training pipeline read next? See :meth:`.folders.ImageFolder.upcoming`.
 
 The reader alone is built, over as many copies of one small file as there are samples, and put where the
 training pipeline's reader was: its part of DALI's checkpoint is taken over.
@@ -13,7 +13,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 from nvidia.dali import fn
 from nvidia.dali.pipeline import Pipeline
 
-from .imagenet import READER, pipeline_seed, training_order
+from .folders import READER, training_order
+from .imagenet import pipeline_seed
 
 # As much of DALI's checkpoint as is read here: DALI does not ship its schema as Python. Fields that are not
 # named here, the operators' states among them, stay in the messages as they came.
@@ -41,7 +42,7 @@ def upcoming(
     batch_size: int,
     shard_id: int,
     num_shards: int,
-    seed: int,
+    seed: int | None,
 ) -> list[int]:
     """Positions in the listing of the samples that :func:`.imagenet.train_pipeline` will read next.
 
@@ -53,7 +54,7 @@ def upcoming(
         DALI's checkpoint of the training pipeline; None for its beginning.
     batches : int
         How many batches to look ahead.
-    batch_size, shard_id, num_shards, seed : int
+    batch_size, shard_id, num_shards, seed
         As the training pipeline has them.
 
     Returns
@@ -67,7 +68,7 @@ def upcoming(
             batch_size,
             1,
             None,
-            seed=pipeline_seed(seed, shard_id, num_shards),
+            seed=pipeline_seed(seed or 0, shard_id, num_shards),
             prefetch_queue_depth=1,
             enable_checkpointing=True,
             checkpoint=state,

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.folders import ImageFolder, list_images
+from pipelines.folders import list_images
 from pipelines.imagenet import train_pipeline, val_pipeline
 from pipelines.loader import DALILoader
-from pipelines.upcoming import upcoming
+from pipelines.sources import Order, Source
 from tests.damage import kinds
 from tests.image_sets import TRAIN_LABELS, indices
 from tests.trainer_process import Trainer
-from training.bad_files import LOOK_AHEAD, BadFileError, GuardedLoader, Quarantine
+from training.bad_files import BadFileError, GuardedLoader, Quarantine
 
 BATCH = 4
 SETTINGS = ["--arch", "resnet18", "--image-size", "8", "--batch-size", "8", "--epochs", "2", "--mix", "none"]
@@ -47,14 +47,13 @@ def damage(root: Path, index: int, content: bytes | None = b"") -> Path:
 class Shard:
     """The guarded loader of one process, and what it wrote down."""
 
-    def __init__(
-        self, images: ImageFolder, folder: Path, shard: int = 0, shards: int = 1, **options: Any
-    ) -> None:
+    def __init__(self, images: Source, folder: Path, shard: int = 0, shards: int = 1, **options: Any) -> None:
         common: dict[str, Any] = {"shard_id": shard, "num_shards": shards}
+        order = Order(size=len(images), batch_size=BATCH, shuffle=True, seed=5, **common)
 
-        def make(listing: ImageFolder, state: dict[str, Any] | None) -> DALILoader:
+        def make(images: Source, state: dict[str, Any] | None) -> DALILoader:
             pipeline = train_pipeline(
-                listing,
+                images,
                 num_classes=3,
                 image_size=8,
                 batch_size=BATCH,
@@ -66,18 +65,13 @@ class Shard:
                 report_stand_ins=True,
                 **common,
             )
-            return DALILoader(pipeline, drop_last=options.get("drop_last", False), state=state)
-
-        def candidates(state: dict[str, Any] | None, _: int) -> list[int]:
-            checkpoint = None if state is None else state["pipeline"]
-            ahead = {"batches": LOOK_AHEAD, "batch_size": BATCH, "seed": 5, **common}
-            return upcoming(len(images.files), checkpoint, **ahead)
+            return DALILoader(pipeline, order=order, drop_last=options.get("drop_last", False), state=state)
 
         self.lines = folder / "quarantine.jsonl"
         self.loader = GuardedLoader(
             images,
             make,
-            candidates,
+            order,
             Quarantine(self.lines, skip=options.get("skip", True)),
             lambda: {"rank": shard},
             state=options.get("state"),
@@ -228,10 +222,12 @@ def test_validation(shards: int, data: Path, tmp_path: Path) -> None:
     quarantine = Quarantine(tmp_path / "quarantine.jsonl", skip=True)
 
     def loader(shard: int) -> GuardedLoader:
-        def make(listing: ImageFolder, _: Any) -> DALILoader:
+        order = Order(size=17, batch_size=BATCH, shuffle=False, shard_id=shard, num_shards=shards)
+
+        def make(images: Source, _: Any) -> DALILoader:
             return DALILoader(
                 val_pipeline(
-                    listing,
+                    images,
                     image_size=8,
                     batch_size=BATCH,
                     num_threads=1,
@@ -241,11 +237,7 @@ def test_validation(shards: int, data: Path, tmp_path: Path) -> None:
                 )
             )
 
-        def candidates(_: Any, taken: int) -> list[int]:
-            first = 17 * shard // shards + taken * BATCH
-            return list(range(first, min(first + LOOK_AHEAD * BATCH, 17)))
-
-        return GuardedLoader(images, make, candidates, quarantine, dict, resumable=False)
+        return GuardedLoader(images, make, order, quarantine, dict, resumable=False)
 
     loaders = [loader(shard) for shard in range(shards)]
     for _ in range(2):

@@ -20,7 +20,7 @@ from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.pipeline import Pipeline
 
 import train_imagenet
-from pipelines import _decoding, check
+from pipelines import _decoding, check, examine
 from pipelines.folders import check_dataset, list_images
 from pipelines.imagenet import decoder_arguments, train_pipeline
 from pipelines.loader import DALILoader
@@ -391,7 +391,7 @@ def test_a_fault_of_the_check_is_not_one_of_the_files(
     fake: Callable[..., None], message: str, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(check, "serve", fake)
+    monkeypatch.setattr(examine, "serve", fake)
     assert check.main([str(images(tmp_path / "set", 3)), "--output", str(tmp_path / "out")]) == 2
     assert re.search(message, capsys.readouterr().err)
     assert not (tmp_path / "out" / "report.json").exists()
@@ -402,7 +402,7 @@ def test_files_that_take_too_long_or_too_much(tmp_path: Path, monkeypatch: pytes
     data, output = images(tmp_path / "set", 4), tmp_path / "out"
     shutil.copy(data / "a" / "000.png", data / "a" / "slow.png")
     shutil.copy(data / "a" / "000.png", data / "a" / "large.png")
-    monkeypatch.setattr(check, "serve", fake_decoders.dislikes_some)
+    monkeypatch.setattr(examine, "serve", fake_decoders.dislikes_some)
     status, report = run(data, output, "--timeout", "1.5")
     assert status == 1
     reasons = report["unusable"]["set"]

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pipelines import _decoding, check
+from pipelines import _decoding, check, examine
 from pipelines.folders import list_images
 from tests import fake_decoders
 from tests.checking import TRUNCATED, images, run, state
@@ -26,7 +26,7 @@ ROOT = Path(check.__file__).resolve().parent.parent
 
 STOPPED = """
 import os, signal, sys
-from pipelines import check
+from pipelines import check, examine
 
 append, left = check._State.append, int(sys.argv[2])
 def counting(self, split, positions, results):
@@ -38,11 +38,11 @@ def counting(self, split, positions, results):
         # As a terminal and Slurm do it: to all processes.
         os.kill(os.getpid(), number) if number == signal.SIGKILL else os.killpg(0, number)
 check._State.append = counting
-worker = check._Worker.__init__
+worker = examine._Worker.__init__
 def telling(self):
     worker(self)
     print("worker", self.process.pid, flush=True)
-check._Worker.__init__ = telling
+examine._Worker.__init__ = telling
 if __name__ == "__main__":
     sys.exit(check.main(sys.argv[3:]))
 """
@@ -141,10 +141,10 @@ def test_finishes_what_is_under_way_and_begins_no_more(
             time.sleep(0.01)
         stop.set()
 
-    monkeypatch.setattr(check, "serve", fake_decoders.begins_and_waits)
+    monkeypatch.setattr(examine, "serve", fake_decoders.begins_and_waits)
     watcher = threading.Thread(target=stop_when_begun)
     watcher.start()
-    answers = list(check._decode(check._batches([split]), 1, 60.0, stop))
+    answers = list(examine.decode(check._batches([split]), 1, 60.0, stop))
     watcher.join()
     assert [positions for _, positions, _ in answers] == [list(range(32))]
 

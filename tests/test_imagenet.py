@@ -307,7 +307,7 @@ COMMON_ERRORS: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (ValueError, "output_layout must be one of 'CHW', 'HWC'; got 'NCHW'", {"output_layout": "NCHW"}),
 ]
 TRAIN_ERRORS: list[tuple[type[Exception], str, dict[str, Any]]] = [
-    (ValueError, "num_classes must be at least .* folders; got 2, .*train holds 3", {"num_classes": 2}),
+    (ValueError, "num_classes must be at least .* classes .*; got 2, .*train holds 3", {"num_classes": 2}),
     (TypeError, "num_classes must be an integer; got '3'", {"num_classes": "3"}),
     (ValueError, "mix must be one of 'none', 'mixup', .*; got 'mixdown'", {"mix": "mixdown"}),
     (ValueError, "mix_ratio is only for mix='hmix'; .*mixup", {"mix": "mixup", "mix_ratio": 0.5}),

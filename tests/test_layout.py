@@ -60,6 +60,22 @@ def test_private_names_of_dali_are_in_one_file() -> None:
     assert users == ["compat.py"]
 
 
+def knows_folders(source: str) -> bool:
+    """Whether a source uses what a class folder has beyond the contract of a source, or names it."""
+    return any(
+        (isinstance(node, ast.Attribute) and node.attr in ("files", "root"))
+        or (isinstance(node, ast.Name) and node.id == "ImageFolder")
+        for node in ast.walk(ast.parse(source))
+    )
+
+
+def test_what_is_about_folders_is_in_few_files() -> None:
+    """All else knows the contract only: another format needs no change there."""
+    paths = [path for folder in ("pipelines", "training", "train_imagenet") for path in modules(folder)]
+    users = {str(path.relative_to(ROOT)) for path in paths if knows_folders(path.read_text())}
+    assert users == {"pipelines/folders.py", "pipelines/check.py"}
+
+
 @pytest.mark.parametrize("module", ["training.config", "training.report", "dali_msda.methods", "configs"])
 def test_light_modules(module: str) -> None:
     """They are read before, or without, anything that takes seconds to import."""

@@ -239,7 +239,8 @@ def test_ramps_come_from_the_settings(photos: Path) -> None:
         mix_off_epoch=4,
     )
     loaders = Loaders(resolve(config), Processes(), None, dict)  # type: ignore[arg-type]
-    alpha, probability = loaders._alpha(24), loaders._probability(24)
+    images = check_dataset(photos)[0]
+    alpha, probability = loaders._alpha(images), loaders._probability(images)
     assert callable(alpha)
     assert callable(probability)
     assert [alpha(batch) for batch in (0, 3, 5, 20)] == pytest.approx([0.2, 0.2 + 0.8 * 2 / 3, 1.0, 1.0])

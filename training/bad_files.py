@@ -15,9 +15,9 @@ from typing import Any
 
 from torch import Tensor
 
-from pipelines.check import examine
-from pipelines.folders import ImageFolder
+from pipelines.examine import examine
 from pipelines.loader import DALILoader
+from pipelines.sources import Order, Source
 
 # An error shows up when DALI makes a batch, which is some batches before it is asked for it.
 LOOK_AHEAD = 6
@@ -42,12 +42,12 @@ class Quarantine:
         self._path = path
         self._skip = skip
 
-    def add(self, path: Path, reason: str, **where: Any) -> None:
+    def add(self, name: str, reason: str, **where: Any) -> None:
         """Write a line; :class:`BadFileError` where bad files are not to be skipped."""
         if not self._skip:
-            raise BadFileError(f"{path} cannot be decoded ({reason}); --bad-files skip goes on without it")
+            raise BadFileError(f"{name} cannot be decoded ({reason}); --bad-files skip goes on without it")
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({"path": str(path), "reason": reason, **where}) + "\n"
+        line = json.dumps({"path": name, "reason": reason, **where}) + "\n"
         # One write at the end of the file: lines of several processes do not mix.
         with open(os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644), "wb", 0) as file:
             file.write(line.encode())
@@ -58,13 +58,12 @@ class GuardedLoader:
 
     Parameters
     ----------
-    images : ImageFolder
-        The listing.
+    images : Source
+        Without stand-ins.
     make : callable
-        Builds a loader from a listing with stand-ins and a state (None for the beginning).
-    candidates : callable
-        Positions in the listing of the samples that come next, from the state and the batches taken in
-        this epoch.
+        Builds a loader from the source with stand-ins and a state (None for the beginning).
+    order : Order
+        In which the loaders read.
     quarantine : Quarantine
         Where bad files are written down.
     where : callable
@@ -77,19 +76,19 @@ class GuardedLoader:
 
     def __init__(
         self,
-        images: ImageFolder,
-        make: Callable[[ImageFolder, dict[str, Any] | None], DALILoader],
-        candidates: Callable[[dict[str, Any] | None, int], list[int]],
+        images: Source,
+        make: Callable[[Source, dict[str, Any] | None], DALILoader],
+        order: Order,
         quarantine: Quarantine,
         where: Callable[[], dict[str, Any]],
         *,
         state: dict[str, Any] | None = None,
         resumable: bool = True,
     ) -> None:
-        self._listing = images
+        self._source = images
         self._images = images if state is None else images.without(state["stand_ins"])
         self._make = make
-        self._candidates = candidates
+        self._order = order
         self._quarantine = quarantine
         self._where = where
         self._resumable = resumable
@@ -107,14 +106,14 @@ class GuardedLoader:
         return self._loader.longest
 
     @property
-    def images(self) -> ImageFolder:
-        """The listing, with stand-ins for what cannot be decoded, as far as that was found."""
+    def images(self) -> Source:
+        """The source, with stand-ins for what cannot be decoded, as far as that was found."""
         return self._images
 
     @property
-    def left_out(self) -> set[Path]:
-        """The files that cannot be decoded, as far as that was found."""
-        return {self._listing.path(position) for position in self._images.stand_ins}
+    def left_out(self) -> set[str]:
+        """The names of the samples that cannot be decoded, as far as that was found."""
+        return {self._source.name(position) for position in self._images.stand_ins}
 
     def state(self) -> dict[str, Any]:
         """See :meth:`.loader.DALILoader.state`; with the positions of the stand-ins."""
@@ -139,7 +138,7 @@ class GuardedLoader:
         while True:
             try:
                 result = action()
-            except RuntimeError as error:
+            except (RuntimeError, OSError) as error:
                 self._set_aside(error)
                 self._loader = self._built()
                 continue
@@ -156,22 +155,27 @@ class GuardedLoader:
                 for _ in range(0 if self._resumable else self._taken):
                     loader.next_batch()
                 return loader
-            except RuntimeError as error:
+            except (RuntimeError, OSError) as error:
                 self._set_aside(error)
 
-    def _set_aside(self, error: RuntimeError) -> None:
+    def _set_aside(self, error: RuntimeError | OSError) -> None:
         """Find the bad files among those that come next, else among all; raise if there are none."""
         if isinstance(error, BadFileError):
             raise error
-        nearby = self._candidates(self._state, self._taken)
+        state = self._state or {"epoch": 0, "position": self._taken, "pipeline": None}
+        nearby = self._source.upcoming(
+            self._order,
+            batches=LOOK_AHEAD,
+            epoch=state["epoch"],
+            taken=state["position"],
+            checkpoint=state["pipeline"],
+        )
         known = self._images.stand_ins
-        for positions in (nearby, range(len(self._listing.files))):
-            rest = [position for position in positions if position not in known]
-            results = examine(self._listing.root, [self._listing.files[position] for position in rest])
-            bad = {p: result.error for p, result in zip(rest, results, strict=True) if result.error}
+        for positions in (nearby, range(len(self._source))):
+            bad = examine(self._source, [position for position in positions if position not in known])
             if bad:
                 for position, reason in bad.items():
-                    self._quarantine.add(self._listing.path(position), str(reason), **self._where())
-                self._images = self._listing.without(known.union(bad))
+                    self._quarantine.add(self._source.name(position), reason, **self._where())
+                self._images = self._source.without(known.union(bad))
                 return
         raise error

@@ -42,10 +42,10 @@ def evaluate_only(config: Config, processes: Processes, listing: Listing | None)
     assert result is not None
     bad = sorted(set().union(*processes.gather(loader.left_out)))  # each knows those that it met
     if bad:
-        processes.say(f"Left out, because they cannot be decoded: {', '.join(map(str, bad))}")
+        processes.say(f"Left out, because they cannot be decoded: {', '.join(bad)}")
     processes.say(
         f"{said}: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %, loss {result['loss']:.4f} on"
-        f" {len(images.files) - len(bad)} images of {config.val_image_size} pixels",
+        f" {len(images) - len(bad)} images of {config.val_image_size} pixels",
     )
 
 

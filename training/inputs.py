@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipelines.folders import ImageFolder, check_dataset, list_split
+from pipelines.folders import check_dataset, list_split
+from pipelines.sources import Source
 
 from .config import Config
 from .ranks import Ranks
@@ -12,7 +13,7 @@ from .ranks import Ranks
 METRICS = "metrics.jsonl"
 
 # The images of each split, by its name: train and val, or val alone.
-Listing = dict[str, ImageFolder]
+Listing = dict[str, Source]
 
 
 def list_dataset(config: Config, data: Path, ranks: Ranks) -> Listing:
@@ -26,7 +27,7 @@ def list_dataset(config: Config, data: Path, ranks: Ranks) -> Listing:
     if config.eval_only:
         return {"val": list_split(data, "val", config.file_list)}
     train, val = check_dataset(data, config.file_list)
-    largest = len(train.files) // ranks.size * ranks.size
+    largest = len(train) // ranks.size * ranks.size
     if largest < config.batch_size:
         raise ValueError(
             f"--batch-size must be at most the number of training images ({largest}); got {config.batch_size}"

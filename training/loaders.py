@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from pipelines.folders import ImageFolder
 from pipelines.imagenet import train_pipeline, val_pipeline
-from pipelines.loader import DALILoader, batches_per_epoch
+from pipelines.loader import DALILoader
 from pipelines.ramps import Ramp
-from pipelines.upcoming import upcoming
+from pipelines.sources import Order, Source
 
-from .bad_files import LOOK_AHEAD, GuardedLoader, Quarantine
+from .bad_files import GuardedLoader, Quarantine
 from .config import Config
 from .distributed import Processes
 
@@ -57,7 +56,7 @@ class Loaders:
             **self._shard,
         }
 
-    def _train_pipeline(self, images: ImageFolder, **options: Any) -> Any:
+    def _train_pipeline(self, images: Source, **options: Any) -> Any:
         config = self._config
         return train_pipeline(
             images,
@@ -65,9 +64,9 @@ class Loaders:
             num_classes=len(images.classes),
             image_size=config.image_size,
             seed=config.seed,
-            mix_alpha=self._alpha(len(images.files)),
+            mix_alpha=self._alpha(images),
             mix_ratio=config.mix_ratio,
-            mix_probability=self._probability(len(images.files)),
+            mix_probability=self._probability(images),
             mix_convention=config.mix_convention,
             label_smoothing=config.label_smoothing,
             auto_augment=config.auto_augment,
@@ -78,18 +77,27 @@ class Loaders:
             **self._common,
         )
 
-    def _batches(self, count: int) -> int:
-        """Batches that a pipeline makes in an epoch, those included that a step has no use for."""
-        return batches_per_epoch(count, self._shard["num_shards"], self._batch_size)
+    def _order(self, images: Source, *, shuffle: bool) -> Order:
+        return Order(
+            size=len(images),
+            batch_size=self._batch_size,
+            shuffle=shuffle,
+            seed=self._config.seed,
+            **self._shard,
+        )
 
-    def _alpha(self, count: int) -> float | Ramp | None:
+    def _batches(self, images: Source) -> int:
+        """Batches that a pipeline makes in an epoch, those included that a step has no use for."""
+        return self._order(images, shuffle=True).batches
+
+    def _alpha(self, images: Source) -> float | Ramp | None:
         config = self._config
         if config.mix_alpha_start is None or config.mix_alpha is None:
             return config.mix_alpha
-        return Ramp(config.mix_alpha_start, config.mix_alpha, config.mix_ramp_epochs * self._batches(count))
+        return Ramp(config.mix_alpha_start, config.mix_alpha, config.mix_ramp_epochs * self._batches(images))
 
-    def _probability(self, count: int) -> float | Ramp:
-        config, batches = self._config, self._batches(count)
+    def _probability(self, images: Source) -> float | Ramp:
+        config, batches = self._config, self._batches(images)
         start, off_from = config.mix_probability_start, config.mix_off_epoch
         if start is None and off_from is None:
             return config.mix_probability
@@ -100,53 +108,46 @@ class Loaders:
             None if off_from is None else off_from * batches,
         )
 
-    def train(self, images: ImageFolder, state: dict[str, Any] | None = None) -> GuardedLoader:
+    def train(self, images: Source, state: dict[str, Any] | None = None) -> GuardedLoader:
         """The training images, from the beginning or from a ``state()`` of the loader."""
+        order = self._order(images, shuffle=True)
 
-        def make(images: ImageFolder, state: dict[str, Any] | None) -> DALILoader:
+        def make(images: Source, state: dict[str, Any] | None) -> DALILoader:
             pipeline = self._train_pipeline(
                 images,
                 enable_checkpointing=True,
                 checkpoint=None if state is None else state["pipeline"],
                 report_stand_ins=True,
             )
-            per_step = self._config.accumulate
-            return DALILoader(pipeline, drop_last=True, multiple=per_step, layout="HWC", state=state)
-
-        def candidates(state: dict[str, Any] | None, _: int) -> list[int]:
-            return upcoming(
-                len(images.files),
-                None if state is None else state["pipeline"],
-                batches=LOOK_AHEAD,
-                batch_size=self._batch_size,
-                seed=self._config.seed,
-                **self._shard,
+            return DALILoader(
+                pipeline,
+                order=order,
+                drop_last=True,
+                multiple=self._config.accumulate,
+                layout="HWC",
+                state=state,
             )
 
-        return GuardedLoader(images, make, candidates, self._quarantine, self._where, state=state)
+        return GuardedLoader(images, make, order, self._quarantine, self._where, state=state)
 
-    def val(self, images: ImageFolder) -> GuardedLoader:
+    def val(self, images: Source) -> GuardedLoader:
         """The validation images. Every evaluation goes through all in one order: there is no state."""
-        size, shards = len(images.files), self._shard["num_shards"]
+        order = self._order(images, shuffle=False)
 
-        def make(images: ImageFolder, _: dict[str, Any] | None) -> DALILoader:
+        def make(images: Source, _: dict[str, Any] | None) -> DALILoader:
             pipeline = val_pipeline(
                 images, image_size=self._config.val_image_size or 0, report_stand_ins=True, **self._common
             )
-            return DALILoader(pipeline, layout="HWC")
+            return DALILoader(pipeline, order=order, layout="HWC")
 
-        def candidates(_: dict[str, Any] | None, taken: int) -> list[int]:
-            first = size * self._shard["shard_id"] // shards + taken * self._batch_size
-            return list(range(first, min(first + LOOK_AHEAD * self._batch_size, size)))
+        return GuardedLoader(images, make, order, self._quarantine, self._where, resumable=False)
 
-        return GuardedLoader(images, make, candidates, self._quarantine, self._where, resumable=False)
-
-    def first_batch(self, images: ImageFolder) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def first_batch(self, images: Source) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The first batch of the training once more, with its masks.
 
         Parameters
         ----------
-        images : ImageFolder
+        images : Source
             With stand-ins for what cannot be decoded.
 
         Returns

@@ -87,9 +87,7 @@ class Run:
         if fit and saved is not None:
             config = with_size(config, Size(*(saved["settings"][name] for name in Size._fields)))
         elif fit:
-            config, seconds = fit_to_machine(
-                config, processes, len(train_images.files), len(val_images.files)
-            )
+            config, seconds = fit_to_machine(config, processes, len(train_images), len(val_images))
             minutes = seconds / 60
         self.config = config
         if saved is not None:
@@ -142,7 +140,7 @@ class Run:
         self.output: Output | None = None  # of the main process
         processes.from_main(lambda: self._open_output(start, saved))
         processes.say(
-            f"{config.arch} on {len(train_images.files)} training and {len(val_images.files)} validation"
+            f"{config.arch} on {len(train_images)} training and {len(val_images)} validation"
             f" images of {self.num_classes} classes, --mix {config.mix}, {config.image_size} pixels,"
             f" {self.total_steps} steps of {config.batch_size} images, {config.device},"
             f" precision {config.amp}.\n"

@@ -1,0 +1,285 @@
+"""The rules of a source, for the class folder and for the example in memory, up to the trainer."""
+
+from __future__ import annotations
+
+import doctest
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nvidia.dali.pipeline import Pipeline
+
+from pipelines.folders import ImageFolder, check_dataset, list_images
+from pipelines.imagenet import train_pipeline, val_pipeline
+from pipelines.loader import DALILoader
+from pipelines.sources import Order, Source, substitutes
+from tests.image_sets import CLASSES, TRAIN_LABELS, indices
+from tests.training_runs import losses, status, train, without_clock
+from training.bad_files import GuardedLoader, Quarantine
+
+BATCH, COUNT = 4, 23
+SHARDS = [(0, 1), (0, 3), (2, 3)]
+
+
+@pytest.fixture(scope="module")
+def memory() -> Any:
+    """The class of the example in the contract."""
+    names: dict[str, Any] = {}
+    for example in doctest.DocTestParser().get_examples(Source.__doc__ or ""):
+        exec(example.source, names)
+    return names["Memory"]
+
+
+def loaded(memory: Any, folder: ImageFolder) -> Source:
+    """The images of a folder, in memory."""
+    contents = [folder.encoded(position) for position in range(len(folder))]
+    source: Source = memory(folder.classes, list(zip(contents, folder.labels, strict=True)))
+    return source
+
+
+@pytest.fixture(params=["folder", "memory"])
+def source(request: pytest.FixtureRequest, coded: Path, memory: Any) -> Source:
+    """23 images of three classes; each shows its position."""
+    folder = list_images(coded / "train")
+    return folder if request.param == "folder" else loaded(memory, folder)
+
+
+def ordered(source: Source, shuffle: bool, shard: int = 0, shards: int = 1) -> Order:
+    return Order(
+        size=len(source), batch_size=BATCH, shuffle=shuffle, seed=5, shard_id=shard, num_shards=shards
+    )
+
+
+def loader(source: Source, order: Order, state: dict[str, Any] | None = None, **options: Any) -> DALILoader:
+    """A loader of small training images, or of validation images where `order` does not shuffle."""
+    common: dict[str, Any] = {
+        "batch_size": BATCH,
+        "image_size": 8,
+        "num_threads": 1,
+        "shard_id": order.shard_id,
+        "num_shards": order.num_shards,
+        "report_stand_ins": True,
+    }
+    if not order.shuffle:
+        return DALILoader(val_pipeline(source, **common), order=order)
+    pipeline = train_pipeline(
+        source,
+        num_classes=3,
+        seed=order.seed,
+        enable_checkpointing=True,
+        checkpoint=None if state is None else state["pipeline"],
+        **{"mix": "none", **options},
+        **common,
+    )
+    return DALILoader(pipeline, order=order, state=state)
+
+
+def epoch(batches: Any) -> list[int]:
+    """The positions of the images of an epoch."""
+    return [i for images, _ in batches for i in indices(images)]
+
+
+def test_both_keep_to_the_contract(source: Source) -> None:
+    assert isinstance(source, Source)
+    assert not isinstance(str(source), Source)
+    assert len(source) == COUNT
+    assert source.classes == CLASSES
+    assert len({source.name(position) for position in range(COUNT)}) == COUNT
+    assert source.stand_ins == frozenset()
+
+
+def test_the_nodes_give_what_encoded_gives(source: Source) -> None:
+    order = ordered(source, shuffle=False)
+    pipeline = Pipeline(BATCH, 1, None)
+    with pipeline:
+        pipeline.set_outputs(*source.without([2]).read(order, report_stand_ins=True))
+    pipeline.build()
+    for start in range(0, 16, BATCH):
+        encoded, labels, kept = pipeline.run()
+        positions = range(start, start + BATCH)
+        read = [3 if position == 2 else position for position in positions]
+        assert [encoded.at(i).tobytes() for i in range(BATCH)] == [source.encoded(i) for i in read]
+        assert labels.as_array().tolist() == [[TRAIN_LABELS[i]] for i in read]
+        assert kept.as_array().tolist() == [[int(position != 2)] for position in positions]
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("shards", [1, 2, 3])
+def test_every_sample_comes_once_in_an_epoch(shards: int, shuffle: bool, source: Source) -> None:
+    parts = [loader(source, ordered(source, shuffle, shard, shards)) for shard in range(shards)]
+    epochs = [[epoch(part) for part in parts] for _ in range(3)]
+    for found in epochs:
+        assert sorted(itertools.chain(*found)) == list(range(COUNT))
+    if shuffle:
+        assert epochs[0] != epochs[1]
+    else:
+        assert list(itertools.chain(*epochs[0])) == list(range(COUNT))
+        assert epochs[0] == epochs[1] == epochs[2]
+
+
+@pytest.mark.parametrize(("shard", "shards"), SHARDS)
+@pytest.mark.parametrize("taken", [0, 1, 4, 9, 20])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_upcoming_holds_what_comes(
+    shuffle: bool, taken: int, shard: int, shards: int, source: Source
+) -> None:
+    order = ordered(source, shuffle, shard, shards)
+    batches = loader(source, order)
+    endless = (batch for _ in itertools.count() for batch in batches)
+    list(itertools.islice(endless, taken))
+    state: dict[str, Any] = {"epoch": 0, "position": batches.position, "pipeline": None}
+    if shuffle:
+        state = batches.state()
+    found = source.upcoming(
+        order,
+        batches=3,
+        epoch=state["epoch"],
+        taken=state["position"],
+        checkpoint=state["pipeline"] if taken else None,
+    )
+    if shuffle or batches.position + 2 <= order.batches:  # unshuffled it does not see the next epoch
+        assert set(epoch(itertools.islice(endless, 2))) <= set(found)
+    assert len(found) <= 3 * BATCH
+
+
+@pytest.mark.parametrize("options", [{"mix": "hmix"}, {"mix": "gmix", "auto_augment": "rand"}])
+@pytest.mark.parametrize("stop", [1, 5, 6, 9])
+def test_a_state_goes_on_bit_for_bit(stop: int, options: dict[str, Any], source: Source) -> None:
+    order = ordered(source, True, 1, 2)
+
+    def batches(loader: DALILoader) -> Iterator[tuple[bytes, bytes]]:
+        while True:
+            for images, targets in loader:
+                yield images.numpy().tobytes(), targets.numpy().tobytes()
+
+    early = loader(source, order, **options)
+    found = list(itertools.islice(batches(early), stop))
+    state = early.state()
+    found += itertools.islice(batches(loader(source, order, state, **options)), 7)
+    assert found == list(itertools.islice(batches(loader(source, order, **options)), stop + 7))
+
+
+def test_digest_tells_listings_apart(source: Source, coded: Path, memory: Any) -> None:
+    assert len(source.digest()) == 64
+    other = list_images(coded / "val")
+    assert source.digest() != (other if isinstance(source, ImageFolder) else loaded(memory, other)).digest()
+
+
+def test_stand_ins_have_to_be_reported(source: Source) -> None:
+    with pytest.raises(ValueError, match="report_stand_ins must be True for images with"):
+        val_pipeline(source.without([0]), batch_size=BATCH, num_threads=1)
+
+
+def test_substitutes() -> None:
+    assert substitutes("abcde", frozenset([1, 2, 4])) == {1: 3, 2: 3, 4: 0}
+    with pytest.raises(ValueError, match="none of the 2 images in ab can be decoded"):
+        substitutes("ab", frozenset([0, 1]))
+
+
+def test_neither_path_nor_source() -> None:
+    with pytest.raises(TypeError, match=r"data_dir must be a path or a Source; got \[1, 2\]"):
+        train_pipeline([1, 2], num_classes=3, batch_size=BATCH, num_threads=1)  # type: ignore[arg-type]
+
+
+def test_order_of_another_batch_size(memory: Any, coded: Path) -> None:
+    source = loaded(memory, list_images(coded / "train"))
+    order = ordered(source, shuffle=False)
+    pipeline = val_pipeline(source, batch_size=BATCH + 1, num_threads=1)
+    with pytest.raises(ValueError, match="order must have the batch size of the pipeline, 5; got 4"):
+        DALILoader(pipeline, order=order)
+
+
+# Bad samples, in memory: nothing of finding and skipping them is about files
+
+
+@pytest.fixture
+def damaged(memory: Any, coded: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, set[int]], Source]:
+    """A split in memory, some of its samples no images or not to be read at all."""
+    encoded = memory.encoded
+
+    def read(self: Any, position: int) -> bytes:
+        content: bytes = encoded(self, position)
+        if content == b"gone":
+            raise OSError(5, "Input/output error")
+        return content
+
+    monkeypatch.setattr(memory, "encoded", read)
+
+    def make(split: str, bad: set[int]) -> Source:
+        folder = list_images(coded / split)
+        contents = [folder.encoded(position) for position in range(len(folder))]
+        for position in bad:
+            contents[position] = b"gone" if position % 2 else b"no image"
+        source: Source = memory(folder.classes, list(zip(contents, folder.labels, strict=True)))
+        return source
+
+    return make
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_bad_samples_are_skipped(shuffle: bool, damaged: Any, tmp_path: Path) -> None:
+    bad = {0, 7, 8, 15}
+    source = damaged("train", bad)
+    order = ordered(source, shuffle)
+    guarded = GuardedLoader(
+        source,
+        lambda source, state: loader(source, order, state),
+        order,
+        Quarantine(tmp_path / "quarantine.jsonl", skip=True),
+        lambda: {"epoch": 0},
+        resumable=shuffle,
+    )
+    for _ in range(2):
+        assert sorted(epoch(guarded)) == [i for i in range(COUNT) if i not in bad]
+    assert guarded.left_out == {f"sample {position}" for position in bad}
+    lines = [json.loads(line) for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
+    reasons = {line["path"]: line["reason"] for line in lines}
+    assert reasons.keys() == guarded.left_out
+    assert len(lines) == len(bad)
+    assert reasons["sample 7"] == reasons["sample 15"] == "cannot be read: Input/output error"
+    assert reasons["sample 0"].startswith("unknown content, b'no image'")
+
+
+@pytest.mark.usefixtures("plain_model")
+def test_trainer(damaged: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trains, evaluates, skips, resumes: bit for bit, and of another listing it does not."""
+    train_set, val_set = damaged("train", {3, 8}), damaged("val", {1})
+    monkeypatch.setattr("training.inputs.check_dataset", lambda *_: (train_set, val_set))
+    extra = ["--image-size", 8, "--mix", "hmix", "--checkpoint-every", 1, "--keep", 9]
+    whole = train(tmp_path, tmp_path / "whole", *extra)
+    assert len(losses(whole)) == 4
+    lines = (tmp_path / "whole" / "quarantine.jsonl").read_text().splitlines()
+    named = {json.loads(line)["path"] for line in lines}
+    assert {"sample 1"} <= named <= {f"sample {position}" for position in (1, 3, 8)}
+    checkpoint = tmp_path / "whole" / "checkpoints" / "step-00000001.pt"
+    assert status(tmp_path, tmp_path / "resumed", *extra, "--resume", checkpoint) == 0
+    assert without_clock(tmp_path / "resumed") == without_clock(tmp_path / "whole")
+    assert (tmp_path / "whole" / "first_batch.png").exists()
+    val_set = damaged("val", set())
+    assert status(tmp_path, tmp_path / "other", *extra, "--resume", checkpoint) == 2
+
+
+def test_evaluation(
+    coded: Path,
+    memory: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The same images in two forms give the same result."""
+    train(coded, tmp_path / "run", "--max-steps", 1, "--image-size", 8)
+    weights = tmp_path / "run" / "best.pt"
+    in_memory = loaded(memory, check_dataset(coded)[1])
+
+    def evaluated() -> str:
+        capsys.readouterr()
+        assert status(coded, tmp_path / "out", "--eval-only", "--init-weights", weights) == 0
+        return capsys.readouterr().out
+
+    expected = evaluated()
+    assert "17 images of 32 pixels" in expected
+    monkeypatch.setattr("training.inputs.list_split", lambda *_: in_memory)
+    assert evaluated() == expected
