@@ -40,6 +40,12 @@ _STARTS = {
     "build": "`train_pipeline` until it is built, {mix}",
     "first_batch": "then its first batch, {mix}",
 }
+_MEASURES = {
+    "loader": "training pipeline",
+    "mix": "mixing, compiled",
+    "mix_normalise": "mixing and normalising, compiled",
+    "mix_graph": "mixing, DALI's operators",
+}
 
 
 def mix_title(name: str) -> str:
@@ -202,6 +208,28 @@ def soak(content: Content) -> Rows:
     ]
 
 
+def compare(content: Content) -> Rows:
+    """Two checkouts: images/s of the training pipeline, ms of mixing a batch, and the ratio of the speeds."""
+
+    def value(record: Record, name: str) -> str:
+        rate: float = record[f"{name}_images_per_s"]["median"]
+        return (
+            f"{rate:.0f} /s"
+            if record["measure"] == "loader"
+            else f"{1e3 * record['batch_size'] / rate:.2f} ms"
+        )
+
+    return [["measure", "before", "after", "speed of after / before (quartiles)"]] + [
+        [
+            f"{_MEASURES[record['measure']]}, {mix_title(record['mix'])}",
+            value(record, "before"),
+            value(record, "after"),
+            _rate(record["ratio"], 3),
+        ]
+        for record in sorted(content["results"], key=lambda record: list(_MEASURES).index(record["measure"]))
+    ]
+
+
 def gpu_cost(content: Content) -> Rows:
     """Bytes and launches of the GPU graph, calculated."""
     bandwidths, step = content["settings"]["bandwidths"], content["settings"]["step_ms"]
@@ -249,6 +277,7 @@ TABLES: dict[str, Callable[..., Rows]] = {
     "train": train,
     "start": start,
     "soak": soak,
+    "compare": compare,
     "gpu_cost": gpu_cost,
     "gpu_memory": gpu_memory,
 }
