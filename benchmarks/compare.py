@@ -45,7 +45,7 @@ kinds = {"mix": dict(backend="kernel"), "mix_normalise": dict(backend="kernel", 
 
 def speed(pipeline, count):
     pipeline.build()
-    for _ in range(4):
+    for _ in range(8):
         pipeline.run()
     began = time.perf_counter()
     for _ in range(count):
@@ -85,13 +85,13 @@ class Settings:
     after: Path
     """Another one."""
 
-    rounds: int = 7
+    rounds: int = 9
     """Processes of each checkout, after one that does not count; 5 or more."""
 
     batch_size: int = 64
     """Images per batch."""
 
-    batches: int = 16
+    batches: int = 24
     """Batches of the training pipeline per method and process."""
 
     mixes: tuple[str, ...] = tuple(TABLE)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import documents
+from benchmarks import compare, documents
 from benchmarks.common import Record, load, only, revision, save, select, spread
 from benchmarks.tables import TABLES
+from pipelines.demo_data import make_demo_dataset
 from tests.trainer_process import ROOT
 
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
@@ -131,6 +132,30 @@ def test_a_changed_number_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert documents.main() == 0
     assert "| 7 " in page.read_text()
     assert documents.linked(page, "soak") == [tmp_path / "soak.json"]
+
+
+def test_compare_measures_a_checkout(tmp_path: Path) -> None:
+    """In a process of its own, and nothing but this checkout."""
+    data = make_demo_dataset(tmp_path / "set", train_per_class=1, val_per_class=1)
+    settings = compare.Settings(before=ROOT, after=ROOT, batch_size=4, batches=1, mixes=("none", "hmix"))
+    speeds = compare.speeds(ROOT, data, settings)
+    measures = [("loader", "hmix"), ("mix", "hmix"), ("mix_normalise", "hmix"), ("mix_graph", "hmix")]
+    assert list(speeds) == [("loader", "none"), *measures]
+    assert min(speeds.values()) > 0
+    with pytest.raises(SystemExit, match="ended with an error"):
+        compare.speeds(tmp_path, data, settings)
+
+
+def test_compare_shows_ms_and_ratios() -> None:
+    def record(measure: str, before: list[float], after: list[float]) -> Record:
+        ratios = [b / a for a, b in zip(before, after, strict=True)]
+        speeds = {"before_images_per_s": spread(before), "after_images_per_s": spread(after)}
+        return {"measure": measure, "mix": "hmix", "batch_size": 64, **speeds, "ratio": spread(ratios)}
+
+    records = [record("mix", [32e3, 32e3], [16e3, 16e3]), record("loader", [1000, 1000], [900, 1100])]
+    _, loader, mix = TABLES["compare"]({"results": records})
+    assert loader == ["training pipeline, HMix", "1000 /s", "1000 /s", "1.000 (0.950-1.050)"]
+    assert mix == ["mixing, compiled, HMix", "2.00 ms", "4.00 ms", "0.500 (0.500-0.500)"]
 
 
 @pytest.mark.parametrize(
