@@ -20,11 +20,10 @@ from __future__ import annotations
 import dataclasses
 import sys
 
-import tyro
-
 from configs import asked_for, named_run
 from training.config import DEMO, Config, complain, resolve
 from training.inputs import Listing, check_output, list_dataset
+from training.options import parse
 from training.ranks import Ranks
 
 
@@ -33,13 +32,8 @@ def settings_of(arguments: list[str]) -> Config:
     name = asked_for(arguments)
     own_data = _names(arguments, "--data", "--help", "-h")
     default = (Config() if own_data else DEMO) if name is None else named_run(name)
-    return tyro.cli(
-        Config,
-        args=arguments,
-        default=dataclasses.replace(default, config=name),
-        prog="train_imagenet.py",
-        description=__doc__,
-    )
+    default = dataclasses.replace(default, config=name)
+    return parse(arguments, default, prog="train_imagenet.py", description=__doc__)
 
 
 def _names(arguments: list[str], *options: str) -> bool:

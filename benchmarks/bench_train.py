@@ -21,6 +21,7 @@ import tyro
 
 from benchmarks.common import save, spread
 from benchmarks.tables import show
+from dali_msda import Mixing
 from dali_msda.methods import TABLE
 from training.config import Config, resolve
 from training.run import Run
@@ -69,7 +70,9 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         runs = {
-            method: Run(resolve(dataclasses.replace(config, mix=method, output=Path(folder) / method)))
+            method: Run(
+                resolve(dataclasses.replace(config, mixing=Mixing(method), output=Path(folder) / method))
+            )
             for method in TABLE
         }
     trainer = runs["none"]

@@ -51,12 +51,13 @@ def _dali(mix: str) -> Callable[[Settings], Batches]:
         from pipelines.folders import list_images
         from pipelines.imagenet import train_pipeline
         from pipelines.loader import DALILoader
+        from pipelines.records import Output
 
         pipeline = train_pipeline(
             settings.data,
             mix=mix,
             num_classes=len(list_images(settings.data).classes),
-            image_size=settings.image_size,
+            output=Output(image_size=settings.image_size),
             batch_size=settings.batch_size,
             num_threads=settings.workers,
             seed=0,

@@ -10,22 +10,33 @@ Not as in that recipe: its PCA lighting noise (standard deviation 0.1) has no co
 branches start at zero.
 """
 
+from dali_msda import Mixing
+from pipelines.records import Augmentation
 from training.config import Config
 
-IMAGENET = Config(
-    arch="resnet50",  # the paper
-    epochs=300,  # the paper
-    lr=0.1,  # the paper
-    batch_size=256,  # CutMix's recipe
-    momentum=0.9,  # CutMix's recipe: with Nesterov's momentum
-    weight_decay=1e-4,  # CutMix's recipe
-    decay_all=True,  # CutMix's recipe
-    warmup_epochs=0.0,  # CutMix's recipe
-    lr_schedule="step",  # CutMix's recipe
-    lr_step_epochs=75.0,  # CutMix's recipe
-    image_size=224,  # CutMix's recipe
-    crop_area=(0.08, 1.0),  # CutMix's recipe: torchvision's RandomResizedCrop
-    color_jitter=0.4,  # CutMix's recipe
-    mix_probability=1.0,  # CutMix's recipe
-    label_smoothing=0.0,  # CutMix's recipe
-)
+
+def imagenet(method: str, **arguments: float) -> Config:
+    """The run of a mixing method, with its arguments."""
+    return Config(
+        arch="resnet50",  # the paper
+        epochs=300,  # the paper
+        lr=0.1,  # the paper
+        batch_size=256,  # CutMix's recipe
+        momentum=0.9,  # CutMix's recipe: with Nesterov's momentum
+        weight_decay=1e-4,  # CutMix's recipe
+        decay_all=True,  # CutMix's recipe
+        warmup_epochs=0.0,  # CutMix's recipe
+        lr_schedule="step",  # CutMix's recipe
+        lr_step_epochs=75.0,  # CutMix's recipe
+        image_size=224,  # CutMix's recipe
+        augmentation=Augmentation(
+            crop_area=(0.08, 1.0),  # CutMix's recipe: torchvision's RandomResizedCrop
+            color_jitter=0.4,  # CutMix's recipe
+        ),
+        mixing=Mixing(
+            method,
+            arguments=arguments,
+            probability=1.0,  # CutMix's recipe
+            label_smoothing=0.0,  # CutMix's recipe
+        ),
+    )

@@ -6,8 +6,6 @@ Top-1 in the paper: 78.04 %; it tells neither time nor hardware. This configurat
 yet: no result, time or hardware of this project to state.
 """
 
-import dataclasses
+from ._imagenet import imagenet
 
-from ._imagenet import IMAGENET
-
-CONFIG = dataclasses.replace(IMAGENET, mix="cutmix", mix_alpha=1.0)
+CONFIG = imagenet("cutmix", alpha=1.0)

@@ -6,8 +6,6 @@ Top-1 in the paper: 78.38 %; it tells neither time nor hardware. This configurat
 yet: no result, time or hardware of this project to state.
 """
 
-import dataclasses
+from ._imagenet import imagenet
 
-from ._imagenet import IMAGENET
-
-CONFIG = dataclasses.replace(IMAGENET, mix="hmix", mix_alpha=1.0, mix_ratio=0.75)
+CONFIG = imagenet("hmix", alpha=1.0, ratio=0.75)

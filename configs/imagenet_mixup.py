@@ -6,8 +6,6 @@ Top-1 in the paper: 77.78 %; it tells neither time nor hardware. This configurat
 yet: no result, time or hardware of this project to state.
 """
 
-import dataclasses
+from ._imagenet import imagenet
 
-from ._imagenet import IMAGENET
-
-CONFIG = dataclasses.replace(IMAGENET, mix="mixup", mix_alpha=0.8)
+CONFIG = imagenet("mixup", alpha=0.8)

@@ -15,6 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .methods import METHODS
+from .mixing import Mixing
 
 if TYPE_CHECKING:
     from .arguments import MixParams
@@ -24,7 +25,7 @@ __version__ = "0.1.0"
 
 _OLDEST_DALI = (2, 4)  # also the newest that was tested: pyproject.toml caps it
 
-__all__ = ["METHODS", "MixParams", "cutmix", "gmix", "hmix", "mix", "mixup", "stochastic"]
+__all__ = ["METHODS", "MixParams", "Mixing", "cutmix", "gmix", "hmix", "mix", "mixup", "stochastic"]
 
 
 def __getattr__(name: str) -> Any:

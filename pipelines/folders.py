@@ -63,8 +63,8 @@ class ImageFolder:
             files=[self.files[i] for i in listed],
             # A label is all that the reader hands on: that of a stand-in is higher than those of the classes.
             labels=[self.labels[i] + classes * (int(i) in self.stand_ins) for i in listed],
-            shard_id=order.shard_id,
-            num_shards=order.num_shards,
+            shard_id=order.shard.index,
+            num_shards=order.shard.count,
             pad_last_batch=True,
             shuffle_after_epoch=order.shuffle,
             stick_to_shard=not order.shuffle,
@@ -89,8 +89,7 @@ class ImageFolder:
             checkpoint,
             batches=batches,
             batch_size=order.batch_size,
-            shard_id=order.shard_id,
-            num_shards=order.num_shards,
+            shard=order.shard,
             seed=order.seed,
         )
 

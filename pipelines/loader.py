@@ -17,6 +17,7 @@ except ImportError as error:
     ) from error
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
+from .records import Shard
 from .sources import Order
 
 
@@ -96,7 +97,7 @@ class DALILoader:
         if drop_last and len(self) == 0:
             raise ValueError(
                 f"drop_last leaves no batch: batch_size {order.batch_size * multiple} is more than the"
-                f" {order.size // order.num_shards} samples of a shard"
+                f" {order.size // order.shard.count} samples of a shard"
             )
         # Without a size or reader the iterator does no counting of its own: with shards of different
         # sizes DALI's (2.4) makes empty batches, or leaves padding for the next epoch to begin with.
@@ -124,7 +125,8 @@ class DALILoader:
         """Samples of the part that is read in this epoch."""
         order = self._order
         if self._moves:
-            order = dataclasses.replace(order, shard_id=(order.shard_id + self._epoch) % order.num_shards)
+            turn = (order.shard.index + self._epoch) % order.shard.count
+            order = dataclasses.replace(order, shard=dataclasses.replace(order.shard, index=turn))
         return len(order.part)
 
     @property
@@ -135,7 +137,7 @@ class DALILoader:
     def __len__(self) -> int:
         """Batches of this epoch."""
         if self._drop_last:
-            smallest = self._order.size // self._order.num_shards
+            smallest = self._order.size // self._order.shard.count
             return smallest // self._order.batch_size // self._multiple * self._multiple
         return -(-self._shard_size() // self._order.batch_size)
 
@@ -190,7 +192,6 @@ def _order_of_reader(pipeline: Pipeline) -> tuple[Order, bool]:
         size=int(reader["epoch_size"]),
         batch_size=pipeline.max_batch_size,
         shuffle=True,  # or not: it does not say, and nothing here depends on it
-        shard_id=int(reader["shard_id"]),
-        num_shards=int(reader["number_of_shards"]),
+        shard=Shard(index=int(reader["shard_id"]), count=int(reader["number_of_shards"])),
     )
     return order, not reader["stick_to_shard"]

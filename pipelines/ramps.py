@@ -6,15 +6,7 @@ made long before or after. Here the pipeline itself knows the number of the batc
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
-from typing import Any
-
-import numpy as np
-from nvidia.dali import fn
-from nvidia.dali.pipeline import DataNode
 
 
 @dataclass(frozen=True)
@@ -47,22 +39,3 @@ class Ramp:
         if batch >= self.batches:
             return self.end
         return self.start + (self.end - self.start) * batch / self.batches
-
-
-def number_or_node(value: Any, name: str, fits: Callable[[float], bool], batch_size: int) -> Any:
-    """A number as it is; a function of the number of the batch as a node with its values (float32 scalars).
-
-    With DALI's checkpoints the count of the batches goes on where it was.
-    """
-    if not callable(value):
-        return value
-
-    def source(info: Any) -> np.ndarray:
-        number = value(info.iteration)
-        if not isinstance(number, Real) or not math.isfinite(number) or not fits(float(number)):
-            raise ValueError(f"{name} must stay in its range; got {number!r} for batch {info.iteration}")
-        return np.full(batch_size, number, np.float32)
-
-    node = fn.external_source(source=source, batch=True, batch_info=True, device="cpu")
-    assert isinstance(node, DataNode)
-    return node

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
+from .records import Shard
+
 if TYPE_CHECKING:
     import numpy as np
     from nvidia.dali.pipeline import DataNode
@@ -33,7 +35,7 @@ class Order:
         Whether every epoch has an order of its own; otherwise it is that of the source.
     seed : int or None
         Of the shuffled orders, the same in all shards.
-    shard_id, num_shards : int
+    shard : Shard
         Whose batches these are.
     """
 
@@ -41,19 +43,17 @@ class Order:
     batch_size: int
     shuffle: bool
     seed: int | None = None
-    shard_id: int = 0
-    num_shards: int = 1
+    shard: Shard = Shard()
 
     @property
     def batches(self) -> int:
         """Batches of an epoch: those of the longest shard, with its rest."""
-        return math.ceil(math.ceil(self.size / self.num_shards) / self.batch_size)
+        return math.ceil(math.ceil(self.size / self.shard.count) / self.batch_size)
 
     @property
     def part(self) -> range:
         """The places in the order of each epoch that this shard reads, without padding."""
-        shard = self.shard_id
-        return range(self.size * shard // self.num_shards, self.size * (shard + 1) // self.num_shards)
+        return self.shard.part(self.size)
 
     def positions(self, batch: int) -> list[int]:
         """Positions in the source of the samples of a batch, counted from 0 through all epochs.

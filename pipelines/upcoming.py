@@ -15,6 +15,7 @@ from nvidia.dali.pipeline import Pipeline
 
 from .folders import READER, training_order
 from .imagenet import pipeline_seed
+from .records import Shard
 
 # As much of DALI's checkpoint as is read here: DALI does not ship its schema as Python. Fields that are not
 # named here, the operators' states among them, stay in the messages as they came.
@@ -40,8 +41,7 @@ def upcoming(
     *,
     batches: int,
     batch_size: int,
-    shard_id: int,
-    num_shards: int,
+    shard: Shard,
     seed: int | None,
 ) -> list[int]:
     """Positions in the listing of the samples that :func:`.imagenet.train_pipeline` will read next.
@@ -54,7 +54,7 @@ def upcoming(
         DALI's checkpoint of the training pipeline; None for its beginning.
     batches : int
         How many batches to look ahead.
-    batch_size, shard_id, num_shards, seed
+    batch_size, shard, seed
         As the training pipeline has them.
 
     Returns
@@ -68,7 +68,7 @@ def upcoming(
             batch_size,
             1,
             None,
-            seed=pipeline_seed(seed or 0, shard_id, num_shards),
+            seed=pipeline_seed(seed or 0, shard),
             prefetch_queue_depth=1,
             enable_checkpointing=True,
             checkpoint=state,
@@ -78,8 +78,8 @@ def upcoming(
                 file_root=str(Path(__file__).parent),
                 files=["__init__.py"] * count,
                 labels=list(range(count)),
-                shard_id=shard_id,
-                num_shards=num_shards,
+                shard_id=shard.index,
+                num_shards=shard.count,
                 pad_last_batch=True,
                 shuffle_after_epoch=True,
                 name=READER,

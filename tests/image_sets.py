@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from nvidia.dali.pipeline import Pipeline
 from PIL import Image
 
 from pipelines.imagenet import train_pipeline, val_pipeline
+from pipelines.records import Augmentation, Execution, Output
 
 # ImageNet's statistics as torchvision documents them, on the scale of the pixels.
 MEAN: np.ndarray = 255 * np.array([0.485, 0.456, 0.406])
@@ -97,9 +99,18 @@ def train(data: Path, **changes: Any) -> Pipeline:
         "num_threads": 1,
         "seed": 5,
     }
-    return train_pipeline(data, **{**settings, **changes})
+    return train_pipeline(data, **_in_records({**settings, **changes}, augmentation=Augmentation))
 
 
 def val(data: Path, **changes: Any) -> Pipeline:
     """A validation pipeline of small images."""
-    return val_pipeline(data, **{"image_size": 8, "batch_size": 4, "num_threads": 1, **changes})
+    return val_pipeline(data, **_in_records({"image_size": 8, "batch_size": 4, "num_threads": 1, **changes}))
+
+
+def _in_records(changes: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """The arguments of a pipeline; those that are fields of a record in that record."""
+    for name, record in {"output": Output, "execution": Execution, **more}.items():
+        own = {field.name for field in dataclasses.fields(record)} & changes.keys()
+        if own:
+            changes[name] = record(**{field: changes.pop(field) for field in own})
+    return changes

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines import records
 from pipelines.folders import list_images
 from pipelines.imagenet import train_pipeline, val_pipeline
 from pipelines.loader import DALILoader
+from pipelines.records import Output
 from pipelines.sources import Order, Source
 from tests.damage import kinds
 from tests.image_sets import TRAIN_LABELS, indices
@@ -48,14 +50,14 @@ class Shard:
     """The guarded loader of one process, and what it wrote down."""
 
     def __init__(self, images: Source, folder: Path, shard: int = 0, shards: int = 1, **options: Any) -> None:
-        common: dict[str, Any] = {"shard_id": shard, "num_shards": shards}
+        common: dict[str, Any] = {"shard": records.Shard(index=shard, count=shards)}
         order = Order(size=len(images), batch_size=BATCH, shuffle=True, seed=5, **common)
 
         def make(images: Source, state: dict[str, Any] | None) -> DALILoader:
             pipeline = train_pipeline(
                 images,
                 num_classes=3,
-                image_size=8,
+                output=Output(image_size=8),
                 batch_size=BATCH,
                 num_threads=1,
                 seed=5,
@@ -222,17 +224,17 @@ def test_validation(shards: int, data: Path, tmp_path: Path) -> None:
     quarantine = Quarantine(tmp_path / "quarantine.jsonl", skip=True)
 
     def loader(shard: int) -> GuardedLoader:
-        order = Order(size=17, batch_size=BATCH, shuffle=False, shard_id=shard, num_shards=shards)
+        part = records.Shard(index=shard, count=shards)
+        order = Order(size=17, batch_size=BATCH, shuffle=False, shard=part)
 
         def make(images: Source, _: Any) -> DALILoader:
             return DALILoader(
                 val_pipeline(
                     images,
-                    image_size=8,
+                    output=Output(image_size=8),
                     batch_size=BATCH,
                     num_threads=1,
-                    shard_id=shard,
-                    num_shards=shards,
+                    shard=part,
                     report_stand_ins=True,
                 )
             )

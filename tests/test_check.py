@@ -24,6 +24,7 @@ from pipelines import _decoding, check, examine
 from pipelines.folders import check_dataset, list_images
 from pipelines.imagenet import decoder_arguments, train_pipeline
 from pipelines.loader import DALILoader
+from pipelines.records import Output
 from tests import fake_decoders
 from tests.checking import BAD, KINDS, images, run, state
 from tests.damage import Kind, write_kinds
@@ -241,7 +242,15 @@ def test_training_takes_the_lists(everything: tuple[Path, Path, int, dict[str, A
     data, output, _, report = everything
     train, _ = check_dataset(data, output)
     loader = DALILoader(
-        train_pipeline(train, mix="hmix", num_classes=2, image_size=16, batch_size=8, num_threads=1, seed=0)
+        train_pipeline(
+            train,
+            mix="hmix",
+            num_classes=2,
+            output=Output(image_size=16),
+            batch_size=8,
+            num_threads=1,
+            seed=0,
+        )
     )
     for _ in range(2):
         assert sum(len(batch) for batch, _ in loader) == report["decoded"]["train"]

@@ -13,11 +13,13 @@ import torch
 from PIL import Image
 
 import train_imagenet
+from dali_msda import Mixing
 from tests.image_sets import photo, write_split
 from training import demo
 from training.config import DEMO, resolve
 from training.demo import SIZES, fit_to_machine, measured_step
 from training.distributed import Processes
+from training.mix_schedule import MixSchedule
 
 # Steps an epoch and, in steps, an evaluation of the made images: 2000 and 500 in batches of 32.
 STEPS, EVALUATION = 62, 500 / 32 * 0.35
@@ -51,7 +53,7 @@ def test_the_largest_that_fits(seconds: float, position: int, speed: Any) -> Non
         size.image_size,
         size.epochs,
     )
-    assert config.mix_off_epoch == size.epochs - 1
+    assert config.mix_schedule.off_epoch == size.epochs - 1
     assert asked == ([64] if position < 2 else [64, 48])  # each size of image once
     step = seconds * size.image_size / 64
     assert expected == pytest.approx(size.epochs * step * (STEPS + EVALUATION), rel=1e-3)
@@ -59,9 +61,13 @@ def test_the_largest_that_fits(seconds: float, position: int, speed: Any) -> Non
 
 def test_what_was_asked_for_stays(speed: Any) -> None:
     speed(0.01)
-    for options in ({"mix": "none"}, {"mix_off_epoch": 3}):
-        config, _ = fit_to_machine(resolve(dataclasses.replace(DEMO, **options)), Processes(), 2000, 500)
-        assert config.mix_off_epoch == options.get("mix_off_epoch")
+    options: list[tuple[dict[str, Any], int | None]] = [
+        ({"mixing": Mixing("none")}, None),
+        ({"mix_schedule": MixSchedule(off_epoch=3)}, 3),
+    ]
+    for changes, off_epoch in options:
+        config, _ = fit_to_machine(resolve(dataclasses.replace(DEMO, **changes)), Processes(), 2000, 500)
+        assert config.mix_schedule.off_epoch == off_epoch
     config, _ = fit_to_machine(resolve(dataclasses.replace(DEMO, val_image_size=80)), Processes(), 2000, 500)
     assert (config.image_size, config.val_image_size) == (64, 80)
 

@@ -24,6 +24,7 @@ from torch.nn import functional
 import train_imagenet
 from pipelines.imagenet import val_pipeline
 from pipelines.loader import DALILoader
+from pipelines.records import Output
 from tests.image_sets import TRAIN_COUNTS, VAL_COUNTS, photo, plain, write_split
 from tests.trainer_process import ROOT, Trainer, plain_classifier
 from tests.training_runs import without_clock
@@ -62,7 +63,7 @@ def test_audit(processes: int, batch_size: int, trainer: Trainer, coded: Path, t
 
     model = plain_classifier("", 3)
     model.load_state_dict(torch.load(output / "last.pt", weights_only=True)["model"])
-    loader = DALILoader(val_pipeline(coded, image_size=32, batch_size=VAL, num_threads=1))
+    loader = DALILoader(val_pipeline(coded, output=Output(image_size=32), batch_size=VAL, num_threads=1))
     ((images, labels),) = loader
     with torch.inference_mode():
         logits = model(images)

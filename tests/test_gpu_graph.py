@@ -14,8 +14,10 @@ from nvidia.dali import Pipeline, backend, fn, types
 from nvidia.dali.pipeline import DataNode
 
 import dali_msda as msda
+from dali_msda import Mixing
 from dali_msda.methods import METHODS
 from pipelines.imagenet import train_pipeline, val_pipeline
+from pipelines.records import Execution, Output, Shard
 from tests.graph_check import operators, problems
 
 CONVENTIONS = ["reference", "paper"]
@@ -99,7 +101,7 @@ def test_dtypes_and_own_draws(method: str, return_params: bool, dtype: Any, give
 
 @pytest.mark.parametrize("output_layout", ["CHW", "HWC"])
 @pytest.mark.parametrize("mix", METHODS)
-def test_train_pipeline(mix: str, output_layout: str, coded: Path) -> None:
+def test_train_pipeline(mix: str, output_layout: Any, coded: Path) -> None:
     for batch_size, checkpointing in itertools.product([1, 32], [False, True]):
         pipeline = train_pipeline(
             coded,
@@ -108,8 +110,7 @@ def test_train_pipeline(mix: str, output_layout: str, coded: Path) -> None:
             batch_size=batch_size,
             num_threads=2,
             device="gpu",
-            output_layout=output_layout,
-            output_dtype=types.FLOAT16,
+            output=Output(layout=output_layout, dtype="float16"),
             enable_checkpointing=checkpointing,
         )
         outputs = pipeline._graph_out
@@ -125,14 +126,15 @@ def test_train_pipeline(mix: str, output_layout: str, coded: Path) -> None:
 def test_pipelines_as_the_trainer_has_them(mix: str, coded: Path) -> None:
     """Stand-ins are reported, on the CPU, where the reader knows of them; everything else is on the GPU."""
     common: dict[str, Any] = {
-        "batch_size": 8, "num_threads": 2, "device": "gpu", "output_layout": "HWC", "report_stand_ins": True,
-        "device_id": 1, "shard_id": 1, "num_shards": 2,
+        "batch_size": 8, "num_threads": 2, "device": "gpu", "report_stand_ins": True,
+        "execution": Execution(device_id=1), "shard": Shard(index=1, count=2),
     }  # fmt: skip
     training = train_pipeline(
-        coded, mix=mix, num_classes=3, seed=5, mix_convention="paper", mix_probability=0.5,
-        label_smoothing=0.1, enable_checkpointing=True, **common,
+        coded, mix=Mixing(mix, convention="paper", probability=0.5, label_smoothing=0.1), num_classes=3,
+        seed=5, output=Output(layout="HWC"), enable_checkpointing=True, **common,
     )  # fmt: skip
-    for pipeline in (training, val_pipeline(coded, output_dtype=types.FLOAT16, **common)):
+    validation = val_pipeline(coded, output=Output(layout="HWC", dtype="float16"), **common)
+    for pipeline in (training, validation):
         *on_gpu, kept = pipeline._graph_out
         assert len(on_gpu) == 2
         assert problems(on_gpu) == []
@@ -140,9 +142,14 @@ def test_pipelines_as_the_trainer_has_them(mix: str, coded: Path) -> None:
 
 
 @pytest.mark.parametrize("output_layout", ["CHW", "HWC"])
-def test_val_pipeline(output_layout: str, coded: Path) -> None:
+def test_val_pipeline(output_layout: Any, coded: Path) -> None:
     pipeline = val_pipeline(
-        coded, batch_size=32, num_threads=2, device="gpu", output_layout=output_layout, device_id=3
+        coded,
+        batch_size=32,
+        num_threads=2,
+        device="gpu",
+        output=Output(layout=output_layout),
+        execution=Execution(device_id=3),
     )
     outputs = pipeline._graph_out
     assert len(outputs) == 2

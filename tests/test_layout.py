@@ -76,7 +76,13 @@ def test_what_is_about_folders_is_in_few_files() -> None:
     assert users == {"pipelines/folders.py", "pipelines/check.py"}
 
 
-@pytest.mark.parametrize("module", ["training.config", "training.report", "dali_msda.methods", "configs"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("training.config", "training.options", "training.report", "configs"),
+        *("pipelines.records", "dali_msda.methods", "dali_msda.mixing"),
+    ],
+)
 def test_light_modules(module: str) -> None:
     """They are read before, or without, anything that takes seconds to import."""
     script = f"import sys, {module}\nprint(*{{'nvidia', 'numba', 'torch'}} & set(sys.modules))"

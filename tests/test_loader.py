@@ -11,6 +11,7 @@ import torch
 from nvidia.dali import Pipeline, fn
 
 from pipelines.loader import DALILoader
+from pipelines.records import Shard
 from tests.image_sets import TRAIN_COUNTS, TRAIN_LABELS, VAL_COUNTS, VAL_LABELS, indices, train, val
 
 TRAIN, VAL = sum(TRAIN_COUNTS), sum(VAL_COUNTS)
@@ -73,7 +74,7 @@ SHARD_CASES = [
 def test_shards_without_last_batches(make: Any, size: int, shards: int, batch_size: int, coded: Path) -> None:
     """All shards make the same number of full batches, of different images."""
     loaders = [
-        DALILoader(make(coded, batch_size=batch_size, shard_id=i, num_shards=shards), drop_last=True)
+        DALILoader(make(coded, batch_size=batch_size, shard=Shard(index=i, count=shards)), drop_last=True)
         for i in range(shards)
     ]
     full = size // shards // batch_size
@@ -89,7 +90,8 @@ def test_shards_without_last_batches(make: Any, size: int, shards: int, batch_si
 def test_shards_with_last_batches(make: Any, size: int, shards: int, batch_size: int, coded: Path) -> None:
     """Together the shards make every sample once; no batch is empty."""
     loaders = [
-        DALILoader(make(coded, batch_size=batch_size, shard_id=i, num_shards=shards)) for i in range(shards)
+        DALILoader(make(coded, batch_size=batch_size, shard=Shard(index=i, count=shards)))
+        for i in range(shards)
     ]
     for _ in range(4):
         batches = [epoch(loader) for loader in loaders]
@@ -148,8 +150,7 @@ def test_state(shards: int, batch_size: int, drop_last: bool, coded: Path) -> No
             coded,
             mix="hmix",
             batch_size=batch_size,
-            shard_id=shards - 1,
-            num_shards=shards,
+            shard=Shard(index=shards - 1, count=shards),
             enable_checkpointing=True,
             checkpoint=None if state is None else state["pipeline"],
         )
@@ -185,7 +186,7 @@ def test_state_and_pipeline_belong_together(coded: Path) -> None:
 def test_channels_last(coded: Path) -> None:
     """HWC gives the same batches in PyTorch's channels_last format, CHW in the contiguous one."""
     first, last = (
-        list(DALILoader(train(coded, mix="hmix", image_size=12, output_layout=layout), layout=layout))
+        list(DALILoader(train(coded, mix="hmix", image_size=12, layout=layout), layout=layout))
         for layout in ("CHW", "HWC")
     )
     assert len(first) == len(last) == 6
@@ -201,7 +202,7 @@ def test_channels_last(coded: Path) -> None:
 
 @pytest.mark.parametrize("layout", ["CHW", "HWC"])
 def test_tensors(layout: str, coded: Path) -> None:
-    loaders = [DALILoader(make(coded, output_layout=layout), layout=layout) for make in (train, val)]
+    loaders = [DALILoader(make(coded, layout=layout), layout=layout) for make in (train, val)]
     for loader, kind in zip(loaders, (torch.float32, torch.int64), strict=True):
         for images, targets in loader:
             assert type(images) is type(targets) is torch.Tensor

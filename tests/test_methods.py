@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import subprocess
 import sys
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from nvidia.dali import Pipeline, fn
@@ -17,10 +17,11 @@ from dali_msda import operators
 from dali_msda.arguments import MixArguments
 from dali_msda.methods import ARGUMENTS, METHODS, MIXING, TABLE, Method, takers
 from pipelines import imagenet
+from pipelines.records import Output
 from tests.image_sets import CLASSES
 from tests.trainer_process import ROOT
-from training import config
 from training.config import Config, resolve
+from training.options import parse
 
 # Section 5 of the paper: what it trained ImageNet and CIFAR-100 with.
 PAPER = {
@@ -93,26 +94,20 @@ def test_defaults_agree(name: str, coded: Any, records: list[MixArguments]) -> N
         if name in MIXING:
             getattr(msda, name)(images, labels, num_classes=3)
     imagenet.train_pipeline(
-        coded, mix=name, num_classes=len(CLASSES), batch_size=4, num_threads=1, image_size=8
+        coded, mix=name, num_classes=len(CLASSES), batch_size=4, num_threads=1, output=Output(image_size=8)
     )
-    for settings in (Config(mix=name), named_run(f"imagenet_{name}")):
+    for settings in (parse(["--mix", name], Config()), named_run(f"imagenet_{name}")):
         chosen = resolve(settings if settings.data else dataclasses.replace(settings, data=coded))
         imagenet.train_pipeline(
             coded,
-            mix=name,
+            mix=chosen.mixing,
             num_classes=len(CLASSES),
             batch_size=4,
             num_threads=1,
-            image_size=8,
-            mix_alpha=chosen.mix_alpha,
-            mix_ratio=chosen.mix_ratio,
+            output=Output(image_size=8),
         )
     found = [{argument: getattr(record, argument) for argument in TABLE[name].defaults} for record in records]
     assert found == [TABLE[name].defaults] * (4 if name == "none" else 5)
-
-
-def test_choices_of_the_command_line() -> None:
-    assert get_args(config.MixName) == METHODS
 
 
 def row(method: Method) -> str:

@@ -195,6 +195,7 @@ import numpy as np
 from nvidia.dali import Pipeline, fn
 import dali_msda as msda
 from pipelines.imagenet import train_pipeline, val_pipeline
+from pipelines.records import Output
 
 def mixed(**arguments):
     pipeline = Pipeline(4, 1, None, seed=1)
@@ -210,7 +211,7 @@ with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     auto, graph = mixed(), mixed(backend="graph")
     assert all((a == b).all() for a, b in zip(auto, graph))
-    common = dict(batch_size=4, num_threads=1, image_size=16)
+    common = dict(batch_size=4, num_threads=1, output=Output(image_size=16))
     for pipeline in (train_pipeline(DATA, num_classes=3, **common), val_pipeline(DATA, **common)):
         pipeline.build()
         print(*(output.as_array().shape for output in pipeline.run()))

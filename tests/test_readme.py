@@ -40,6 +40,7 @@ STAND_INS = {
 HOLDS = {
     "best.pt": "assert weights and all(torch.is_tensor(value) for value in weights.values())",
     "DALILoader(": "assert (images.shape, targets.shape) == ((4, 3, 224, 224), (4, 1000))",
+    "Mixing(": "pipeline.build()\nassert pipeline.run()[0].as_tensor().shape() == [4, 160, 160, 3]",
     "msda.hmix(": "assert shapes == [(4, 3, 224, 224), (4, 1000)], shapes",
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import os
 import re
 import shlex
@@ -15,17 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tyro
 import yaml  # type: ignore[import-untyped]
 from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob  # type: ignore[import-untyped]
 from pydantic import ValidationError
 from torch.distributed.run import get_args_parser
 
+import training.options
+from training import config
 from training.config import Config
+from training.options import parse, settings
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 TEXT, SCRIPT, MANIFEST = DOCS / "scaling.md", DOCS / "slurm.sbatch", DOCS / "trainjob.yaml"
-TRAINER = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(Config)}
+TRAINER = {config.option(found.name) for found in training.options.options()}
 TORCHRUN = {option for action in get_args_parser()._actions for option in action.option_strings}
 # Of sbatch and srun; a text cannot be checked against programs that are not here.
 SLURM = {
@@ -320,9 +321,8 @@ def test_manifest_mounts_what_it_uses(manifest: dict[str, Any]) -> None:
 
 
 def test_trainer_takes_the_manifests_settings(manifest: dict[str, Any]) -> None:
-    """tyro reads them, with the values that they have."""
+    """They are read, with the values that they have."""
     arguments = manifest["spec"]["trainer"]["args"]
     given = arguments[arguments.index("train_imagenet.py") + 1 :]
-    config = dataclasses.asdict(tyro.cli(Config, args=given))
-    read = {f"--{name.replace('_', '-')}={value}" for name, value in config.items()}
+    read = {f"{config.option(name)}={value}" for name, value in settings(parse(given, Config())).items()}
     assert set(given) <= read

@@ -15,6 +15,7 @@ from nvidia.dali.pipeline import Pipeline
 from pipelines.folders import ImageFolder, check_dataset, list_images
 from pipelines.imagenet import train_pipeline, val_pipeline
 from pipelines.loader import DALILoader
+from pipelines.records import Augmentation, Output, Shard
 from pipelines.sources import Order, Source, substitutes
 from tests.image_sets import CLASSES, TRAIN_LABELS, indices
 from tests.training_runs import losses, status, train, without_clock
@@ -49,7 +50,11 @@ def source(request: pytest.FixtureRequest, coded: Path, memory: Any) -> Source:
 
 def ordered(source: Source, shuffle: bool, shard: int = 0, shards: int = 1) -> Order:
     return Order(
-        size=len(source), batch_size=BATCH, shuffle=shuffle, seed=5, shard_id=shard, num_shards=shards
+        size=len(source),
+        batch_size=BATCH,
+        shuffle=shuffle,
+        seed=5,
+        shard=Shard(index=shard, count=shards),
     )
 
 
@@ -57,10 +62,9 @@ def loader(source: Source, order: Order, state: dict[str, Any] | None = None, **
     """A loader of small training images, or of validation images where `order` does not shuffle."""
     common: dict[str, Any] = {
         "batch_size": BATCH,
-        "image_size": 8,
+        "output": Output(image_size=8),
         "num_threads": 1,
-        "shard_id": order.shard_id,
-        "num_shards": order.num_shards,
+        "shard": order.shard,
         "report_stand_ins": True,
     }
     if not order.shuffle:
@@ -145,7 +149,9 @@ def test_upcoming_holds_what_comes(
     assert len(found) <= 3 * BATCH
 
 
-@pytest.mark.parametrize("options", [{"mix": "hmix"}, {"mix": "gmix", "auto_augment": "rand"}])
+@pytest.mark.parametrize(
+    "options", [{"mix": "hmix"}, {"mix": "gmix", "augmentation": Augmentation(auto_augment="rand")}]
+)
 @pytest.mark.parametrize("stop", [1, 5, 6, 9])
 def test_a_state_goes_on_bit_for_bit(stop: int, options: dict[str, Any], source: Source) -> None:
     order = ordered(source, True, 1, 2)

@@ -20,6 +20,7 @@ from dali_msda.methods import METHODS
 from pipelines.demo_data import CLASSES, make_demo_dataset
 from pipelines.imagenet import val_pipeline
 from pipelines.loader import DALILoader
+from pipelines.records import Output
 from tests import training_runs
 from training.model import build_model, build_schedule, parameter_groups
 
@@ -104,7 +105,7 @@ def test_checkpoints_hold_what_was_measured(run: tuple[Path, list[dict[str, Any]
         model.load_state_dict(content["model"])
         model.eval()
         loader = DALILoader(
-            val_pipeline(data, image_size=32, batch_size=8, num_threads=1, output_layout="HWC"),
+            val_pipeline(data, batch_size=8, num_threads=1, output=Output(image_size=32, layout="HWC")),
             layout="HWC",
         )
         with torch.inference_mode():

@@ -17,13 +17,16 @@ from torch import Tensor, nn
 
 import train_imagenet
 from configs import asked_for, named_run, names
+from dali_msda import Mixing
 from pipelines.folders import check_dataset
+from pipelines.imagenet import train_pipeline
 from tests.image_sets import VAL_COUNTS, plain, write_split
 from tests.trainer_process import Trainer
 from tests.training_runs import SMALL, lines, losses, status, train
 from training.config import Config, resolve
 from training.distributed import Processes
 from training.loaders import Loaders
+from training.mix_schedule import MixSchedule
 from training.model import build_model, build_schedule, checkpoint_activations, parameter_groups
 from training.run import _LOSSES, Run
 
@@ -213,9 +216,8 @@ def test_mixing_ends_with_the_epoch(accumulate: int, per_class: int, tmp_path: P
         batch_size=8,
         accumulate=accumulate,
         device="cpu",
-        mix="mixup",
-        mix_alpha=1e4,
-        mix_off_epoch=2,
+        mixing=Mixing("mixup", alpha=1e4),
+        mix_schedule=MixSchedule(off_epoch=2),
         workers=1,
     )
     per_epoch = 3 if accumulate == 1 else 6
@@ -226,21 +228,26 @@ def test_mixing_ends_with_the_epoch(accumulate: int, per_class: int, tmp_path: P
         assert found[2 * per_epoch :] == [0] * 2 * per_epoch
 
 
-def test_ramps_come_from_the_settings(photos: Path) -> None:
+def test_ramps_come_from_the_settings(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over 1.5 epochs of 3 batches: the values of the first batch, of the middle and of the end."""
     config = Config(
         data=photos,
         batch_size=8,
         device="cpu",
-        mix_alpha_start=0.2,
-        mix_alpha=1.0,
-        mix_probability_start=0.5,
-        mix_ramp_epochs=1.5,
-        mix_off_epoch=4,
+        mixing=Mixing(alpha=1.0),
+        mix_schedule=MixSchedule(alpha_start=0.2, probability_start=0.5, ramp_epochs=1.5, off_epoch=4),
     )
-    loaders = Loaders(resolve(config), Processes(), None, dict)  # type: ignore[arg-type]
+    seen: list[Mixing] = []
+
+    def noting(*arguments: Any, mix: Mixing, **named: Any) -> Any:
+        seen.append(mix)
+        return train_pipeline(*arguments, mix=mix, **named)
+
+    monkeypatch.setattr("training.loaders.train_pipeline", noting)
     images = check_dataset(photos)[0]
-    alpha, probability = loaders._alpha(images), loaders._probability(images)
+    assert len(images) == 24
+    Loaders(resolve(config), Processes(), None, dict).train(images)  # type: ignore[arg-type]
+    alpha, probability = seen[0].arguments["alpha"], seen[0].probability
     assert callable(alpha)
     assert callable(probability)
     assert [alpha(batch) for batch in (0, 3, 5, 20)] == pytest.approx([0.2, 0.2 + 0.8 * 2 / 3, 1.0, 1.0])
@@ -374,10 +381,12 @@ def test_named_runs() -> None:
         f"imagenet_{mix}" for mix in ("none", "mixup", "cutmix", "stochastic", "hmix", "gmix")
     )
     for name, config in found.items():
-        assert name == f"imagenet_{config.mix}"
+        mixing = config.mixing
+        assert name == f"imagenet_{mixing.method}"
         assert (config.arch, config.epochs, config.lr, config.image_size) == ("resnet50", 300, 0.1, 224)
-        alpha = {"none": None, "mixup": 0.8}.get(config.mix, 1.0)
-        assert (config.mix_alpha, config.mix_ratio) == (alpha, 0.75 if config.mix == "hmix" else None)
+        alphas = {value for argument, value in mixing.arguments.items() if "alpha" in argument}
+        assert alphas == {"none": set(), "mixup": {0.8}}.get(mixing.method, {1.0})
+        assert mixing.arguments.get("ratio") == (0.75 if mixing.method == "hmix" else None)
         assert (config.lr_schedule, config.lr_step_epochs, config.warmup_epochs) == ("step", 75.0, 0.0)
         resolve(dataclasses.replace(config, data=Path("anywhere"), device="cpu", amp="none"))
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from dali_msda import Mixing
+from pipelines.records import Shard
 from pipelines.upcoming import upcoming
 from tests.image_sets import indices, run, train
 
@@ -14,11 +16,11 @@ from tests.image_sets import indices, run, train
 @pytest.mark.parametrize("done", [0, 1, 4, 9, 20])
 def test_upcoming(done: int, shard: int, shards: int, coded: Path) -> None:
     """Over several epochs, in which the order is another each time and shards move on."""
-    changes = {"shard_id": shard, "num_shards": shards, "mix": "hmix", "mix_probability": 0.0}
-    pipeline = train(coded, enable_checkpointing=True, **changes)
+    part = Shard(index=shard, count=shards)
+    pipeline = train(coded, enable_checkpointing=True, shard=part, mix=Mixing("hmix", probability=0.0))
     pipeline.build()
     list(run(pipeline, done))
     state = pipeline.checkpoint() if done else None
-    found = upcoming(23, state, batches=2, batch_size=4, shard_id=shard, num_shards=shards, seed=5)
+    found = upcoming(23, state, batches=2, batch_size=4, shard=part, seed=5)
     actual = [i for images, _ in run(pipeline, 2) for i in indices(images)]
     assert found == list(dict.fromkeys(actual))

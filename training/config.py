@@ -6,32 +6,69 @@ Imports nothing heavy, so that a wrong setting is refused at once. What only PyT
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import difflib
-import json
 import math
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from dali_msda.methods import ARGUMENTS, METHODS, TABLE, takers
+from dali_msda.methods import TABLE
+from dali_msda.mixing import Mixing
 from dali_msda.processors import text_of, usable_processors
-from pipelines.constants import MAGNITUDE_BINS
+from dali_msda.validation import ArgumentError, check_integer
+from pipelines.records import Augmentation, Output
 
 from .architectures import TORCHVISION
+from .mix_schedule import MixSchedule
 from .ranks import Ranks
 
-if TYPE_CHECKING:
-    MixName = str
-else:  # the names of the table, as choices of the command line
-    MixName = Literal[METHODS]
+
+def option(name: str) -> str:
+    """A setting as it is written on the command line."""
+    return f"--{name.replace('_', '-')}"
 
 
-@dataclass(frozen=True)
+def require(config: Config, fits: bool, name: str, expected: str) -> None:
+    """Raise ValueError, in the words that all settings have in common, unless the setting `name` fits."""
+    if not fits:
+        raise ValueError(f"{option(name)} must be {expected}; got {getattr(config, name)}")
+
+
+@contextlib.contextmanager
+def as_options(named: Callable[[str], str] = str) -> Iterator[None]:
+    """Errors of records name the option.
+
+    Parameters
+    ----------
+    named : callable
+        From the name that a record uses to that of the option.
+
+    Raises
+    ------
+    ValueError
+        Instead of what a record raises.
+    """
+    try:
+        yield
+    except ArgumentError as error:
+        raise ValueError(f"{option(named(error.name))} must be {error.expected}; got {error.got}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
-    """Settings of a run: the defaults are the paper's for ImageNet where it gives them (section 5)."""
+    """Settings of a run: the defaults are the paper's for ImageNet where it gives them (section 5).
+
+    Raises
+    ------
+    ValueError
+        Naming the option, what came and what is expected. :func:`resolve` checks what depends on several
+        settings, or on the machine.
+    """
 
     config: str | None = None
     """A named run of configs/, by the name of its file: its settings are the defaults of all others."""
@@ -42,41 +79,18 @@ class Config:
     file_list: Path | None = None
     """Folder with train.txt and val.txt, the images to take, as python -m pipelines.check writes it."""
 
-    mix: MixName = "hmix"
-    """Mixing method."""
+    # The fields of a record are options: by their own names, with a prefix, or as "names" says.
+    mixing: Mixing = dataclasses.field(
+        default=Mixing(),
+        metadata={"prefix": "mix_", "names": {"method": "mix", "label_smoothing": "label_smoothing"}},
+    )
+    """How images are mixed."""
 
-    mix_alpha: float | None = None
-    """lam ~ Beta(alpha, alpha). Default: the paper's for ImageNet, 0.8 for mixup and 1 for the others."""
+    mix_schedule: MixSchedule = dataclasses.field(default=MixSchedule(), metadata={"prefix": "mix_"})
+    """How the mixing changes."""
 
-    mix_ratio: float | None = None
-    """Share r of the box in hmix, in [0, 1]. Default: the paper's for ImageNet, 0.75."""
-
-    mix_probability: float = 1.0
-    """Probability that an image is mixed at all."""
-
-    mix_convention: Literal["reference", "paper"] = "reference"
-    """Masks as the authors' code makes them, or by the formulas of the paper."""
-
-    mix_ramp_epochs: float = 0.0
-    """Epochs over which alpha and the probability change, linearly, from their start values to the above."""
-
-    mix_alpha_start: float | None = None
-    """What alpha is in the first batch, with --mix-ramp-epochs. Default: no ramp of alpha."""
-
-    mix_probability_start: float | None = None
-    """What the probability is in the first batch, with --mix-ramp-epochs. Default: no ramp of it."""
-
-    mix_off_epoch: int | None = None
-    """Nothing is mixed from this epoch on, counted from 0. Default: mix to the end."""
-
-    auto_augment: Literal["none", "rand", "trivial"] = "none"
-    """DALI's RandAugment or TrivialAugment (wide), before mixing."""
-
-    rand_augment: tuple[int, int] = (2, 9)
-    """Number of operations and magnitude, of 31 steps, for --auto-augment rand."""
-
-    color_jitter: float = 0.0
-    """Brightness, contrast and saturation are scaled by up to 1 +- this, before mixing."""
+    augmentation: Augmentation = Augmentation()
+    """What is done to single images, before mixing."""
 
     arch: str = "resnet50"
     """Any classification model of torchvision."""
@@ -85,16 +99,16 @@ class Config:
     """Weights to begin with: a checkpoint of this trainer, or a state_dict. Default: random ones."""
 
     image_size: int = 224
-    """Side of the training and validation images in pixels (64 without --data)."""
+    """Side of the training and validation images in pixels."""
 
     val_image_size: int | None = None
     """Side of the validation images in pixels. Default: --image-size."""
 
     epochs: int = 300
-    """Passes over the training images (8 without --data)."""
+    """Passes over the training images."""
 
     batch_size: int = 256
-    """Images per step, over all processes (32 without --data)."""
+    """Images per step, over all processes."""
 
     accumulate: int = 1
     """Passes through the model per step, each with an equal part of --batch-size: to save memory."""
@@ -103,7 +117,7 @@ class Config:
     """Cross-entropy, or binary cross-entropy of every class, the mean over the classes."""
 
     lr: float = 0.1
-    """Peak learning rate (0.05 without --data)."""
+    """Peak learning rate."""
 
     lr_schedule: Literal["cosine", "step"] = "cosine"
     """After the warm-up: half a cosine down to 0, or a tenth after every --lr-step-epochs."""
@@ -124,17 +138,11 @@ class Config:
     """Scale gradients down to this norm where theirs is higher. Default: as they are."""
 
     warmup_epochs: float = 5.0
-    """Epochs over which the learning rate rises, linearly (1 without --data)."""
-
-    label_smoothing: float = 0.0
-    """Label smoothing of the training targets, in [0, 1]."""
+    """Epochs over which the learning rate rises, linearly."""
 
     ema_decay: float | None = None
     """Keep a moving average of the weights with this decay, in [0, 1), and evaluate it as well: the best
     checkpoint is then the one with its best top-1. Default: none."""
-
-    crop_area: tuple[float, float] = (0.08, 1.0)
-    """Share of the area that a random crop keeps (0.5 1 without --data)."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where DALI and the model run; auto takes a GPU where there is one."""
@@ -183,10 +191,33 @@ class Config:
     """Stop after this many steps."""
 
     log_every: int = 50
-    """Steps between two lines of metrics.jsonl (10 without --data)."""
+    """Steps between two lines of metrics.jsonl."""
 
     demo_data: Path = Path("data/demo")
     """Where the images for a run without --data are made and kept."""
+
+    def __post_init__(self) -> None:
+        with as_options():
+            for name in ("image_size", "val_image_size"):
+                size = getattr(self, name)
+                if size is not None:
+                    with as_options({"image_size": name}.__getitem__):
+                        Output(image_size=size)
+            for name in (
+                *("epochs", "batch_size", "accumulate", "workers"),
+                *("log_every", "checkpoint_every", "keep", "max_steps"),
+            ):
+                value = getattr(self, name)
+                if value is not None:
+                    check_integer(name, value, 1)
+            check_integer("seed", self.seed, 0)
+            for name in ("lr", "weight_decay", "warmup_epochs", "momentum"):
+                value = getattr(self, name)
+                require(self, math.isfinite(value) and value >= 0, name, "a number of at least 0")
+            for name in ("clip_grad_norm", "lr_step_epochs"):
+                value = getattr(self, name)
+                require(self, value is None or 0 < value < math.inf, name, "above 0")
+            require(self, self.ema_decay is None or 0 <= self.ema_decay < 1, "ema_decay", "in [0, 1)")
 
 
 # The run without --data: a few minutes on two CPU cores.
@@ -196,7 +227,7 @@ DEMO = Config(
     batch_size=32,
     lr=0.05,
     warmup_epochs=1.0,
-    crop_area=(0.5, 1.0),
+    augmentation=Augmentation(crop_area=(0.5, 1.0)),
     log_every=10,
 )
 
@@ -220,22 +251,12 @@ FREE_OPTIONS = frozenset(
 )
 
 
-def option(name: str) -> str:
-    """A setting as it is written on the command line."""
-    return f"--{name.replace('_', '-')}"
-
-
 def complain(error: object) -> None:
     """Print an error of the command line."""
     print(f"train_imagenet.py: error: {error}", file=sys.stderr, flush=True)
 
 
-def settings(config: Config) -> dict[str, Any]:
-    """The settings in types that JSON and checkpoints hold."""
-    return json.loads(json.dumps(dataclasses.asdict(config), default=str))  # type: ignore[no-any-return]
-
-
-def resolve(config: Config, ranks: Ranks = Ranks()) -> Config:  # noqa: B008, it is frozen
+def resolve(config: Config, ranks: Ranks = Ranks()) -> Config:
     """Replace None, and "auto" as far as there is no GPU to ask, by what they stand for; check the values.
 
     Raises
@@ -244,12 +265,6 @@ def resolve(config: Config, ranks: Ranks = Ranks()) -> Config:  # noqa: B008, it
         Naming the option, what came and what is expected.
     """
     chosen: dict[str, Any] = {}
-    require(config, config.mix in METHODS, "mix", f"one of {', '.join(METHODS)}")
-    method = TABLE[config.mix]
-    if config.mix_alpha is None and method.alphas:
-        chosen["mix_alpha"] = method.defaults[method.alphas[0]]  # one option for all of them
-    if config.mix_ratio is None:
-        chosen["mix_ratio"] = method.defaults.get("ratio")
     if config.val_image_size is None:
         chosen["val_image_size"] = config.image_size
     if config.device != "cpu" and not _has_driver():
@@ -260,7 +275,6 @@ def resolve(config: Config, ranks: Ranks = Ranks()) -> Config:  # noqa: B008, it
     config = dataclasses.replace(config, **chosen)
     if config.amp == "auto" and config.device == "cpu":
         config = dataclasses.replace(config, amp=cpu_precision())
-    _check_numbers(config)
     _check_mixing(config)
     _check_together(config, ranks)
     if config.arch not in TORCHVISION:
@@ -273,63 +287,19 @@ def resolve(config: Config, ranks: Ranks = Ranks()) -> Config:  # noqa: B008, it
     return config
 
 
-def require(config: Config, fits: bool, name: str, expected: str) -> None:
-    """Raise ValueError, in the words that all settings have in common, unless the setting `name` fits."""
-    if not fits:
-        raise ValueError(f"{option(name)} must be {expected}; got {getattr(config, name)}")
-
-
-def _check_numbers(config: Config) -> None:
-    """Each number for itself."""
-    at_least_one = ["image_size", "val_image_size", "epochs", "batch_size", "accumulate", "workers"]
-    for name in (*at_least_one, "log_every", "checkpoint_every", "keep", "max_steps"):
-        value = getattr(config, name)
-        require(config, value is None or value >= 1, name, "at least 1")
-    for name in ("lr", "weight_decay", "warmup_epochs", "momentum", "mix_ramp_epochs"):
-        value = getattr(config, name)
-        require(config, math.isfinite(value) and value >= 0, name, "a number of at least 0")
-    for name in ("alpha", "ratio"):
-        value, argument = getattr(config, f"mix_{name}"), ARGUMENTS[name]
-        require(config, value is None or argument.takes(value), f"mix_{name}", argument.expected)
-    for name in ("mix_probability", "mix_probability_start", "label_smoothing", "color_jitter"):
-        value = getattr(config, name)
-        require(config, value is None or 0 <= value <= 1, name, "in [0, 1]")
-    for name in ("mix_alpha_start", "clip_grad_norm", "lr_step_epochs"):
-        value = getattr(config, name)
-        require(config, value is None or 0 < value < math.inf, name, "above 0")
-    require(config, config.ema_decay is None or 0 <= config.ema_decay < 1, "ema_decay", "in [0, 1)")
-    require(config, config.seed >= 0, "seed", "at least 0")
-    low, high = config.crop_area
-    require(config, 0 < low <= high <= 1, "crop_area", "two numbers 0 < a <= b <= 1")
-    count, magnitude = config.rand_augment
-    require(
-        config,
-        count >= 1 and 0 <= magnitude < MAGNITUDE_BINS,
-        "rand_augment",
-        f"two numbers n >= 1 and 0 <= m < {MAGNITUDE_BINS}",
-    )
-
-
 def _check_mixing(config: Config) -> None:
-    """Settings that need each other."""
-    with_ratio = takers("ratio")
-    require(
-        config,
-        config.mix_ratio is None or config.mix in with_ratio,
-        "mix_ratio",
-        f"left out unless --mix is {' or '.join(with_ratio)}",
-    )
-    if config.mix == "none":
-        for name in ("mix_alpha_start", "mix_probability_start", "mix_off_epoch"):
-            require(config, getattr(config, name) is None, name, "left out with --mix none")
-    require(config, config.mix_off_epoch is None or config.mix_off_epoch >= 0, "mix_off_epoch", "at least 0")
-    starts = config.mix_alpha_start is not None or config.mix_probability_start is not None
-    require(
-        config,
-        starts == (config.mix_ramp_epochs > 0),
-        "mix_ramp_epochs",
-        "above 0 with --mix-alpha-start or --mix-probability-start, and only then",
-    )
+    """The schedule changes what the method has."""
+    method, schedule = TABLE[config.mixing.method], config.mix_schedule
+    for name, fits in (
+        ("alpha_start", bool(method.alphas)),
+        ("probability_start", method.name != "none"),
+        ("off_epoch", method.name != "none"),
+    ):
+        value = getattr(schedule, name)
+        if value is not None and not fits:
+            raise ValueError(
+                f"{option(f'mix_{name}')} must be left out with --mix {method.name}; got {value}"
+            )
 
 
 def _check_together(config: Config, ranks: Ranks) -> None:

@@ -92,14 +92,16 @@ def with_size(config: Config, size: Size) -> Config:
 
     The last pass is without mixing, which so short a run gains most from.
     """
-    mixes = config.mix != "none" and config.mix_off_epoch is None
+    schedule = config.mix_schedule
+    if config.mixing.method != "none" and schedule.off_epoch is None:
+        schedule = dataclasses.replace(schedule, off_epoch=size.epochs - 1)
     follows = config.val_image_size in (None, config.image_size)
     return dataclasses.replace(
         config,
         image_size=size.image_size,
         val_image_size=size.image_size if follows else config.val_image_size,
         epochs=size.epochs,
-        mix_off_epoch=size.epochs - 1 if mixes else config.mix_off_epoch,
+        mix_schedule=schedule,
     )
 
 

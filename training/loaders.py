@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from pipelines.imagenet import train_pipeline, val_pipeline
 from pipelines.loader import DALILoader
-from pipelines.ramps import Ramp
+from pipelines.records import Execution, Output, Shard
 from pipelines.sources import Order, Source
 
 from .bad_files import GuardedLoader, Quarantine
@@ -44,37 +45,31 @@ class Loaders:
         self._config = config
         self._quarantine = quarantine
         self._where = where
-        self._shard = {"shard_id": processes.rank, "num_shards": processes.size}
+        self._shard = Shard(index=processes.rank, count=processes.size)
+        self._execution = Execution(device_id=processes.local_rank)
         # Images of one pass through the model.
         self._batch_size = config.batch_size // processes.size // config.accumulate
         self._common: dict[str, Any] = {
             "batch_size": self._batch_size,
             "num_threads": config.workers,
             "device": "gpu" if config.device == "cuda" else "cpu",
-            "device_id": processes.local_rank,
-            "output_layout": "HWC",
-            **self._shard,
+            "shard": self._shard,
+            "execution": self._execution,
         }
 
     def _train_pipeline(self, images: Source, **options: Any) -> Any:
         config = self._config
+        batches = self._order(images, shuffle=True).batches  # those included that a step has no use for
         return train_pipeline(
             images,
-            mix=config.mix,
+            mix=config.mix_schedule.applied(config.mixing, batches),
             num_classes=len(images.classes),
-            image_size=config.image_size,
             seed=config.seed,
-            mix_alpha=self._alpha(images),
-            mix_ratio=config.mix_ratio,
-            mix_probability=self._probability(images),
-            mix_convention=config.mix_convention,
-            label_smoothing=config.label_smoothing,
-            auto_augment=config.auto_augment,
-            rand_augment=config.rand_augment,
-            color_jitter=config.color_jitter,
-            random_area=config.crop_area,
-            **options,
-            **self._common,
+            augmentation=config.augmentation,
+            output=Output(image_size=config.image_size, layout="HWC"),
+            enable_checkpointing=True,
+            report_stand_ins=True,
+            **self._common | options,
         )
 
     def _order(self, images: Source, *, shuffle: bool) -> Order:
@@ -83,29 +78,7 @@ class Loaders:
             batch_size=self._batch_size,
             shuffle=shuffle,
             seed=self._config.seed,
-            **self._shard,
-        )
-
-    def _batches(self, images: Source) -> int:
-        """Batches that a pipeline makes in an epoch, those included that a step has no use for."""
-        return self._order(images, shuffle=True).batches
-
-    def _alpha(self, images: Source) -> float | Ramp | None:
-        config = self._config
-        if config.mix_alpha_start is None or config.mix_alpha is None:
-            return config.mix_alpha
-        return Ramp(config.mix_alpha_start, config.mix_alpha, config.mix_ramp_epochs * self._batches(images))
-
-    def _probability(self, images: Source) -> float | Ramp:
-        config, batches = self._config, self._batches(images)
-        start, off_from = config.mix_probability_start, config.mix_off_epoch
-        if start is None and off_from is None:
-            return config.mix_probability
-        return Ramp(
-            config.mix_probability if start is None else start,
-            config.mix_probability,
-            0.0 if start is None else config.mix_ramp_epochs * batches,
-            None if off_from is None else off_from * batches,
+            shard=self._shard,
         )
 
     def train(self, images: Source, state: dict[str, Any] | None = None) -> GuardedLoader:
@@ -113,12 +86,7 @@ class Loaders:
         order = self._order(images, shuffle=True)
 
         def make(images: Source, state: dict[str, Any] | None) -> DALILoader:
-            pipeline = self._train_pipeline(
-                images,
-                enable_checkpointing=True,
-                checkpoint=None if state is None else state["pipeline"],
-                report_stand_ins=True,
-            )
+            pipeline = self._train_pipeline(images, checkpoint=None if state is None else state["pipeline"])
             return DALILoader(
                 pipeline,
                 order=order,
@@ -133,10 +101,14 @@ class Loaders:
     def val(self, images: Source) -> GuardedLoader:
         """The validation images. Every evaluation goes through all in one order: there is no state."""
         order = self._order(images, shuffle=False)
+        size = self._config.val_image_size or self._config.image_size
 
         def make(images: Source, _: dict[str, Any] | None) -> DALILoader:
             pipeline = val_pipeline(
-                images, image_size=self._config.val_image_size or 0, report_stand_ins=True, **self._common
+                images,
+                output=Output(image_size=size, layout="HWC"),
+                report_stand_ins=True,
+                **self._common,
             )
             return DALILoader(pipeline, order=order, layout="HWC")
 
@@ -157,10 +129,8 @@ class Loaders:
         """
         pipeline = self._train_pipeline(
             images,
-            enable_checkpointing=True,
-            report_stand_ins=True,
             return_masks=True,
-            prefetch_queue_depth=1,
+            execution=dataclasses.replace(self._execution, prefetch_queue_depth=1),
         )
         pipeline.build()
         mixed, targets, _, masks = (np.array(output.as_cpu().as_array()) for output in pipeline.run())

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from .bad_files import Quarantine
 from .checkpoints import Checkpoints, unpack
-from .config import FREE_OPTIONS, Config, option, settings
+from .config import FREE_OPTIONS, Config, option
 from .demo import Size, data_folder, fit_to_machine, with_size
 from .distributed import Processes
 from .evaluation import evaluate
@@ -36,6 +36,7 @@ from .model import (
     parameter_groups,
 )
 from .nonfinite import FiniteWatch
+from .options import saved_settings, settings
 from .output import Output, describe_software, metrics_until
 from .random_states import random_states, seed_all, set_random_states
 from .report import batch_picture, table
@@ -141,9 +142,9 @@ class Run:
         processes.from_main(lambda: self._open_output(start, saved))
         processes.say(
             f"{config.arch} on {len(train_images)} training and {len(val_images)} validation"
-            f" images of {self.num_classes} classes, --mix {config.mix}, {config.image_size} pixels,"
-            f" {self.total_steps} steps of {config.batch_size} images, {config.device},"
-            f" precision {config.amp}.\n"
+            f" images of {self.num_classes} classes, --mix {config.mixing.method},"
+            f" {config.image_size} pixels, {self.total_steps} steps of {config.batch_size} images,"
+            f" {config.device}, precision {config.amp}.\n"
             + (f"Expected time, by a short measurement: about {minutes:.1f} minutes.\n" if minutes else "")
             + f"Results: {start.folder}",
         )
@@ -183,8 +184,7 @@ class Run:
                 f"--resume needs as many processes as the checkpoint was made with, {saved['processes']}; got"
                 f" {self.processes.size}: with other shards of the images it would be another run"
             )
-        # A setting that the checkpoint does not know had its default.
-        then = self._comparable(settings(Config()) | saved["settings"], saved["images"])
+        then = self._comparable(saved_settings(saved["settings"]), saved["images"])
         now = self._comparable(settings(self.config), self.images)
         check_same(then, now, free=FREE_OPTIONS, may_grow=("--epochs",))
 
@@ -208,7 +208,8 @@ class Run:
                 batch_picture(
                     *self.loaders.first_batch(images),
                     images.classes,
-                    f"The first batch, --mix {self.config.mix}; below: the own image's weight, white is 1",
+                    f"The first batch, --mix {self.config.mixing.method}; below: the own image's weight,"
+                    " white is 1",
                 ),
             )
         else:
@@ -483,4 +484,4 @@ _LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 def _new_folder(config: Config) -> Path:
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    return Path("outputs") / f"{stamp}-{config.arch}-{config.mix}"
+    return Path("outputs") / f"{stamp}-{config.arch}-{config.mixing.method}"

@@ -1,0 +1,143 @@
+"""How images are mixed, as one record that checks itself. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
+
+from .methods import TABLE, Argument, Method
+from .validation import ArgumentTypeError, ArgumentValueError, check_choice, check_fraction, is_number
+
+Convention = Literal["reference", "paper"]
+Granularity = Literal["sample", "batch"]
+
+# A number, or what it is in a certain batch, counted from 0 through all epochs.
+Changing = float | Callable[[int], float]
+
+
+@dataclass(frozen=True, init=False)
+class Mixing:
+    """A mixing method with its arguments.
+
+    ``Mixing("hmix", alpha=1.0, ratio=0.5)`` takes the method's own arguments by name; the others have the
+    defaults of :data:`dali_msda.methods.TABLE`. ``alpha`` stands for all alphas of a method ("stochastic" has
+    two). Alphas, the other arguments and the probability may be functions of the number of the batch, such as
+    :class:`pipelines.ramps.Ramp`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A field or an argument cannot be taken; the message names it, what came and what is expected.
+    """
+
+    method: str = field(metadata={"choices": lambda: tuple(TABLE)})
+    """Mixing method."""
+
+    # Not hashed: a dict cannot be.
+    arguments: Mapping[str, Changing] = field(hash=False)
+    """All arguments of the method, by name."""
+
+    probability: Changing
+    """Probability that an image is mixed at all."""
+
+    label_smoothing: float
+    """Label smoothing of the training targets, in [0, 1]."""
+
+    convention: Convention
+    """Masks as the authors' code makes them, or by the formulas of the paper."""
+
+    granularity: Granularity
+    """Own draws for every image, or one draw for all images of a batch."""
+
+    def __init__(
+        self,
+        method: str = "hmix",
+        *,
+        probability: Changing = 1.0,
+        label_smoothing: float = 0.0,
+        convention: Convention = "reference",
+        granularity: Granularity = "sample",
+        arguments: Mapping[str, Changing] | None = None,
+        **own: Changing,
+    ) -> None:
+        """The method's own arguments come as keywords or, by name, in `arguments`."""
+        # Not a list made at import: users add methods to the table.
+        check_choice("method", method, tuple(TABLE))
+        values = {
+            "method": method,
+            "arguments": method_arguments(TABLE[method], {**(arguments or {}), **own}),
+            "probability": probability,
+            "label_smoothing": label_smoothing,
+            "convention": convention,
+            "granularity": granularity,
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        if not callable(probability):
+            check_fraction("probability", probability)
+        check_fraction("label_smoothing", label_smoothing)
+        check_choice("convention", convention, get_args(Convention))
+        check_choice("granularity", granularity, get_args(Granularity))
+
+    def check_number(self, name: str, number: object) -> None:
+        """Raise unless the probability, or the method's argument of that name, takes the number."""
+        if name == "probability":
+            check_fraction(name, number)
+        else:
+            check_argument(argument_of(TABLE[self.method], name), number)
+
+
+def argument_of(method: Method, name: str) -> Argument:
+    """The argument of a method with a certain name."""
+    return next(argument for argument in method.arguments if argument.name == name)
+
+
+def check_argument(argument: Argument, value: Any) -> None:
+    """Raise unless a method's argument takes the number `value`."""
+    if not is_number(value):
+        raise ArgumentTypeError(argument.name, f"a number {argument.expected}", value)
+    if not argument.takes(value):
+        raise ArgumentValueError(argument.name, argument.expected, value)
+
+
+def _check_changing(argument: Argument, value: Any) -> None:
+    """A function is checked when its values come."""
+    if not callable(value):
+        check_argument(argument, value)
+
+
+def method_arguments(
+    method: Method, given: Mapping[str, Any], check: Callable[[Argument, Any], None] = _check_changing
+) -> dict[str, Any]:
+    """All arguments of a method by name: what is given, and the table's defaults of the others.
+
+    Parameters
+    ----------
+    method : Method
+    given : mapping
+        Some of them; ``alpha`` stands for all alphas.
+    check : callable
+        Raises for a value that an argument does not take.
+
+    Raises
+    ------
+    ArgumentTypeError
+        The method does not take one of them; the message lists those that it takes.
+    """
+    given = dict(given)
+    if "alpha" in given and "alpha" not in method.defaults and (method.alphas or method.name == "none"):
+        alpha = given.pop("alpha")
+        # "none" takes it too and has no use for it, so that one alpha can be given to whatever method.
+        owner, name = (method, method.alphas[0]) if method.alphas else (TABLE["mixup"], "alpha")
+        check(replace(argument_of(owner, name), name="alpha"), alpha)
+        given = dict.fromkeys(method.alphas, alpha) | given
+    for name, value in given.items():
+        if name not in method.defaults:
+            own = f"{', '.join(method.defaults)} and " if method.arguments else ""
+            others = [repr(other.name) for other in TABLE.values() if name in other.defaults]
+            where = f" (it belongs to {', '.join(others)})" if others else ""
+            expected = f"left out with {method.name!r}, which takes {own}the common arguments{where}"
+            raise ArgumentTypeError(name, expected, value)
+        check(argument_of(method, name), value)
+    return method.defaults | given

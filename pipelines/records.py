@@ -1,0 +1,146 @@
+"""What the pipelines are told about augmentation, output, sharding and execution, as records.
+
+They check themselves when they are made. Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Literal, get_args
+
+from dali_msda.validation import (
+    ArgumentTypeError,
+    ArgumentValueError,
+    check_choice,
+    check_fraction,
+    check_integer,
+    check_interval,
+)
+
+from .constants import MAGNITUDE_BINS
+
+AutoAugment = Literal["none", "rand", "trivial"]
+Layout = Literal["CHW", "HWC"]
+FloatType = Literal["float32", "float16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """What is done to single images before they are mixed.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Naming the field, what came and what is expected.
+    """
+
+    crop_area: tuple[float, float] = (0.08, 1.0)
+    """Share of the area that a random crop keeps."""
+
+    crop_aspect_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Width / height of a random crop."""
+
+    mirror_probability: float = 0.5
+    """Probability of a horizontal mirror."""
+
+    auto_augment: AutoAugment = "none"
+    """DALI's RandAugment or TrivialAugment (wide), before mixing."""
+
+    rand_augment: tuple[int, int] = (2, 9)
+    """Number of operations and magnitude, of 31 steps, for auto_augment "rand"."""
+
+    color_jitter: float = 0.0
+    """Brightness, contrast and saturation are scaled by up to 1 +- this, before mixing."""
+
+    def __post_init__(self) -> None:
+        check_interval("crop_area", self.crop_area, 1.0)
+        check_interval("crop_aspect_ratio", self.crop_aspect_ratio)
+        check_fraction("mirror_probability", self.mirror_probability)
+        check_choice("auto_augment", self.auto_augment, get_args(AutoAugment))
+        pair = self.rand_augment
+        if not isinstance(pair, Sequence) or len(pair) != 2 or not all(isinstance(n, Integral) for n in pair):
+            raise ArgumentTypeError("rand_augment", "two integers (n, m)", pair)
+        if pair[0] < 1 or not 0 <= pair[1] < MAGNITUDE_BINS:
+            raise ArgumentValueError(
+                "rand_augment", f"two numbers n >= 1 and 0 <= m < {MAGNITUDE_BINS}", pair
+            )
+        check_fraction("color_jitter", self.color_jitter)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """The images that a pipeline makes.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Naming the field, what came and what is expected.
+    """
+
+    image_size: int = 224
+    """Side of the square images in pixels."""
+
+    layout: Layout = "CHW"
+    """HWC suits models in ``channels_last`` format, see :class:`.loader.DALILoader`."""
+
+    dtype: FloatType = "float32"
+    """Type of the normalised pixels."""
+
+    def __post_init__(self) -> None:
+        check_integer("image_size", self.image_size, 1)
+        check_choice("layout", self.layout, get_args(Layout))
+        check_choice("dtype", self.dtype, get_args(FloatType))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """The part of the data that a pipeline reads.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Naming the field, what came and what is expected.
+    """
+
+    index: int = 0
+    """Number of the shard, from 0."""
+
+    count: int = 1
+    """How many there are."""
+
+    def __post_init__(self) -> None:
+        check_integer("count", self.count, 1)
+        check_integer("index", self.index, 0)
+        if self.index >= self.count:
+            raise ArgumentValueError("index", f"in [0, {self.count})", self.index)
+
+    def part(self, size: int) -> range:
+        """The places of this shard among `size`: all shards together have each once."""
+        return range(size * self.index // self.count, size * (self.index + 1) // self.count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How DALI runs a pipeline.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Naming the field, what came and what is expected.
+    """
+
+    device_id: int = 0
+    """Number of the GPU for ``device="gpu"``."""
+
+    hw_decoder_load: float = 0.65
+    """Share of the JPEGs for the GPU's hardware decoder, where it has one."""
+
+    prefetch_queue_depth: int = 2
+    """Batches made ahead."""
+
+    def __post_init__(self) -> None:
+        check_integer("device_id", self.device_id, 0)
+        check_fraction("hw_decoder_load", self.hw_decoder_load)
+        check_integer("prefetch_queue_depth", self.prefetch_queue_depth, 1)

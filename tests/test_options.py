@@ -1,0 +1,224 @@
+"""The command line and the recorded settings are those of the records."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import train_imagenet
+from configs import named_run
+from dali_msda import Mixing
+from dali_msda.methods import TABLE, Argument, Method
+from pipelines.records import Augmentation
+from tests.trainer_process import Trainer
+from tests.training_runs import SMALL, status, without_clock
+from training.checkpoints import pack, unpack
+from training.config import DEMO, Config, resolve
+from training.mix_schedule import MixSchedule
+from training.options import options, parse, saved_settings, settings
+from training.resume import check_same
+
+# What config.json and checkpoints held before there were records, with the values of the defaults.
+FLAT: dict[str, Any] = {
+    "config": None, "data": None, "file_list": None, "mix": "hmix", "mix_alpha": 1.0, "mix_ratio": 0.75,
+    "mix_probability": 1.0, "mix_convention": "reference", "mix_ramp_epochs": 0.0, "mix_alpha_start": None,
+    "mix_probability_start": None, "mix_off_epoch": None, "auto_augment": "none", "rand_augment": [2, 9],
+    "color_jitter": 0.0, "arch": "resnet50", "init_weights": None, "image_size": 224, "val_image_size": 224,
+    "epochs": 300, "batch_size": 256, "accumulate": 1, "loss": "ce", "lr": 0.1, "lr_schedule": "cosine",
+    "lr_step_epochs": 75.0, "momentum": 0.9, "weight_decay": 0.0001, "decay_all": False,
+    "clip_grad_norm": None, "warmup_epochs": 5.0, "label_smoothing": 0.0, "ema_decay": None,
+    "crop_area": [0.08, 1.0], "device": "cpu", "amp": "none", "compile": False, "grad_checkpointing": False,
+    "deterministic": False, "sync_bn": False, "workers": 1, "seed": 0, "bad_files": "skip", "output": None,
+    "resume": None, "eval_only": False, "checkpoint_every": 1000, "keep": 3, "max_steps": None,
+    "log_every": 50, "demo_data": "data/demo",
+}  # fmt: skip
+# For each method, what stood there under the names of its arguments.
+OF_METHODS = {
+    "none": (None, None),
+    "mixup": (0.8, None),
+    "cutmix": (1.0, None),
+    "stochastic": (1.0, None),
+    "hmix": (1.0, 0.75),
+    "gmix": (1.0, None),
+}
+
+
+@pytest.fixture
+def stripe(monkeypatch: pytest.MonkeyPatch) -> Method:
+    """A method of a user's own, in the table."""
+    width = Argument(name="width", default=0.25, cifar100=0.25, fraction=True, help="Width of the stripe.")
+    method = Method(name="stripe", title="Stripe", paper="", mask="", arguments=(width,))
+    monkeypatch.setitem(TABLE, "stripe", method)
+    return method
+
+
+def flags(config: Config) -> list[str]:
+    """The command line that asks for a configuration."""
+    found = []
+    for name, value in settings(config).items():
+        option = f"--{name.replace('_', '-')}"
+        if value is True:
+            found.append(option)
+        elif value is not None and value is not False:
+            found += [option, *map(str, value if isinstance(value, list) else [value])]
+    return found
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Config(),
+        DEMO,
+        named_run("imagenet_hmix"),
+        named_run("imagenet_stochastic"),
+        Config(
+            mixing=Mixing("stochastic", mixup_alpha=2.0, switch_probability=0.1, granularity="batch"),
+            mix_schedule=MixSchedule(alpha_start=0.1, probability_start=0.2, ramp_epochs=3.0, off_epoch=7),
+            augmentation=Augmentation(crop_area=(0.3, 0.4), mirror_probability=0.0, auto_augment="rand"),
+        ),
+        Config(mixing=Mixing("hmix", ratio=0.0, label_smoothing=0.1, convention="paper", probability=0.0)),
+    ],
+)
+def test_every_setting_can_be_written_as_an_option(config: Config) -> None:
+    """The settings name all that a configuration holds, and no default hides a difference."""
+    assert parse(flags(config), Config()) == config
+    assert parse(flags(config), DEMO) == config
+
+
+def test_names_are_those_of_before() -> None:
+    now = settings(resolve(Config(device="cpu", amp="none", workers=1)))
+    assert {name: now[name] for name in FLAT} == FLAT
+    new = {"mix_mixup_alpha", "mix_cutmix_alpha", "mix_switch_probability", "mix_granularity"}
+    assert now.keys() - FLAT.keys() == new | {"crop_aspect_ratio", "mirror_probability"}
+    assert [option.name for option in options()] == list(now)
+
+
+@pytest.mark.parametrize("method", OF_METHODS)
+def test_settings_of_before_are_the_same_run(method: str) -> None:
+    """All methods; a value that differs is named."""
+    alpha, ratio = OF_METHODS[method]
+    before = FLAT | {"mix": method, "mix_alpha": alpha, "mix_ratio": ratio}
+
+    def resumed(*given: str) -> None:
+        now = settings(
+            resolve(parse(["--mix", method, "--device", "cpu", "--amp", "none", *given], Config()))
+        )
+        check_same(saved_settings(before), now, free=("workers",), may_grow=())
+
+    resumed()
+    with pytest.raises(ValueError, match=r"mix_granularity sample there, batch here"):
+        resumed("--mix-granularity", "batch")
+    if alpha is not None:
+        with pytest.raises(ValueError, match=rf"mix_alpha {alpha} there, 0.5 here"):
+            resumed("--mix-alpha", "0.5")
+    if method == "stochastic":
+        with pytest.raises(ValueError, match=r"mix_switch_probability 0.5 there, 0.1 here"):
+            resumed("--mix-switch-probability", "0.1")
+        with pytest.raises(
+            ValueError, match=r"mix_alpha 1.0 there, None here; mix_mixup_alpha None there, 0.1"
+        ):
+            resumed("--mix-mixup-alpha", "0.1")
+
+
+def test_an_alpha_without_use_is_not_compared() -> None:
+    assert saved_settings(FLAT | {"mix": "none", "mix_alpha": 2.0}) == saved_settings(
+        FLAT | {"mix": "none", "mix_alpha": None}
+    )
+
+
+def test_a_checkpoint_of_before_is_resumed(trainer: Trainer, photos: Path, tmp_path: Path) -> None:
+    """In the middle of an epoch, with the flat names and no others; the run ends as if it had not stopped."""
+    command = ["--data", photos, *SMALL, "--mix", "stochastic", "--output"]
+    assert trainer.run(*command, tmp_path / "whole", model="restless").statuses == [0]
+    plan = {"event": "step", "number": 2, "do": [int(signal.SIGTERM)]}
+    assert trainer.run(*command, tmp_path / "run", model="restless", plan=plan).statuses == [128 + 15]
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        saved = unpack(path.read_bytes())
+        assert saved["settings"]["mix_alpha"] == 1.0
+        saved["settings"] = {name: value for name, value in saved["settings"].items() if name in FLAT}
+        path.unlink()
+        path.write_bytes(pack(saved))
+    other = trainer.run(*command, tmp_path / "run", "--resume", "auto", "--mix-alpha", "2", model="restless")
+    assert other.statuses == [2]
+    assert "--mix-alpha 1.0 there, 2.0 here" in other.said
+    resumed = trainer.run(*command, tmp_path / "run", "--resume", "auto", model="restless")
+    assert resumed.statuses == [0], resumed.said
+    assert without_clock(tmp_path / "run") == without_clock(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("default", "given", "arguments"),
+    [
+        (Config(), ["--mix-alpha", "0.5"], {"alpha": 0.5, "ratio": 0.75}),
+        (Config(), ["--mix", "gmix"], {"alpha": 1.0}),
+        (Config(), ["--mix", "none"], {}),
+        (Config(), ["--mix", "none", "--mix-alpha", "2"], {}),
+        (named_run("imagenet_mixup"), ["--mix-alpha", "3"], {"alpha": 3.0}),
+        # Another method than the named run's: its own defaults.
+        (named_run("imagenet_mixup"), ["--mix", "hmix"], {"alpha": 1.0, "ratio": 0.75}),
+        (named_run("imagenet_hmix"), ["--mix", "gmix"], {"alpha": 1.0}),
+        (
+            named_run("imagenet_stochastic"),
+            ["--mix-alpha", "2", "--mix-cutmix-alpha", "3"],
+            {"mixup_alpha": 2.0, "cutmix_alpha": 3.0, "switch_probability": 0.5},
+        ),
+        (
+            Config(mixing=Mixing("stochastic", switch_probability=0.1)),
+            ["--mix-alpha", "2"],
+            {"mixup_alpha": 2.0, "cutmix_alpha": 2.0, "switch_probability": 0.1},
+        ),
+    ],
+)
+def test_arguments_of_methods(default: Config, given: list[str], arguments: dict[str, float]) -> None:
+    config = parse(given, default)
+    assert dict(config.mixing.arguments) == arguments
+    assert dataclasses.replace(config, mixing=default.mixing) == default
+
+
+def test_help_is_that_of_the_records(capsys: pytest.CaptureFixture[str], stripe: Method) -> None:
+    """Docstrings, defaults, what differs without --data, and the methods that are in the table now."""
+    with pytest.raises(SystemExit):
+        train_imagenet.main(["--help"])
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "{none,mixup,cutmix,stochastic,hmix,gmix,stripe}" in said
+    assert "--mix-width {None}|FLOAT Width of the stripe. In [0, 1]. Default: 0.25 for stripe." in said
+    assert "0.8 for mixup, 1 for cutmix, 1 for hmix, 1 for gmix. Stands for all alphas of stochastic." in said
+    assert "Share of the area that a random crop keeps. Without --data: 0.5 1.0. (default: 0.08 1.0)" in said
+    assert "Passes over the training images. Without --data: 8. (default: 300)" in said
+    assert "Peak learning rate. Without --data: 0.05. (default: 0.1)" in said
+
+
+def test_a_method_of_the_users_own(stripe: Method, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Registered before the command line is read: its name and its arguments."""
+    config = parse(["--mix", "stripe", "--mix-width", "0.5"], Config())
+    assert config.mixing == Mixing("stripe", width=0.5)
+    assert settings(config)["mix_width"] == 0.5
+    assert settings(Config())["mix_width"] is None
+    for given, words in (
+        (["--mix", "stripe", "--mix-width", "2"], "--mix-width must be in [0, 1]; got 2.0"),
+        (
+            ["--mix", "stripe", "--mix-alpha", "1"],
+            "--mix-alpha must be left out with 'stripe', which takes width",
+        ),
+        (["--mix-width", "1"], "--mix-width must be left out with 'hmix', which takes alpha, ratio and"),
+    ):
+        assert status(photos, photos / "none", *given) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_an_argument_with_the_name_of_another_option(stripe: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = dataclasses.replace(stripe.arguments[0], name="off_epoch")
+    monkeypatch.setitem(TABLE, "stripe", dataclasses.replace(stripe, arguments=(wrong,)))
+    with pytest.raises(ValueError, match=r"the argument off_epoch of a method .*--mix-off-epoch"):
+        options()
+
+
+def test_settings_are_json() -> None:
+    made = settings(Config(data=Path("here")))
+    assert json.loads(json.dumps(made)) == made
+    assert made["data"] == "here"

@@ -1,0 +1,241 @@
+"""The settings as options of the command line, and as the flat dict of the same names that a run records.
+
+Both are derived from the records in :class:`.config.Config`: a field of a record is an option, its docstring
+the help, the record's default the default. Every argument of a method in the table is one as well.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import inspect
+import itertools
+import json
+import operator
+import textwrap
+import types
+import typing
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
+
+import tyro
+
+from dali_msda.methods import TABLE
+from dali_msda.mixing import Mixing
+
+from .config import DEMO, Config, as_options
+from .config import option as written
+
+
+class Option(NamedTuple):
+    """An option, and where its value is kept.
+
+    Attributes
+    ----------
+    name : str
+        With underscores.
+    record : str
+        The field of the configuration that holds the record; "" for a field of the configuration itself.
+    field : str
+        The field of the record.
+    kind : type
+        What values are parsed as.
+    help : str
+    """
+
+    name: str
+    record: str
+    field: str
+    kind: Any
+    help: str
+
+
+def options() -> list[Option]:
+    """All options, in order; those of the methods that are in the table now.
+
+    Raises
+    ------
+    ValueError
+        An argument of a user's method has the name of another option.
+    """
+    found: list[Option] = []
+    hints, docs = typing.get_type_hints(Config), _field_docs(Config)
+    for field in dataclasses.fields(Config):
+        kind = hints[field.name]
+        if not dataclasses.is_dataclass(kind):
+            found.append(Option(field.name, "", field.name, kind, docs[field.name]))
+            continue
+        inner, texts = typing.get_type_hints(kind), _field_docs(kind)
+        for own in dataclasses.fields(kind):
+            if kind is Mixing and own.name == "arguments":
+                found += [
+                    Option(_flat_name(field, name), field.name, name, float | None, _argument_help(name))
+                    for name in _argument_names()
+                ]
+            else:
+                parsed = _parsed_type(own, inner[own.name])
+                found.append(
+                    Option(_flat_name(field, own.name), field.name, own.name, parsed, texts[own.name])
+                )
+    twice = [name for name, count in Counter(option.name for option in found).items() if count > 1]
+    for option in found:
+        if option.name in twice and _is_argument(option):
+            raise ValueError(
+                f"the argument {option.field} of a method must have another name: its option would be"
+                f" {written(option.name)}, which there is already"
+            )
+    return found
+
+
+def parse(arguments: Sequence[str], default: Config, **texts: Any) -> Config:
+    """The configuration that a command line asks for.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+    default : Config
+        What is not named is as it is here; another ``--mix`` has its own arguments' defaults.
+    **texts
+        ``prog`` and ``description``, as :func:`tyro.cli` takes them.
+
+    Raises
+    ------
+    ValueError
+        Naming the option, what came and what is expected.
+    SystemExit
+        Of ``--help``, and of an option that cannot be parsed, which is explained.
+    """
+    known = options()
+    values, usual, demo = _flat(default), _flat(Config()), _flat(DEMO)
+    own = {option.name for option in known if _is_argument(option)}
+    without_data = {
+        name: "" if demo[name] == value else f" Without --data: {_written(demo[name])}."
+        for name, value in usual.items()
+    }
+    flat = dataclasses.make_dataclass(
+        "Options",
+        [
+            (
+                option.name,
+                Annotated[option.kind, tyro.conf.arg(help=option.help + without_data[option.name])],
+                dataclasses.field(default=None if option.name in own else values[option.name]),
+            )
+            for option in known
+        ],
+    )
+    given = vars(tyro.cli(flat, args=arguments, **texts))
+    changes = {option.field: given[option.name] for option in known if not option.record}
+    for field in dataclasses.fields(Config):
+        of_record = {o.field: given[o.name] for o in known if o.record == field.name}
+        if of_record:
+            with as_options(functools.partial(_flat_name, field)):
+                changes[field.name] = _changed(getattr(default, field.name), of_record)
+    return dataclasses.replace(default, **changes)
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """The settings by the names of their options, in types that JSON and checkpoints hold."""
+    return json.loads(json.dumps(_flat(config), default=str))  # type: ignore[no-any-return]
+
+
+def saved_settings(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a checkpoint; one that it does not know had its default."""
+    method = saved.get("mix")
+    default = Config(mixing=Mixing(method)) if method in TABLE else Config()
+    # An alpha that "none" has no use for was once kept.
+    unused = {"mix_alpha": None} if method == "none" else {}
+    return settings(default) | dict(saved) | unused
+
+
+def _changed(record: Any, values: dict[str, Any]) -> Any:
+    """The record with other values; arguments of a method that are None stay as they are."""
+    if not isinstance(record, Mixing):
+        return dataclasses.replace(record, **values)
+    given = {name: values.pop(name) for name in _argument_names()}
+    given = {name: value for name, value in given.items() if value is not None}
+    before = dict(record.arguments) if values["method"] == record.method else {}
+    if "alpha" in given:  # it stands for all of them
+        before = {name: value for name, value in before.items() if name not in TABLE[record.method].alphas}
+    return dataclasses.replace(record, **values, arguments=before | given)
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    """The values of all options by name."""
+    own = _values(config)
+    records = {"": own} | {name: _values(it) for name, it in own.items() if dataclasses.is_dataclass(it)}
+    return {option.name: records[option.record][option.field] for option in options()}
+
+
+def _values(record: Any) -> dict[str, Any]:
+    """The values of a record's fields; a method's arguments, and None for those of other methods."""
+    found = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+    if isinstance(record, Mixing):
+        found |= dict.fromkeys(_argument_names()) | _shown_arguments(record)
+    return found
+
+
+def _shown_arguments(mixing: Mixing) -> dict[str, Any]:
+    """A method's arguments with one alpha for all of its alphas, where they are the same."""
+    alphas = TABLE[mixing.method].alphas
+    values = {mixing.arguments[name] for name in alphas}
+    if len(values) != 1:
+        return dict(mixing.arguments)
+    others = {name: value for name, value in mixing.arguments.items() if name not in alphas}
+    return {"alpha": values.pop(), **others}
+
+
+def _written(value: Any) -> str:
+    """A value as it is written on the command line."""
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _is_argument(option: Option) -> bool:
+    return option.record == "mixing" and option.field in _argument_names()
+
+
+def _argument_names() -> list[str]:
+    """The arguments of all methods, each once."""
+    return list(dict.fromkeys(name for method in TABLE.values() for name in method.defaults))
+
+
+def _argument_help(name: str) -> str:
+    """What an argument is, its range, and its default in the methods that take it."""
+    taken = {
+        method.name: argument
+        for method in TABLE.values()
+        for argument in method.arguments
+        if argument.name == name
+    }
+    first = next(iter(taken.values()))
+    defaults = ", ".join(f"{argument.default:g} for {method}" for method, argument in taken.items())
+    text = f"{first.help} {first.expected.capitalize()}. Default: {defaults}."
+    shared = [method.name for method in TABLE.values() if len(method.alphas) > 1]
+    return f"{text} Stands for all alphas of {', '.join(shared)}." if name == "alpha" and shared else text
+
+
+def _flat_name(holder: dataclasses.Field[Any], name: str) -> str:
+    """The option of a field of the record that `holder` holds."""
+    return str(holder.metadata.get("names", {}).get(name, holder.metadata.get("prefix", "") + name))
+
+
+def _parsed_type(field: dataclasses.Field[Any], hint: Any) -> Any:
+    """A choice of what the table has; of several types those that a command line can give."""
+    if choices := field.metadata.get("choices"):
+        return Literal[tuple(choices())]
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return functools.reduce(operator.or_, (k for k in kinds if typing.get_origin(k) is not Callable))
+
+
+def _field_docs(record: Any) -> dict[str, str]:
+    """The text below each field of a class."""
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(record))).body
+    assert isinstance(tree, ast.ClassDef)
+    return {
+        field.target.id: " ".join(text.value.value.split())
+        for field, text in itertools.pairwise(tree.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+        if isinstance(text.value.value, str)
+    }
