@@ -58,6 +58,12 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
         raise ArgumentValueError(name, f"one of {', '.join(map(repr, choices))}", value)
 
 
+def check_type(name: str, value: object, kind: type) -> None:
+    """Raise unless `value` is of the type `kind`."""
+    if not isinstance(value, kind):
+        raise ArgumentTypeError(name, f"of type {kind.__name__}", value)
+
+
 def check_integer(name: str, value: object, minimum: int) -> None:
     """Raise unless `value` is an integer of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, Integral):

@@ -25,6 +25,7 @@ from dali_msda.validation import (
     ArgumentValueError,
     check_choice,
     check_integer,
+    check_type,
 )
 
 from .augment import augmented
@@ -115,7 +116,8 @@ def train_pipeline(
     check_integer("num_classes", num_classes, 1)
     if seed is not None:
         check_integer("seed", seed, 0)
-    _check_common(device, batch_size=batch_size, num_threads=num_threads)
+    check_type("augmentation", augmentation, Augmentation)
+    _check_common(device, output, shard, execution, batch_size=batch_size, num_threads=num_threads)
     source = _source_of(data_dir, "train", shard, report_stand_ins)
     if len(source.classes) > num_classes:
         raise ValueError(
@@ -203,7 +205,7 @@ def val_pipeline(
     ValueError, TypeError
         As :func:`train_pipeline`.
     """
-    _check_common(device, batch_size=batch_size, num_threads=num_threads)
+    _check_common(device, output, shard, execution, batch_size=batch_size, num_threads=num_threads)
     size = output.image_size
     shorter = round(size * 256 / 224) if resize_size is None else resize_size
     check_integer("resize_size", shorter, 1)
@@ -342,8 +344,13 @@ def _mixing_of(mix: str | Mixing) -> Mixing:
         raise error.renamed("mix") from None
 
 
-def _check_common(device: str, **at_least_one: int) -> None:
-    """Check what both pipelines take and no record holds."""
+def _check_common(
+    device: str, output: Output, shard: Shard, execution: Execution, **at_least_one: int
+) -> None:
+    """Check what both pipelines take; the records have checked their fields."""
+    check_type("output", output, Output)
+    check_type("shard", shard, Shard)
+    check_type("execution", execution, Execution)
     for name, value in at_least_one.items():
         check_integer(name, value, 1)
     check_choice("device", device, DEVICES)

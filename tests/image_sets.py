@@ -108,9 +108,9 @@ def val(data: Path, **changes: Any) -> Pipeline:
 
 
 def _in_records(changes: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """The arguments of a pipeline; those that are fields of a record in that record."""
+    """The arguments of a pipeline; those that are fields of a record in that record, unless it is given."""
     for name, record in {"output": Output, "execution": Execution, **more}.items():
         own = {field.name for field in dataclasses.fields(record)} & changes.keys()
-        if own:
-            changes[name] = record(**{field: changes.pop(field) for field in own})
+        made = record(**{field: changes.pop(field) for field in own})
+        changes.setdefault(name, made)
     return changes

@@ -220,6 +220,16 @@ def test_probability_follows_the_ramp(grey: Path) -> None:
     assert abs(observed.sum() - expected.sum()) < 4 * np.sqrt(variance.sum())
 
 
+@pytest.mark.parametrize("method", ["gmix", "stochastic"])
+def test_a_function_is_asked_once_a_batch(method: str, eight_photos: Path) -> None:
+    """Also where one alpha stands for two: their values come from one node."""
+    alpha, probability = Ramp(0.1, 1.0, 5), Ramp(0.0, 1.0, 5)
+    pipeline = train(eight_photos, mix=Mixing(method, alpha=alpha, probability=probability))
+    pipeline.build()
+    names = [instance._op.schema.Name() for instance in operators(pipeline._graph_out)]
+    assert sum("ExternalSource" in name for name in names) == 2
+
+
 def test_a_ramp_out_of_range_is_an_error(eight_photos: Path) -> None:
     pipeline = train(eight_photos, mix=Mixing("mixup", probability=lambda batch: 0.5 * batch))
     pipeline.build()

@@ -298,6 +298,9 @@ COMMON_ERRORS: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (TypeError, "batch_size must be an integer; got True", {"batch_size": True}),
     (ValueError, "num_threads must be at least 1; got 0", {"num_threads": 0}),
     (ValueError, "device must be one of 'cpu', 'gpu'; got 'tpu'", {"device": "tpu"}),
+    (TypeError, "output must be of type Output; got 224", {"output": 224}),
+    (TypeError, r"shard must be of type Shard; got \(0, 2\)", {"shard": (0, 2)}),
+    (TypeError, "execution must be of type Execution; got 1", {"execution": 1}),
     (
         ValueError,
         r"shard must be one of at most 3, the number of images; got Shard\(index=0, count=4\)",
@@ -309,6 +312,7 @@ TRAIN_ERRORS: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (TypeError, "num_classes must be an integer; got '3'", {"num_classes": "3"}),
     (ValueError, "mix must be one of 'none', 'mixup', .*; got 'mixdown'", {"mix": "mixdown"}),
     (TypeError, "mix must be the name of a method or a dali_msda.Mixing; got 3", {"mix": 3}),
+    (TypeError, "augmentation must be of type Augmentation; got 'rand'", {"augmentation": "rand"}),
     (ValueError, "seed must be at least 0; got -1", {"seed": -1}),
 ]
 VAL_ERRORS: list[tuple[type[Exception], str, dict[str, Any]]] = [

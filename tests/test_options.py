@@ -218,6 +218,15 @@ def test_an_argument_with_the_name_of_another_option(stripe: Method, monkeypatch
         options()
 
 
+@pytest.mark.parametrize(
+    ("field", "kind"), [("mixing", Mixing), ("mix_schedule", MixSchedule), ("augmentation", Augmentation)]
+)
+def test_a_record_must_be_one(field: str, kind: type) -> None:
+    wrong: dict[str, Any] = {field: "gmix"}
+    with pytest.raises(TypeError, match=f"{field} must be of type {kind.__name__}; got 'gmix'"):
+        Config(**wrong)
+
+
 def test_settings_are_json() -> None:
     made = settings(Config(data=Path("here")))
     assert json.loads(json.dumps(made)) == made

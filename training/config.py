@@ -20,7 +20,7 @@ from typing import Any, Literal
 from dali_msda.methods import TABLE
 from dali_msda.mixing import Mixing
 from dali_msda.processors import text_of, usable_processors
-from dali_msda.validation import ArgumentError, check_integer
+from dali_msda.validation import ArgumentError, check_integer, check_type
 from pipelines.records import Augmentation, Output
 
 from .architectures import TORCHVISION
@@ -197,6 +197,9 @@ class Config:
     """Where the images for a run without --data are made and kept."""
 
     def __post_init__(self) -> None:
+        check_type("mixing", self.mixing, Mixing)
+        check_type("mix_schedule", self.mix_schedule, MixSchedule)
+        check_type("augmentation", self.augmentation, Augmentation)
         with as_options():
             for name in ("image_size", "val_image_size"):
                 size = getattr(self, name)
