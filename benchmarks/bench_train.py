@@ -10,7 +10,7 @@ and mixing is 1 - (images/s of the method) / (images/s in memory).
 from __future__ import annotations
 
 import dataclasses
-import tempfile
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,13 +18,20 @@ from pathlib import Path
 
 import torch
 import tyro
+from torch.amp.grad_scaler import GradScaler
 
 from benchmarks.common import save, spread
 from benchmarks.tables import show
 from dali_msda import Mixing
 from dali_msda.methods import TABLE
+from training.bad_files import GuardedLoader, Quarantine
 from training.config import Config, resolve
-from training.run import Run
+from training.distributed import Processes
+from training.hardware import choose_hardware, start_device
+from training.inputs import list_dataset
+from training.learner import Learner, create_model, create_optimizer, create_schedule
+from training.loaders import Loaders
+from training.progress import Progress
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -52,44 +59,54 @@ class Settings:
     """Turns of every contender, after one that does not count."""
 
 
-def endless(run: Run) -> Iterator[Batch]:
-    """The batches of a run's training loader, epoch after epoch."""
+def endless(loader: GuardedLoader) -> Iterator[Batch]:
+    """The batches of a loader, epoch after epoch."""
     while True:
-        yield from run.train_loader
+        yield from loader
+
+
+def create_learner(config: Config, num_classes: int, batches: int) -> Learner:
+    """The trainer's own model and step."""
+    processes, progress = Processes(), Progress()
+    device = start_device(config, processes)
+    model = create_model(config, num_classes, device, processes, None)
+    progress.plan(config, batches)
+    optimizer = create_optimizer(config, model)
+    scaler = GradScaler(device.type, enabled=config.amp == "fp16")
+    return Learner(config, processes, model, optimizer, scaler, create_schedule(config, optimizer, progress))
 
 
 def main() -> None:
     """Measure, print a table, write the results."""
     settings = tyro.cli(Settings, description=__doc__)
-    config = Config(
+    common = Config(
         data=settings.data,
         arch=settings.arch,
         image_size=settings.image_size,
         batch_size=settings.batch_size,
         epochs=1000,
     )
-    with tempfile.TemporaryDirectory() as folder:
-        runs = {
-            method: Run(
-                resolve(dataclasses.replace(config, mixing=Mixing(method), output=Path(folder) / method))
-            )
-            for method in TABLE
-        }
-    trainer = runs["none"]
-    kept = next(endless(trainer))
+    loaders: dict[str, GuardedLoader] = {}
+    for method in TABLE:
+        config = choose_hardware(resolve(dataclasses.replace(common, mixing=Mixing(method))), Processes())
+        images = list_dataset(config, settings.data, Processes())["train"]
+        quarantine = Quarantine(Path(os.devnull), skip=False)
+        loaders[method] = Loaders(config, Processes(), quarantine, dict).train(images)
+    learner = create_learner(config, len(images.classes), len(loaders["none"]))
+    kept = next(endless(loaders["none"]))
     kept = kept[0].clone(memory_format=torch.preserve_format), kept[1].clone()
 
     def in_memory() -> Iterator[Batch]:
         while True:
             yield kept
 
-    sources = {"memory": in_memory(), **{method: endless(run) for method, run in runs.items()}}
+    sources = {"memory": in_memory(), **{method: endless(loader) for method, loader in loaders.items()}}
     rates: dict[str, list[float]] = {name: [] for name in sources}
     for number in range(settings.rounds + 1):
         for name, batches in sources.items():
             began = time.perf_counter()
             for _ in range(settings.steps):
-                loss = trainer.train_step(batches)
+                loss = learner.train_step(batches)
             float(loss)  # wait for the device
             if number:
                 rates[name].append(settings.steps * settings.batch_size / (time.perf_counter() - began))

@@ -29,7 +29,7 @@ import tyro
 
 from benchmarks.common import save
 from pipelines.demo_data import make_demo_dataset
-from training.checkpoints import Checkpoints, DamagedError, unpack, verify
+from training.checkpoints import Checkpoints, DamagedError, unpack
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -128,12 +128,12 @@ class Soak:
         for path in (*checkpoints.numbered().values(), output / "last.pt", output / "best.pt"):
             if path.exists():
                 try:
-                    verify(path.read_bytes(), path)
+                    unpack(path.read_bytes(), path)
                 except DamagedError as error:
                     print(f"lost: {error}", flush=True)
                     self.counts["lost_files"] += 1
         found, data, _ = checkpoints.newest()
-        return int(unpack(data)["step"]) if found is not None else 0
+        return int(unpack(data)["progress"]["step"]) if found is not None else 0
 
     def one_run(self, seed: int) -> None:
         """Kill and resume a run until it is through or there were enough kills, then compare."""

@@ -84,4 +84,4 @@ def trainer() -> Iterator[Trainer]:
 @pytest.fixture
 def plain_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """The trainer takes a small model, without BatchNorm and dropout."""
-    monkeypatch.setattr("training.run.build_model", plain_classifier)
+    monkeypatch.setattr("training.learner.build_model", plain_classifier)

@@ -185,7 +185,7 @@ def start(rank):
         os.environ["RANK"] = str(rank)
         processes = Processes.from_environment()
         processes.start(torch.device("cpu"))
-        met = processes.highest(processes.rank + 5) == 6
+        met = processes.max_over_ranks(processes.rank + 5) == 6
         processes.stop()
         os._exit(0 if met else 1)
     return pid
@@ -255,7 +255,7 @@ def test_torchrun(trainer: Trainer, tmp_path: Path) -> None:
         _when(lambda: logged(4), torchrun)
         torchrun.send_signal(signal.SIGUSR1)  # which torchrun passes on because it was told to
         assert _status(torchrun, 120) not in (0, None), log.read_text()
-        step = torch.load(output / "last.pt", weights_only=True)["step"]
+        step = torch.load(output / "last.pt", weights_only=True)["progress"]["step"]
         said = log.read_text()
         assert "SIGUSR1: finishing the step" in said
         assert f"Stopped at step {step} of 15" in said

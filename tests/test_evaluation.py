@@ -45,7 +45,7 @@ def result(classes: int, count: int, batch: int, **arguments: Any) -> tuple[Any,
     logits, labels = rng.normal(0, 3, (count, classes)).astype(np.float32), rng.integers(0, classes, count)
     model = AsTheyAre()
     batches: Any = Batches(logits, labels, batch, arguments.pop("empty", 0))
-    found = evaluate(model, batches, classes, Processes(), contextlib.nullcontext, **arguments)
+    found = evaluate(model, batches, Processes(), contextlib.nullcontext, **arguments)
     assert model.training
     return found, logits.astype(np.float64), labels
 

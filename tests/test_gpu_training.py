@@ -15,8 +15,11 @@ from tqdm import tqdm
 
 from tests.fake_gpu import GPU, Waits, fake_gpu
 from training.config import Config, resolve
+from training.distributed import Processes
+from training.learner import Learner
 from training.loaders import Loaders
 from training.model import build_model
+from training.recipe import train
 from training.run import Run
 from training.signals import StopSignals
 
@@ -36,8 +39,11 @@ class Batches:
     def __len__(self) -> int:
         return self._count
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        raise AssertionError("no run is resumed here")
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for _ in range(self._count):
@@ -52,7 +58,7 @@ class Batches:
 def make_run(
     coded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., tuple[Run, Waits]]]:
-    """Makes a run on the GPU that is not there, without files."""
+    """Makes a run on the GPU that is not there: the recipe up to the first epoch, without files."""
 
     def make(waits: Waits, device: torch.device = GPU, evaluation: int = 2, **options: Any) -> Run:
         settings = {"arch": "resnet18", "image_size": 32, "batch_size": 8, "amp": "bf16", "log_every": 3}
@@ -60,10 +66,19 @@ def make_run(
         size, count = config.batch_size // config.accumulate, STEPS * config.accumulate
         monkeypatch.setattr(Loaders, "train", lambda *_: Batches(count, size, device))
         monkeypatch.setattr(Loaders, "val", lambda *_: Batches(evaluation, size, device, labels=True))
-        monkeypatch.setattr(Run, "_open_output", lambda *_: None)
-        run = Run(resolve(config))
+        runs: list[Run] = []
+
+        def keep(run: Run, *_: Any) -> bool:
+            runs.append(run)
+            return False
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "open_output", lambda *_: None)
+            patch.setattr(Run, "save", lambda _: None)
+            patch.setattr(Run, "train_epoch", keep)
+            assert train(resolve(config), Processes()) == 128  # stopped, by no signal
         waits.found.clear()
-        return run
+        return runs[0]
 
     with fake_gpu() as waits:
         yield functools.partial(make, waits), waits  # type: ignore[misc]
@@ -72,21 +87,20 @@ def make_run(
 def waits_by_step(run: Run, waits: Waits, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Train an epoch; the steps in which something waited, from 1."""
     found: list[int] = []
-    step = Run.train_step
+    step = Learner.train_step
 
-    def watched(self: Run, batches: Any) -> Tensor:
+    def watched(self: Learner, batches: Any) -> Tensor:
         # What came since the last step belongs to it: the check, the log.
         if waits.found:
-            found.append(self.step)
+            found.append(run.progress.step)
             waits.found.clear()
         return step(self, batches)
 
-    monkeypatch.setattr(Run, "train_step", watched)
-    run.trained_s = run.waited_s = 0.0
-    with StopSignals(quiet=True) as stop, tqdm(disable=True) as progress:
-        assert run._train_epoch(stop, progress)
+    monkeypatch.setattr(Learner, "train_step", watched)
+    with StopSignals(quiet=True) as stop, tqdm(disable=True) as bar:
+        assert run.train_epoch(stop, bar)
     if waits.found:
-        found.append(run.step)
+        found.append(run.progress.step)
     return found
 
 
@@ -108,7 +122,7 @@ def test_a_step_waits_where_it_logs_and_nowhere_else(
     make, waits = make_run
     run = make(**options)
     assert waits_by_step(run, waits, monkeypatch) == [3, 6, 7]
-    for value in (*run.model.parameters(), *run.model.buffers()):
+    for value in (*run.learner.model.parameters(), *run.learner.model.buffers()):
         assert value.device == GPU
 
 
@@ -145,9 +159,10 @@ def test_a_model_on_the_cpu_is_an_error(make_run: Any, monkeypatch: pytest.Monke
 def test_an_average_on_the_cpu_is_an_error(make_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     make, waits = make_run
     run = make(ema_decay=0.9)
-    for averages, _ in run.average._groups.values():
-        averages[:] = [average.to("cpu") for average in averages]
-    run.average.updates = 1
+    average = run.learner.average
+    for averages, _ in average._groups.values():
+        averages[:] = [value.to("cpu") for value in averages]
+    average.started = True
     with pytest.raises(RuntimeError, match=TWO_DEVICES):
         waits_by_step(run, waits, monkeypatch)
 
@@ -156,7 +171,7 @@ def test_an_average_on_the_cpu_is_an_error(make_run: Any, monkeypatch: pytest.Mo
 def test_waits_are_counted(wait: Callable[[Tensor], Any], make_run: Any) -> None:
     make, waits = make_run
     run = make()
-    loss = run.train_step(iter(run.train_loader))
+    loss = run.learner.train_step(iter(run.train_loader))
     assert waits.found == []
     wait(loss)
     assert len(waits.found) == 1

@@ -13,24 +13,24 @@ from torch import Tensor
 
 from tests.trainer_process import Trainer
 from tests.training_runs import SMALL, status
-from training.run import Run
+from training.learner import Learner
 
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, at_step: int, value: float) -> list[tuple[Tensor, Tensor]]:
     """Let the loss of a step be `value`; the batches of all steps."""
     batches: list[tuple[Tensor, Tensor]] = []
-    step = Run.train_step
+    step = Learner.train_step
 
-    def poisoning(self: Run, loader: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
+    def poisoning(self: Learner, loader: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
         def noted() -> Iterator[tuple[Tensor, Tensor]]:
             for images, targets in loader:
                 batches.append((images.clone(), targets.clone()))
                 yield images, targets
 
         loss = step(self, noted())
-        return loss * value if self.step + 1 == at_step else loss
+        return loss * value if self.schedule.last_epoch == at_step else loss
 
-    monkeypatch.setattr(Run, "train_step", poisoning)
+    monkeypatch.setattr(Learner, "train_step", poisoning)
     return batches
 
 
@@ -78,16 +78,16 @@ def test_weight_that_is_no_number(
 ) -> None:
     """The loss of the step was still good, its update was not: no checkpoint of it, but its own batch."""
     batches = poisoned(monkeypatch, -1, 1.0)
-    step = Run.train_step
+    step = Learner.train_step
 
-    def breaking(self: Run, batches: Any) -> Tensor:
+    def breaking(self: Learner, batches: Any) -> Tensor:
         loss = step(self, batches)
-        if self.step == 3:
+        if self.schedule.last_epoch == 4:
             with torch.no_grad():
                 next(self.model.parameters())[0, 0, 0, 0] = math.nan
         return loss
 
-    monkeypatch.setattr(Run, "train_step", breaking)
+    monkeypatch.setattr(Learner, "train_step", breaking)
     output = tmp_path / "run"
     assert status(photos, output, "--batch-size", 4, "--checkpoint-every", 2, "--log-every", log_every) == 1
     assert "A weight was not finite in step 4" in capsys.readouterr().err

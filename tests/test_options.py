@@ -139,8 +139,9 @@ def test_a_checkpoint_of_before_is_resumed(trainer: Trainer, photos: Path, tmp_p
     assert trainer.run(*command, tmp_path / "run", model="restless", plan=plan).statuses == [128 + 15]
     for path in (tmp_path / "run" / "checkpoints").iterdir():
         saved = unpack(path.read_bytes())
-        assert saved["settings"]["mix_alpha"] == 1.0
-        saved["settings"] = {name: value for name, value in saved["settings"].items() if name in FLAT}
+        settings = saved["run"]["settings"]
+        assert settings["mix_alpha"] == 1.0
+        saved["run"]["settings"] = {name: value for name, value in settings.items() if name in FLAT}
         path.unlink()
         path.write_bytes(pack(saved))
     other = trainer.run(*command, tmp_path / "run", "--resume", "auto", "--mix-alpha", "2", model="restless")

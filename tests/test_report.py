@@ -16,21 +16,21 @@ from torch import Tensor
 
 from pipelines.constants import MEAN, STD
 from tests.training_runs import train
+from training.learner import Learner
 from training.report import batch_picture
-from training.run import Run
 
 
 def test_picture(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It shows the very first batch of the training with its masks, in the folder and in TensorBoard."""
     first: list[tuple[Tensor, Tensor]] = []
-    step = Run.train_step
+    step = Learner.train_step
 
-    def noting(self: Run, batches: Any) -> Tensor:
+    def noting(self: Learner, batches: Any) -> Tensor:
         images, targets = next(batches)
         first.append((images.clone(), targets.clone()))
         return step(self, itertools.chain([(images, targets)], batches))
 
-    monkeypatch.setattr(Run, "train_step", noting)
+    monkeypatch.setattr(Learner, "train_step", noting)
     shown: list[np.ndarray] = []
     draw = batch_picture
 

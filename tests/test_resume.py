@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import functools
+import hashlib
+import io
 import json
+import operator
 import os
 import random
 import shutil
@@ -24,8 +27,8 @@ from tests.image_sets import photo, write_split
 from tests.trainer_process import Outcome, Trainer, restless_classifier
 from tests.training_runs import without_clock
 from training import checkpoints
+from training.learner import Learner
 from training.model import build_schedule
-from training.run import Run
 
 # 43 images in batches of 8 are five steps an epoch, and leave three images over.
 SETTINGS = ["--image-size", "32", "--batch-size", "8", "--epochs", "3"]
@@ -49,7 +52,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.run.build_model", restless_classifier)
+    monkeypatch.setattr("training.learner.build_model", restless_classifier)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +107,8 @@ def assert_same_run(output: Path, expected: Path) -> None:
                 else found[path] != wanted[path]
             )
         ]
-        free = ("/settings/output", "/settings/resume", "/settings/checkpoint_every", "/metrics_bytes")
+        free = [f"/run/settings/{name}" for name in ("output", "resume", "checkpoint_every")]
+        free.append("/output/metrics_bytes")
         assert [path for path in differing if path not in free] == [], name
     names = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
     assert {name for name in names if "tmp" in name or "damaged" in name} == set()
@@ -160,7 +164,7 @@ def test_killed_at_every_kind_of_event(
         assert outcome.statuses == [-signal.SIGKILL], (event, outcome.said)
         path, content, damaged = checkpoints.Checkpoints(output, 3).newest()
         assert damaged == []
-        steps.append(checkpoints.unpack(content)["step"] if path else 0)
+        steps.append(checkpoints.unpack(content)["progress"]["step"] if path else 0)
     assert steps == sorted(steps)
     assert trainer(*command).statuses == [0]
     assert_same_run(output, undisturbed())
@@ -182,7 +186,7 @@ def test_signal_saves_the_step(
     assert outcome.statuses == [128 + number]
     assert f"{number.name}: finishing the step" in outcome.said
     assert "Stopped at step 8 of 15" in outcome.said
-    assert torch.load(output / "last.pt", weights_only=True)["step"] == 8
+    assert torch.load(output / "last.pt", weights_only=True)["progress"]["step"] == 8
     assert without_clock(output)[-1]["step"] == 8
     outcome = trainer(*command)
     assert "step-00000008.pt" in outcome.said
@@ -197,7 +201,7 @@ def test_second_signal_does_not_save(trainer: Callable[..., Outcome], data: Path
     outcome = trainer("--data", data, "--output", tmp_path / "run", *SETTINGS, plan=plan)
     assert outcome.statuses == [128 + signal.SIGTERM]
     assert "leaving without saving" in outcome.said
-    assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["step"] == 2
+    assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["progress"]["step"] == 2
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -219,7 +223,7 @@ def test_signal_in_the_evaluation(
     }
     outcome = trainer(*command, processes=processes, plan=plan)
     assert outcome.statuses == [128 + signal.SIGTERM] * processes, outcome.said
-    saved = torch.load(output / "last.pt", weights_only=True)
+    saved = torch.load(output / "last.pt", weights_only=True)["progress"]
     assert (saved["step"], saved["epoch"], saved["evaluation"]) == (10, 1, None)
     assert [line["event"] for line in without_clock(output)].count("eval") == 1
     assert trainer(*command, processes=processes).statuses == [0] * processes
@@ -337,6 +341,74 @@ def test_a_checkpoint_by_its_path(
     assert run(data, "--resume", copy / "last.pt") == 0
 
 
+def as_version_1(content: dict[str, Any]) -> bytes:
+    """A checkpoint as it was written before they had versions: its layout, and a SHA-256 as its comment."""
+    run, progress = content["run"], content["progress"]
+    old = {
+        "model": content["model"],
+        "ema": content["ema"],
+        "ema_updates": progress["step"],
+        "optimizer": content["optimizer"],
+        "scaler": content["scaler"],
+        "ranks": [{"loader": rank["loader"], "random": rank["random"]} for rank in content["ranks"]],
+        "epoch": progress["epoch"],
+        "step": progress["step"],
+        "evaluation": progress["evaluation"],
+        "best": progress["best"],
+        "settings": run["settings"],
+        "images": run["images"],
+        "processes": run["processes"],
+        "arch": run["settings"]["arch"],
+        "num_classes": run["num_classes"],
+        "metrics_bytes": content["output"]["metrics_bytes"],
+    }
+    buffer = io.BytesIO()
+    torch.save(old, buffer)
+    archive = buffer.getvalue()
+    comment = b"sha256=" + hashlib.sha256(archive).hexdigest().encode()
+    return archive[:-2] + len(comment).to_bytes(2, "little") + comment
+
+
+@pytest.mark.parametrize("step", [12, 15])
+def test_a_checkpoint_of_version_1(
+    step: int, data: Path, undisturbed: Callable[..., Path], tmp_path: Path
+) -> None:
+    """In the middle of an epoch, and after the last."""
+    expected, output = undisturbed("gmix", 1, True), tmp_path / "run"
+    path = Path(f"checkpoints/step-{step:08d}.pt")
+    content = torch.load(expected / path, weights_only=True)
+    assert (content["version"], checkpoints.VERSION) == (2, 2)
+    old = as_version_1(content)
+    assert flat(checkpoints.unpack(old)).keys() == flat(content).keys()
+    (output / "checkpoints").mkdir(parents=True)
+    (output / path).write_bytes(old)
+    shutil.copy(expected / "best.pt", output)
+    shutil.copy(expected / "metrics.jsonl", output)
+    assert run(data, "--output", output, *AGAIN, "--mix", "gmix", *FULL) == 0
+    assert without_clock(output) == without_clock(expected)
+    found, wanted = (checkpoints.unpack((folder / "last.pt").read_bytes()) for folder in (output, expected))
+    for part in ("model", "ema", "progress", "ranks"):
+        found_leaves, wanted_leaves = flat(found[part]), flat(wanted[part])
+        assert found_leaves.keys() == wanted_leaves.keys()
+        for name, value in wanted_leaves.items():
+            same = torch.equal if isinstance(value, torch.Tensor) else operator.eq
+            assert same(found_leaves[name], value), name
+
+
+def test_a_checkpoint_of_a_newer_version(copy: Path, data: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    newest = copy / "checkpoints" / "step-00000015.pt"
+    content = torch.load(newest, weights_only=True)
+    newest.write_bytes(checkpoints.pack(content | {"version": 3}))
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    for resume in ("auto", newest):
+        assert run(data, "--output", copy, "--resume", resume) == 2
+        (line,) = capfd.readouterr().err.splitlines()
+        assert line == (
+            f"train_imagenet.py: error: {newest} is of version 3 of checkpoints; this trainer reads 1 to 2"
+        )
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+
+
 def test_bad_resume(copy: Path, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     def error(*arguments: object) -> str:
         assert run(data, *arguments) == 2
@@ -398,14 +470,14 @@ def test_output_folder_removed(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "run"
-    step = Run.train_step
+    step = Learner.train_step
 
-    def remove(self: Run, batches: Any) -> torch.Tensor:
-        if self.step == 2:
+    def remove(self: Learner, batches: Any) -> torch.Tensor:
+        if self.schedule.last_epoch == 2:
             shutil.rmtree(output)
         return step(self, batches)
 
-    monkeypatch.setattr(Run, "train_step", remove)
+    monkeypatch.setattr(Learner, "train_step", remove)
     assert run(data, "--output", output) == 1
     last = capfd.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("train_imagenet.py: error: cannot write")

@@ -100,7 +100,7 @@ def test_checkpoints_hold_what_was_measured(run: tuple[Path, list[dict[str, Any]
     best = max(evals, key=lambda line: line["top1"])
     for name, line in (("last.pt", evals[-1]), ("best.pt", best)):
         content = torch.load(run[0] / name, weights_only=True)
-        assert content["epoch"] == line["epoch"]
+        assert content["progress"]["epoch"] == line["epoch"]
         model = build_model("shufflenet_v2_x0_5", 10)
         model.load_state_dict(content["model"])
         model.eval()

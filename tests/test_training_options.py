@@ -25,10 +25,10 @@ from tests.trainer_process import Trainer
 from tests.training_runs import SMALL, lines, losses, status, train
 from training.config import Config, resolve
 from training.distributed import Processes
+from training.learner import LOSSES, Learner
 from training.loaders import Loaders
 from training.mix_schedule import MixSchedule
 from training.model import build_model, build_schedule, checkpoint_activations, parameter_groups
-from training.run import _LOSSES, Run
 
 # -- Average of the weights ---------------------------------------------------------------------------------
 
@@ -37,14 +37,14 @@ from training.run import _LOSSES, Run
 def test_ema(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The average is that of the weights after each step, and is evaluated."""
     after: list[dict[str, Tensor]] = []
-    step = Run.train_step
+    step = Learner.train_step
 
-    def noting(self: Run, batches: Any) -> Tensor:
+    def noting(self: Learner, batches: Any) -> Tensor:
         loss = step(self, batches)
         after.append({name: value.double().clone() for name, value in self.model.state_dict().items()})
         return loss
 
-    monkeypatch.setattr(Run, "train_step", noting)
+    monkeypatch.setattr(Learner, "train_step", noting)
     found = train(photos, tmp_path / "run", "--ema-decay", 0.7, "--lr", 0.2, "--epochs", 3)
     average = after[0]
     for weights in after[1:]:
@@ -64,7 +64,7 @@ def test_ema_chooses_the_best(photos: Path, tmp_path: Path) -> None:
         photos, tmp_path / "run", "--arch", "resnet18", "--ema-decay", 0.5, "--lr", 0.05, "--epochs", 4
     )
     evaluations = [line for line in found if line["event"] == "eval"]
-    best = torch.load(tmp_path / "run" / "best.pt", weights_only=True)
+    best = torch.load(tmp_path / "run" / "best.pt", weights_only=True)["progress"]
     averages = [line["ema_top1"] for line in evaluations]
     assert best["best"]["top1"] == averages[best["epoch"]] == max(averages)
     assert max(averages) != max(line["top1"] for line in evaluations)  # or this would show nothing
@@ -121,9 +121,9 @@ def test_clipping(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """Without momentum and decay a step is as long as lr times the norm, which is at most the limit."""
     lengths: dict[str, list[float]] = {"clipped": [], "free": []}
     kind = ""
-    step = Run.train_step
+    step = Learner.train_step
 
-    def measured(self: Run, batches: Any) -> Tensor:
+    def measured(self: Learner, batches: Any) -> Tensor:
         before = [parameter.detach().clone() for parameter in self.model.parameters()]
         lr = self.schedule.get_last_lr()[0]
         loss = step(self, batches)
@@ -131,7 +131,7 @@ def test_clipping(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         lengths[kind].append(float(torch.cat([move.flatten() for move in moved]).norm()))
         return loss
 
-    monkeypatch.setattr(Run, "train_step", measured)
+    monkeypatch.setattr(Learner, "train_step", measured)
     plain_sgd = ["--momentum", 0, "--weight-decay", 0, "--max-steps", 4]
     for kind, limit in (("free", []), ("clipped", ["--clip-grad-norm", 0.05])):
         train(photos, tmp_path / kind, *plain_sgd, *limit)
@@ -143,7 +143,7 @@ def test_bce_is_the_mean_of_the_classes(photos: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     logits, targets = rng.normal(0, 3, (5, 7)), rng.dirichlet(np.ones(7), 5)
     expected = -(targets * -np.log1p(np.exp(-logits)) + (1 - targets) * -np.log1p(np.exp(logits))).mean()
-    loss = _LOSSES["bce"](torch.tensor(logits), torch.tensor(targets))
+    loss = LOSSES["bce"](torch.tensor(logits), torch.tensor(targets))
     assert float(loss) == pytest.approx(expected, rel=1e-9)
     found = [train(photos, tmp_path / kind, "--loss", kind, "--max-steps", 2) for kind in ("bce", "ce")]
     # Of random weights: about log 2 for each class, log 3 for the classes together.
@@ -153,7 +153,7 @@ def test_bce_is_the_mean_of_the_classes(photos: Path, tmp_path: Path) -> None:
 def test_step_schedule() -> None:
     """A tenth after every three steps from the start, with a warm-up over the first two."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    schedule = build_schedule(optimizer, 2, 10, tenth_every=3)
+    schedule = build_schedule(optimizer, 2, 10, decay_every=3)
     rates = []
     for _ in range(10):
         rates.append(schedule.get_last_lr()[0])
@@ -358,13 +358,13 @@ def test_compile(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_deterministic(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     seen: list[tuple[bool, bool]] = []
-    step = Run.train_step
+    step = Learner.train_step
 
-    def noting(self: Run, batches: Any) -> Tensor:
+    def noting(self: Learner, batches: Any) -> Tensor:
         seen.append((torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark))
         return step(self, batches)
 
-    monkeypatch.setattr(Run, "train_step", noting)
+    monkeypatch.setattr(Learner, "train_step", noting)
     train(photos, tmp_path / "one", "--max-steps", 1, "--deterministic")
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     train(photos, tmp_path / "two", "--max-steps", 1)

@@ -97,7 +97,7 @@ def _ports() -> Iterator[int]:
 
 def _child(order: dict[str, Any], rank: int, port: int, log: int) -> None:
     import train_imagenet
-    import training.run
+    import training.learner
 
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -114,7 +114,7 @@ def _child(order: dict[str, Any], rank: int, port: int, log: int) -> None:
     if plan is not None and plan.get("rank", 0) == rank:
         _follow(plan)
     if order["model"] is not None:
-        setattr(training.run, "build_model", MODELS[order["model"]])  # noqa: B010, it does not export it
+        setattr(training.learner, "build_model", MODELS[order["model"]])  # noqa: B010, it does not export it
     seen: dict[str, list[list[int]]] = {"train": [], "val": []}
     if order["record"] is not None:
         _record(seen)
@@ -182,6 +182,7 @@ def _record(seen: dict[str, list[list[int]]]) -> None:
 def _follow(plan: dict[str, Any]) -> None:
     """Count events and do what is planned."""
     from pipelines import files
+    from training.learner import Learner
     from training.output import Output
     from training.run import Run
 
@@ -227,7 +228,7 @@ def _follow(plan: dict[str, Any]) -> None:
         (Path, "replace", "renamed"),
         (Path, "hardlink_to", "linked"),
         (Path, "unlink", "removed"),
-        (Run, "train_step", "step"),
+        (Learner, "train_step", "step"),
         (Output, "log", "logged"),
     ):
         setattr(owner, attribute, after(name, getattr(owner, attribute)))

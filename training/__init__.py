@@ -1,4 +1,20 @@
-"""What a training run needs around its loop: settings, model, loaders, checkpoints, signals, output.
+"""The trainer. Read `recipe` first: what a run does, in its order. Every other file is one of its parts.
 
-Only `loaders` and `bad_files` know DALI, through `pipelines`.
+========================================== ==================================================================
+file                                       what is in it
+========================================== ==================================================================
+`recipe`, `commands`                       a training; that or an evaluation of weights, with the exit status
+`run`                                      epochs: steps, evaluation, what is logged and saved
+`learner`, `model`                         a step; model, average, parameter groups, schedule, weights
+`loaders`, `bad_files`                     pipelines of DALI, which nothing else here knows; unreadable files
+`evaluation`                               top-1, top-5 and loss
+`state`, `progress`, `random_states`       what survives a stop: registered parts; counters; generators
+`checkpoints`, `resume`                    files that are whole; which of them a run may continue from
+`output`, `report`                         the output folder; the picture and the table
+`signals`, `nonfinite`                     what ends a run early
+`config`, `options`, `mix_schedule`        settings and their checks, the command line
+`architectures`, `inputs`                  what is looked at before PyTorch is imported
+`ranks`, `distributed`, `hardware`         one process among several; device and precision
+`demo`, `revision`                         the run without data; the commit
+========================================== ==================================================================
 """

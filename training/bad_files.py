@@ -7,6 +7,8 @@ The pipeline is built anew where it was, with its random state, and the stand-in
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -56,6 +58,8 @@ class Quarantine:
 class GuardedLoader:
     """A loader that survives files that cannot be decoded.
 
+    Its pipeline is built when it is first needed, so that there is time for :meth:`load_state_dict`.
+
     Parameters
     ----------
     images : Source
@@ -68,8 +72,6 @@ class GuardedLoader:
         Where bad files are written down.
     where : callable
         What to write beside them: epoch and step.
-    state : dict, optional
-        What :meth:`state` returned.
     resumable : bool
         Whether the loaders have a state; otherwise a new one is asked for the batches that were taken, again.
     """
@@ -82,19 +84,20 @@ class GuardedLoader:
         quarantine: Quarantine,
         where: Callable[[], dict[str, Any]],
         *,
-        state: dict[str, Any] | None = None,
         resumable: bool = True,
     ) -> None:
-        self._source = images
-        self._images = images if state is None else images.without(state["stand_ins"])
+        self._source = self._images = images
         self._make = make
         self._order = order
         self._quarantine = quarantine
         self._where = where
         self._resumable = resumable
-        self._state = state
+        self._state: dict[str, Any] | None = None
         self._taken = 0  # batches of this epoch, of loaders without a state
-        self._loader = self._built()
+
+    @functools.cached_property
+    def _loader(self) -> DALILoader:
+        return self._built()
 
     def __len__(self) -> int:
         """Batches of this epoch."""
@@ -115,9 +118,21 @@ class GuardedLoader:
         """The names of the samples that cannot be decoded, as far as that was found."""
         return {self._source.name(position) for position in self._images.stand_ins}
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """See :meth:`.loader.DALILoader.state`; with the positions of the stand-ins."""
         return {**(self._state or self._loader.state()), "stand_ins": sorted(self._images.stand_ins)}
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        """Continue after the batch that came last before :meth:`state_dict`."""
+        self._images = self._source.without(state_dict["stand_ins"])
+        self._state = state_dict
+        self.__dict__.pop("_loader", None)  # one that was built stands elsewhere
+
+    def another(self, state_dict: dict[str, Any]) -> GuardedLoader:
+        """A second loader of the same images, which continues from a state of this one."""
+        loader = copy.copy(self)
+        loader.load_state_dict(state_dict)
+        return loader
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch; a loop that was left early goes on where it stopped."""

@@ -1,20 +1,18 @@
-"""Checkpoints that are whole or not there: written aside, synced, renamed, and checksummed.
+"""Checkpoints that are whole or not there: written aside, synced, renamed, and checked when they are read.
 
-A checkpoint is a file of ``torch.save``, which is a ZIP archive. The SHA-256 of its bytes stands in the
-archive's comment, the place that the format has for notes: so the checksum comes into being in the same
-rename as the content, it stays with the file when that is copied, linked or renamed, and
-``torch.load(path, weights_only=True)`` reads the file as it is. (ZIP's own CRC32 is not checked by PyTorch.)
+A checkpoint is a file of ``torch.save``: a ZIP archive, which holds a CRC32 of each of its members. PyTorch
+checks none of them, so :func:`unpack` lets the standard library read the members. Its content is
+``{"version": 2, "model": ..., ...}``: the ``state_dict()`` of every part of a run (`training.state`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import io
 import pickle
 import re
-import struct
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,13 +21,9 @@ import torch
 
 from pipelines import files
 
+VERSION = 2
 FOLDER = "checkpoints"
 _NAME = re.compile(r"step-(\d{8,})\.pt")
-_MARK = b"sha256="
-_DIGEST_LENGTH = 64  # hexadecimal digits
-# The end of every ZIP archive: its signature stands 22 bytes before the end, the length of the comment in
-# the last two of them.
-_END_SIGNATURE, _END_LENGTH = b"PK\x05\x06", 22
 # File systems without hard links say one of these.
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
@@ -43,42 +37,86 @@ class SaveError(OSError):
 
 
 def pack(content: dict[str, Any]) -> bytes:
-    """The bytes of a checkpoint file."""
+    """The bytes of a file of ``torch.save``."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    archive = buffer.getvalue()
-    if archive[-_END_LENGTH:][:4] != _END_SIGNATURE:
-        raise RuntimeError("torch.save made no ZIP archive that ends without a comment")
-    comment = _MARK + hashlib.sha256(archive).hexdigest().encode()
-    return archive[:-2] + struct.pack("<H", len(comment)) + comment
+    return buffer.getvalue()
 
 
-def verify(data: bytes, name: object) -> None:
-    """Raise DamagedError, which calls the file `name`, unless its bytes are those that :func:`pack` made."""
-    length = len(_MARK) + _DIGEST_LENGTH
-    view, comment = memoryview(data)[:-length], data[-length:]
-    if not comment.startswith(_MARK):
-        raise DamagedError(f"{name} is damaged: it does not end with a checksum ({len(data)} bytes)")
-    digest = hashlib.sha256(view[:-2])
-    digest.update(b"\0\0")  # without a comment its length is 0
-    digest_fits = digest.hexdigest().encode() == comment[len(_MARK) :]
-    if not digest_fits or view[-2:] != struct.pack("<H", length):
-        raise DamagedError(f"{name} is damaged: its content does not have the checksum that it ends with")
+def unpack(data: bytes, name: object = "the checkpoint") -> dict[str, Any]:
+    """The content of a checkpoint file, on the CPU, in the layout of today; runs no code that it might hold.
 
-
-def unpack(data: bytes) -> dict[str, Any]:
-    """The content of a checkpoint file that was verified, on the CPU; runs no code that it might hold.
+    Parameters
+    ----------
+    data : bytes
+        The file.
+    name : object
+        What errors call it.
 
     Raises
     ------
     DamagedError
-        It holds other things than tensors, numbers, strings and containers of those.
+        It is not what was written, or holds other things than tensors, numbers, strings and containers of
+        those, or is no checkpoint of the trainer.
+    ValueError
+        A newer version of the trainer wrote it.
     """
     try:
-        content: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise DamagedError(f"the checkpoint holds what none should: {error}") from error
-    return content
+        whole = _checked(data)
+    except MemoryError:
+        raise
+    except Exception as error:  # the parsers of zipfile raise a dozen kinds for bytes that make no sense
+        raise DamagedError(f"{name} is damaged: {_reason(error)}") from error
+    try:
+        content = torch.load(whole, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise DamagedError(f"{name} is damaged or holds what none should: {_reason(error)}") from error
+    return upgrade(content, name)
+
+
+def _checked(data: bytes) -> io.BytesIO:
+    """A new archive with the members of the one in `data`, after a check of their CRC32.
+
+    PyTorch is not given `data` itself: it believes fields that no CRC covers. One bit among the attributes of
+    a member makes it a folder, and PyTorch fills that tensor with whatever the memory held.
+    """
+    whole = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as found, zipfile.ZipFile(whole, "w") as archive:
+        for member in found.infolist():
+            archive.writestr(member.filename, found.read(member))
+    whole.seek(0)
+    return whole
+
+
+def _reason(error: Exception) -> str:
+    return str(error).split("\n")[0] or type(error).__name__
+
+
+def upgrade(content: Any, name: object = "the checkpoint") -> dict[str, Any]:
+    """The content of a checkpoint in the layout of today, whichever version of the trainer wrote it.
+
+    Version 1 has no number: its entries lay side by side, the counters among them, and the average of the
+    weights had a count of its updates.
+    """
+    version = content.get("version", 1) if isinstance(content, dict) else None
+    if version == VERSION:
+        return content  # type: ignore[no-any-return]
+    if isinstance(version, int) and version != 1:
+        raise ValueError(f"{name} is of version {version} of checkpoints; this trainer reads 1 to {VERSION}")
+    if version != 1:
+        raise DamagedError(f"{name} is no checkpoint of this trainer")
+    try:
+        parts = {
+            "run": {key: content[key] for key in ("settings", "images", "processes", "num_classes")},
+            "progress": {key: content[key] for key in ("epoch", "step", "evaluation", "best")},
+            **{key: content[key] for key in ("model", "optimizer", "scaler", "ranks")},
+            "output": {"metrics_bytes": content["metrics_bytes"]},
+        }
+    except KeyError as error:
+        raise DamagedError(f"{name} is no checkpoint of this trainer: it has no {error}") from error
+    if "ema" in content:
+        parts["ema"] = content["ema"] if content["ema_updates"] else {}
+    return {"version": VERSION, **parts}
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -152,7 +190,7 @@ class Checkpoints:
         for path in (*reversed(self.numbered().values()), *([best] if best.exists() else [])):
             data = path.read_bytes()
             try:
-                verify(data, path)
+                unpack(data, path)
             except DamagedError as error:
                 damaged.append(error)
             else:
@@ -163,10 +201,10 @@ class Checkpoints:
         """Make the folder ready for a run that starts."""
         self._clear(-1)
 
-    def go_on(self, step: int, data: bytes, *, is_best: bool, source: Path) -> None:
-        """Make the folder ready for a run that goes on after `step`, with that step's checkpoint in it.
+    def prepare_resume(self, step: int, data: bytes, *, is_best: bool, source: Path) -> None:
+        """Make the folder ready for a run that resumes after `step`, with that step's checkpoint in it.
 
-        ``last.pt`` and ``best.pt`` are made anew as well: the run may have been killed between two of those.
+        ``last.pt`` and ``best.pt`` are made again as well: the run may have been killed between two of those.
 
         Parameters
         ----------

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from .bad_files import BadFileError, Quarantine
-from .checkpoints import SaveError
 from .config import Config, complain
 from .demo import data_folder
 from .distributed import Processes
@@ -17,8 +16,7 @@ from .hardware import autocast, choose_hardware, start_device
 from .inputs import Listing, list_dataset
 from .loaders import Loaders
 from .model import build_model, load_weights
-from .nonfinite import NotFiniteError
-from .run import Run
+from .recipe import train
 
 
 def evaluate_only(config: Config, processes: Processes, listing: Listing | None) -> None:
@@ -38,7 +36,7 @@ def evaluate_only(config: Config, processes: Processes, listing: Listing | None)
         Quarantine(folder, skip=config.bad_files == "skip"),
         lambda: {"epoch": 0, "step": 0, "rank": processes.rank},
     ).val(images)
-    result = evaluate(model, loader, num_classes, processes, lambda: autocast(config, device))
+    result = evaluate(model, loader, processes, lambda: autocast(config, device))
     assert result is not None
     bad = sorted(set().union(*processes.gather(loader.left_out)))  # each knows those that it met
     if bad:
@@ -58,21 +56,15 @@ def run(config: Config, processes: Processes, listing: Listing | None, *, fit: b
         Resolved.
     processes : Processes
     listing, fit
-        See :class:`Run`.
+        See :func:`.recipe.train`.
     """
     try:
         if config.eval_only:
             evaluate_only(config, processes, listing)
             status = 0
         else:
-            training = Run(config, processes, listing, fit=fit)
-            try:
-                status = training.train()
-            except (SaveError, BadFileError, NotFiniteError) as error:
-                complain(getattr(error, "strerror", None) or error)
-                status = 1
-            # Its model holds on to the connections: let go of after them, it may wait for their threads.
-            del training
+            # After it nothing holds its model: let go of after the connections, that may wait for threads.
+            status = train(config, processes, listing, fit=fit)
     except (ValueError, TypeError, OSError, BadFileError) as error:
         complain(error)
         status = 2

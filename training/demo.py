@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional
@@ -16,6 +16,7 @@ from pipelines.demo_data import make_demo_dataset
 from .config import Config
 from .distributed import Processes
 from .hardware import autocast
+from .inputs import Listing
 from .model import build_model
 
 
@@ -52,6 +53,16 @@ def data_folder(config: Config, processes: Processes) -> Path:
     return data
 
 
+def choose_size(
+    config: Config, processes: Processes, images: Listing, saved: dict[str, Any] | None
+) -> tuple[Config, float]:
+    """The settings with a size for this machine, or with that of the checkpoint `saved`; minutes it takes."""
+    if saved is not None:
+        return with_size(config, Size(*(saved["run"]["settings"][name] for name in Size._fields))), 0.0
+    config, seconds = fit_to_machine(config, processes, len(images["train"]), len(images["val"]))
+    return config, seconds / 60
+
+
 def fit_to_machine(
     config: Config, processes: Processes, images: int, val_images: int
 ) -> tuple[Config, float]:
@@ -78,7 +89,7 @@ def fit_to_machine(
     def step_seconds(image_size: int) -> float:
         mine = measured_step(config, image_size, config.batch_size // processes.size)
         # The slowest process decides; over the CPU, as a whole number.
-        return processes.highest(round(mine * 1e6)) / 1e6
+        return processes.max_over_ranks(round(mine * 1e6)) / 1e6
 
     for size in SIZES:
         seconds = size.epochs * steps * step_seconds(size.image_size)

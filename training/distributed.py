@@ -84,9 +84,9 @@ class Processes(Ranks):
 
     def barrier(self) -> None:
         """Wait for all."""
-        self.highest(0)
+        self.max_over_ranks(0)
 
-    def highest(self, number: int) -> int:
+    def max_over_ranks(self, number: int) -> int:
         """The highest `number` of any process; over the CPU, so that no GPU is waited for."""
         if self.size == 1:
             return number

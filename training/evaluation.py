@@ -16,7 +16,6 @@ from .distributed import Processes
 def evaluate(
     model: nn.Module,
     loader: GuardedLoader,
-    num_classes: int,
     processes: Processes,
     autocast: Callable[[], AbstractContextManager[object]],
     has_to_stop: Callable[[], bool] = lambda: False,
@@ -29,7 +28,6 @@ def evaluate(
         Its buffers become those of the main process, in all of them.
     loader : GuardedLoader
         The shard of this process.
-    num_classes : int
     processes : Processes
     autocast : callable
         The precision of the forward pass, a context.
@@ -56,7 +54,7 @@ def evaluate(
                 if (batch := next(batches, None)) is None:
                     continue
                 images, labels = batch
-                totals = totals + _measured(model(images).float(), labels, min(5, num_classes))
+                totals = totals + _measured(model(images).float(), labels)
             next(batches, None)  # lets the loader finish its epoch
     finally:
         model.train(was_training)
@@ -64,12 +62,12 @@ def evaluate(
     return {"top1": 100 * top1 / count, "top5": 100 * top5 / count, "loss": loss / count}
 
 
-def _measured(logits: Tensor, labels: Tensor, most: int) -> Tensor:
-    """Of a batch: images right at first, among the first `most`, their losses, and their number; float64 [4].
+def _measured(logits: Tensor, labels: Tensor) -> Tensor:
+    """Of a batch: images right at first, among the first five, their losses, and their number; float64 [4].
 
     It stays on the device: nothing here waits for it.
     """
-    right = logits.topk(most).indices == labels[:, None]
+    right = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
     losses = functional.cross_entropy(logits, labels, reduction="none")
     rows = (right[:, 0], right.any(1), losses, torch.ones_like(losses))
     return torch.stack([row.double() for row in rows]).sum(1)

@@ -81,8 +81,8 @@ class Loaders:
             shard=self._shard,
         )
 
-    def train(self, images: Source, state: dict[str, Any] | None = None) -> GuardedLoader:
-        """The training images, from the beginning or from a ``state()`` of the loader."""
+    def train(self, images: Source) -> GuardedLoader:
+        """The training images, from the beginning or, after ``load_state_dict``, from where they were."""
         order = self._order(images, shuffle=True)
 
         def make(images: Source, state: dict[str, Any] | None) -> DALILoader:
@@ -96,7 +96,7 @@ class Loaders:
                 state=state,
             )
 
-        return GuardedLoader(images, make, order, self._quarantine, self._where, state=state)
+        return GuardedLoader(images, make, order, self._quarantine, self._where)
 
     def val(self, images: Source) -> GuardedLoader:
         """The validation images. Every evaluation goes through all in one order: there is no state."""
@@ -112,7 +112,9 @@ class Loaders:
             )
             return DALILoader(pipeline, order=order, layout="HWC")
 
-        return GuardedLoader(images, make, order, self._quarantine, self._where, resumable=False)
+        loader = GuardedLoader(images, make, order, self._quarantine, self._where, resumable=False)
+        len(loader)  # builds it: what fails shall fail now
+        return loader
 
     def first_batch(self, images: Source) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The first batch of the training once more, with its masks.

@@ -131,11 +131,11 @@ def build_schedule(
     total_steps: int,
     steps_done: int = 0,
     *,
-    tenth_every: int | None = None,
+    decay_every: int | None = None,
 ) -> LRScheduler:
     """Linear warm-up to the optimiser's learning rate, then a half cosine down to 0, per step.
 
-    With `tenth_every` a tenth of it after every so many steps instead, counted from the first.
+    With `decay_every` a tenth of it after every so many steps instead, counted from the first.
 
     The rate is a function of the step alone, so that a resumed run has it from its step, and one with more
     epochs joins the longer curve where it stands.
@@ -145,8 +145,8 @@ def build_schedule(
     def factor(step: int) -> float:
         if step < warmup_steps:
             return (step + 1) / (warmup_steps + 1)
-        if tenth_every is not None:
-            return float(0.1 ** (step // tenth_every))
+        if decay_every is not None:
+            return float(0.1 ** (step // decay_every))
         return (1 + math.cos(math.pi * (step - warmup_steps) / (total_steps - warmup_steps))) / 2
 
     return LambdaLR(optimizer, factor, last_epoch=steps_done - 1)
@@ -166,7 +166,8 @@ class Average:
     ----------
     module : Module
         The average.
-    updates : int
+    started : bool
+        Whether there was an update.
 
     Notes
     -----
@@ -176,7 +177,7 @@ class Average:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.module: nn.Module = AveragedModel(model).module
-        self.updates = 0
+        self.started = False
         self._update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         averages = itertools.chain(self.module.parameters(), self.module.buffers())
         values = itertools.chain(model.parameters(), model.buffers())
@@ -189,11 +190,21 @@ class Average:
     def update(self) -> None:
         """Take the model's values of now into the average."""
         for averages, values in self._groups.values():
-            if self.updates == 0:
-                torch._foreach_copy_(averages, values)
+            if self.started:
+                self._update(averages, values, 0)  # its last argument is for other kinds of averages
             else:
-                self._update(averages, values, self.updates)
-        self.updates += 1
+                torch._foreach_copy_(averages, values)
+        self.started = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """The averaged weights by name; none before the first update."""
+        return self.module.state_dict() if self.started else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        """Continue from these averaged weights."""
+        self.started = bool(state_dict)
+        if state_dict:
+            self.module.load_state_dict(state_dict)
 
 
 # -- Less memory --------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,6 @@ class FiniteWatch:
     loader : GuardedLoader
         The training images: its state is kept whenever all was well, so that the batches after it can be
         made once more.
-    again : callable
-        Makes a loader like it from a state.
     passes : int
         Batches per step.
     checkpoints : Checkpoints
@@ -46,7 +44,6 @@ class FiniteWatch:
         self,
         device: torch.device,
         loader: GuardedLoader,
-        again: Callable[[dict[str, Any]], GuardedLoader],
         passes: int,
         checkpoints: Checkpoints,
         processes: Processes,
@@ -55,26 +52,25 @@ class FiniteWatch:
         self._first = torch.full((), _NEVER, device=device)
         self._never = self._first.clone()
         self._loader = loader
-        self._again = again
         self._passes = passes
         self._checkpoints = checkpoints
         self._processes = processes
         # Steps at which all was well, with the loader's state: the last one, and the one before, from which
         # the batches of the last step itself can be made.
-        self._well = self._well_before = (step, loader.state())
+        self._last_good = self._good_before = (step, loader.state_dict())
 
-    def look(self, loss: Tensor, step: int) -> None:
+    def record(self, loss: Tensor, step: int) -> None:
         """Note the loss of a step, on the device."""
         self._first = torch.minimum(self._first, torch.where(torch.isfinite(loss), self._never, step))
 
     def check(self, step: int) -> None:
         """Raise NotFiniteError, in all processes, if a loss was no number. Waits for the device."""
         mine = int(self._first.item())
-        first = -self._processes.highest(-mine)
+        first = -self._processes.max_over_ranks(-mine)
         if first < _NEVER:
             raise self._error("The loss", first, mine=mine == first)
-        if step > self._well[0]:
-            self._well_before, self._well = self._well, (step, self._loader.state())
+        if step > self._last_good[0]:
+            self._good_before, self._last_good = self._last_good, (step, self._loader.state_dict())
 
     def check_weights(self, model: nn.Module, step: int) -> None:
         """The same, and for all parameters, before a checkpoint is called good."""
@@ -82,13 +78,13 @@ class FiniteWatch:
         parameters = [parameter.detach() for parameter in model.parameters()]
         norms = torch._foreach_norm(parameters, float("inf"))
         finite = bool(torch.isfinite(torch.stack([norm.float() for norm in norms])).all())
-        if self._processes.highest(not finite):
+        if self._processes.max_over_ranks(not finite):
             raise self._error("A weight", step, mine=not finite)
 
     def _error(self, what: str, step: int, *, mine: bool) -> NotFiniteError:
         if not mine:
             batch = "it was the batch of another process"
-        elif step > self._well_before[0]:
+        elif step > self._good_before[0]:
             batch = self._save(step)
         else:
             batch = "it had no batch in this process"  # the weights that the run began with
@@ -101,11 +97,11 @@ class FiniteWatch:
 
     def _save(self, step: int) -> str:
         """Make the batches of a step once more and write them; what to say about it."""
-        well, state = self._well if self._well[0] < step else self._well_before
+        good, state = self._last_good if self._last_good[0] < step else self._good_before
         # What was found to be bad since then would be found and written down again.
         stand_ins = {"stand_ins": sorted(self._loader.images.stand_ins)}
-        first = (step - 1 - well) * self._passes
-        batches = itertools.islice(self._again({**state, **stand_ins}), first, None)
+        first = (step - 1 - good) * self._passes
+        batches = itertools.islice(self._loader.another({**state, **stand_ins}), first, None)
         rank = self._processes.rank
         path = self._checkpoints.folder / f"not-finite-step-{step:08d}-rank-{rank}.pt"
         return save_batches(path, itertools.islice(batches, self._passes), step=step, rank=rank)

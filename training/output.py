@@ -27,23 +27,13 @@ _PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda120", "numba", "numpy")
 
 
 class Output:
-    """Settings and measurements of a run.
+    """Settings and measurements of a run. Only the main process opens it; in the others nothing is written.
 
     Parameters
     ----------
     folder : Path
-        Made if it is not there.
-    metrics : bytes
-        What metrics.jsonl begins with: the lines up to the checkpoint that the run goes on from.
-    step : int
-        The step of that checkpoint: TensorBoard drops what an earlier process logged after it.
-
-    Raises
-    ------
-    ValueError
-        Another process writes to the folder.
-    OSError
-        The folder cannot be written to.
+    source : Path, optional
+        The folder of the run that is resumed, whose metrics.jsonl it continues.
 
     Notes
     -----
@@ -51,50 +41,77 @@ class Output:
     requeued self never write to one folder.
     """
 
-    def __init__(self, folder: Path, *, metrics: bytes = b"", step: int = 0) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, folder: Path, source: Path | None = None) -> None:
         self.folder = folder
-        self._metrics = (folder / METRICS).open("ab", buffering=0)
+        self._source = source
+        self._length = 0  # of metrics.jsonl, when the checkpoint was written
+        self._metrics: io.FileIO | None = None
+        self._tensorboard: SummaryWriter | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The length of metrics.jsonl, all of which is on the disk."""
+        assert self._metrics is not None
+        assert self._tensorboard is not None
+        with self._errors():
+            self._tensorboard.flush()
+            os.fsync(self._metrics.fileno())
+            return {"metrics_bytes": os.fstat(self._metrics.fileno()).st_size}
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        """Begin, when it is opened, with so much of the source's metrics.jsonl."""
+        self._length = state_dict["metrics_bytes"]
+
+    def open(self, step: int) -> None:
+        """Make the folder, lock it, and drop what an earlier process logged after the checkpoint.
+
+        Parameters
+        ----------
+        step : int
+            The step of the checkpoint, 0 without one.
+
+        Raises
+        ------
+        ValueError
+            Another process writes to the folder.
+        OSError
+            The folder cannot be written to.
+        """
+        before = b"" if self._source is None else metrics_until(self._source, self._length)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        metrics = (self.folder / METRICS).open("ab", buffering=0)
         try:
-            fcntl.flock(self._metrics, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(metrics, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._metrics.close()
+            metrics.close()
             raise ValueError(
-                f"--output must be a folder of this run alone; another process writes to {folder}"
+                f"--output must be a folder of this run alone; another process writes to {self.folder}"
             ) from None
         # Lines that agree stay untouched: a process killed here leaves nothing worse than it found.
-        if (folder / METRICS).read_bytes().startswith(metrics):
-            self._metrics.truncate(len(metrics))
+        if (self.folder / METRICS).read_bytes().startswith(before):
+            metrics.truncate(len(before))
         else:
-            self._metrics.truncate(0)
-            self._append(metrics)
-        self._tensorboard = SummaryWriter(folder, purge_step=step + 1 if step else None)
-
-    def _append(self, data: bytes) -> None:
-        while data:
-            data = data[self._metrics.write(data) :]
+            metrics.truncate(0)
+            _append(metrics, before)
+        self._metrics = metrics
+        self._tensorboard = SummaryWriter(self.folder, purge_step=step + 1 if step else None)
 
     def log(self, at_step: int, event: str, **values: float) -> None:
         """Add a line to metrics.jsonl and the values to TensorBoard."""
+        if self._metrics is None or self._tensorboard is None:
+            return
         with self._errors():
-            self._append((json.dumps({"event": event, **values}) + "\n").encode())
+            _append(self._metrics, (json.dumps({"event": event, **values}) + "\n").encode())
             for name, value in values.items():
                 if name not in ("epoch", "step"):
                     self._tensorboard.add_scalar(f"{event}/{name}", value, at_step)
 
     def picture(self, name: str, png: bytes) -> None:
         """Write a PNG to the folder and show it in TensorBoard."""
+        assert self._tensorboard is not None
         with self._errors():
             write_whole(self.folder / f"{name}.png", png)
             pixels = np.array(Image.open(io.BytesIO(png)))
             self._tensorboard.add_image(name, pixels, dataformats="HWC")
-
-    def sync(self) -> int:
-        """Put all lines on the disk; the length of metrics.jsonl in bytes."""
-        with self._errors():
-            self._tensorboard.flush()
-            os.fsync(self._metrics.fileno())
-            return os.fstat(self._metrics.fileno()).st_size
 
     def save_json(self, name: str, content: dict[str, Any]) -> None:
         """Write `content` to a file of the folder."""
@@ -102,6 +119,8 @@ class Output:
 
     def close(self) -> None:
         """Flush and close the files."""
+        if self._metrics is None or self._tensorboard is None:
+            return
         with self._errors():
             self._tensorboard.close()
             self._metrics.close()
@@ -114,6 +133,11 @@ class Output:
             raise SaveError(
                 error.errno, f"cannot write to {self.folder}: {error.strerror or error}"
             ) from error
+
+
+def _append(file: io.FileIO, data: bytes) -> None:
+    while data:
+        data = data[file.write(data) :]
 
 
 def describe_software(root: Path) -> dict[str, Any]:

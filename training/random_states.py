@@ -29,23 +29,28 @@ def choose_algorithms(*, deterministic: bool) -> None:
     torch.backends.cudnn.benchmark = not deterministic
 
 
-def random_states(device: torch.device) -> dict[str, Any]:
-    """The states of the generators of Python, NumPy and PyTorch, in types that a checkpoint may hold."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
-    return {
-        "python": random.getstate(),
-        "numpy": (kind, [int(key) for key in keys], int(position), int(has_gauss), float(gauss)),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-    }
+class RandomStates:
+    """The global generators of Python, NumPy and PyTorch, as a part of a run that survives a stop."""
 
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
 
-def set_random_states(states: dict[str, Any], device: torch.device) -> None:
-    """Undo whatever was drawn since :func:`random_states`."""
-    version, internal, gauss_next = states["python"]
-    random.setstate((version, tuple(internal), gauss_next))
-    kind, keys, *rest = states["numpy"]
-    np.random.set_state((kind, np.array(keys, np.uint32), *rest))  # noqa: NPY002
-    torch.set_rng_state(states["torch"])
-    if states["cuda"] is not None:
-        torch.cuda.set_rng_state(states["cuda"], device)
+    def state_dict(self) -> dict[str, Any]:
+        """Their states, in types that a checkpoint may hold."""
+        kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
+        return {
+            "python": random.getstate(),
+            "numpy": (kind, [int(key) for key in keys], int(position), int(has_gauss), float(gauss)),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        """Undo whatever was drawn since :meth:`state_dict`."""
+        version, internal, gauss_next = state_dict["python"]
+        random.setstate((version, tuple(internal), gauss_next))
+        kind, keys, *rest = state_dict["numpy"]
+        np.random.set_state((kind, np.array(keys, np.uint32), *rest))  # noqa: NPY002
+        torch.set_rng_state(state_dict["torch"])
+        if state_dict["cuda"] is not None:
+            torch.cuda.set_rng_state(state_dict["cuda"], self._device)

@@ -1,14 +1,18 @@
-"""Where a run begins: anew, or at a checkpoint of the same configuration."""
+"""Where a run begins: at its start, or at a checkpoint of the same configuration."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .checkpoints import Checkpoints, unpack, verify
-from .inputs import METRICS, require_new
+from .checkpoints import Checkpoints, unpack
+from .config import FREE_OPTIONS, Config, option
+from .distributed import Processes
+from .inputs import METRICS, Listing, require_new
+from .options import saved_settings, settings
 
 
 class Start(NamedTuple):
@@ -27,6 +31,10 @@ class Start(NamedTuple):
     folder: Path
     source: Path | None
     data: bytes
+
+    def content(self) -> dict[str, Any] | None:
+        """What the checkpoint holds; None for a run that starts."""
+        return unpack(self.data) if self.data else None
 
 
 def find_start(resume: str | None, output: Path | None, new_folder: Path) -> Start:
@@ -60,18 +68,73 @@ def find_start(resume: str | None, output: Path | None, new_folder: Path) -> Sta
         return Start(output, output if path else None, data)
     path = Path(resume)
     data = path.read_bytes()
-    verify(data, path)
+    step = unpack(data, path)["progress"]["step"]
     source = path.parent if (path.parent / METRICS).exists() else path.parent.parent
     folder = output or source
     if not folder.exists() or not folder.samefile(source):
         require_new(folder)
         return Start(folder, source, data)
-    step = unpack(data)["step"]
     if later := [other for number, other in Checkpoints(folder, 1).numbered().items() if number > step]:
         raise ValueError(
             f"--resume {path} would write over {later[-1]}, which is later; give a new folder as --output"
         )
     return Start(source, source, data)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What makes a run this run and no other: it is saved, and a checkpoint of another run is refused.
+
+    Attributes
+    ----------
+    config : Config
+    images : dict
+        SHA-256 of the list of images, by split.
+    num_classes : int
+    processes : Processes
+    """
+
+    config: Config
+    images: dict[str, str]
+    num_classes: int
+    processes: Processes
+
+    @classmethod
+    def of(cls, config: Config, images: Listing, processes: Processes) -> Identity:
+        """That of a run on these images."""
+        digests = {split: listed.digest() for split, listed in images.items()}
+        return cls(config, digests, len(images["train"].classes), processes)
+
+    def require_same(self) -> None:
+        """Raise ValueError, in all processes, unless it is the same in all; where things lie may differ."""
+        named = _named(settings(self.config), self.images)
+        self.processes.require_same({name: it for name, it in named.items() if name not in FREE_OPTIONS})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Settings, images and number of processes."""
+        return {
+            "settings": settings(self.config),
+            "images": self.images,
+            "num_classes": self.num_classes,
+            "processes": self.processes.size,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        """Raise ValueError unless this run may continue from such a checkpoint; nothing is loaded."""
+        if state_dict["processes"] != self.processes.size:
+            raise ValueError(
+                "--resume needs as many processes as the checkpoint was made with,"
+                f" {state_dict['processes']}; got {self.processes.size}: with other shards of the images it"
+                " would be another run"
+            )
+        then = _named(saved_settings(state_dict["settings"]), state_dict["images"])
+        now = _named(settings(self.config), self.images)
+        check_same(then, now, free=FREE_OPTIONS, may_grow=("--epochs",))
+
+
+def _named(options: dict[str, Any], images: dict[str, str]) -> dict[str, Any]:
+    named = {option(name): value for name, value in options.items()}
+    return named | {f"images in {split}/ (SHA-256 of the list)": it for split, it in images.items()}
 
 
 def check_same(

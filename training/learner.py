@@ -1,0 +1,144 @@
+"""The model of a run and a training step of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.nn import functional
+from torch.optim.lr_scheduler import LRScheduler
+
+from .config import Config
+from .distributed import Processes
+from .hardware import autocast
+from .model import (
+    Average,
+    build_model,
+    build_schedule,
+    checkpoint_activations,
+    load_weights,
+    parameter_groups,
+)
+from .progress import Progress
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "ce": functional.cross_entropy,
+    "bce": functional.binary_cross_entropy_with_logits,
+}
+
+
+def create_model(
+    config: Config, num_classes: int, device: torch.device, processes: Processes, weights: Path | None
+) -> nn.Module:
+    """The model on its device, with random weights of --seed or those of the file `weights`."""
+    torch.manual_seed(config.seed)
+    model = build_model(config.arch, num_classes)
+    if weights is not None:
+        processes.say(f"Beginning with the {load_weights(model, weights, new_classifier=True)}")
+    if config.sync_bn:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    return model.to(device).to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
+
+
+def create_optimizer(config: Config, model: nn.Module) -> torch.optim.SGD:
+    """SGD with the weight decay of the settings."""
+    return torch.optim.SGD(
+        parameter_groups(model, config.weight_decay, decay_all=config.decay_all),
+        lr=config.lr,
+        momentum=config.momentum,
+        nesterov=config.momentum > 0,
+        fused=True,
+    )
+
+
+def create_schedule(config: Config, optimizer: torch.optim.Optimizer, progress: Progress) -> LRScheduler:
+    """The learning rate of the settings from the step that the run is at."""
+    decay_every = max(1, round(config.lr_step_epochs * progress.steps_per_epoch))
+    return build_schedule(
+        optimizer,
+        round(config.warmup_epochs * progress.steps_per_epoch),
+        progress.total_steps,
+        progress.step,
+        decay_every=decay_every if config.lr_schedule == "step" else None,
+    )
+
+
+class Learner:
+    """Takes training steps.
+
+    Parameters
+    ----------
+    config : Config
+        Resolved.
+    processes : Processes
+        Which average their gradients.
+    model : Module
+        As it is evaluated and saved; on its device.
+    optimizer, scaler, schedule
+        Of its parameters.
+    average : Average, optional
+        Of its weights.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        processes: Processes,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scaler: GradScaler,
+        schedule: LRScheduler,
+        average: Average | None = None,
+    ) -> None:
+        self.model = model
+        self.average = average
+        self.schedule = schedule
+        self._optimizer = optimizer
+        self._scaler = scaler
+        self._config = config
+        self._processes = processes
+        self.device = next(model.parameters()).device
+        if config.grad_checkpointing:
+            checkpoint_activations(model)
+        # Two images are enough to find the order of the layers.
+        example = torch.zeros(2, 3, config.image_size, config.image_size, device=self.device)
+        self._replica = processes.wrap(model, example)
+        self._forward = torch.compile(self._replica) if config.compile else self._replica
+
+    def autocast(self) -> torch.autocast:
+        """The precision of the forward pass."""
+        return autocast(self._config, self.device)
+
+    def train_step(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
+        """One step of the optimiser and the schedule, on the next --accumulate batches.
+
+        Returns
+        -------
+        Tensor
+            The loss of this process, a float32 scalar, still on the device: nothing here waits for it.
+        """
+        config, losses = self._config, []
+        self._optimizer.zero_grad(set_to_none=True)
+        for left in reversed(range(config.accumulate)):
+            images, targets = next(batches)
+            # Gradients are added up here; the last pass reduces them over the processes.
+            with self._processes.without_reduction(self._replica) if left else contextlib.nullcontext():
+                with self.autocast():
+                    logits = self._forward(images)
+                # The loss in float32; the targets are already mixed and smoothed.
+                loss = LOSSES[config.loss](logits.float(), targets) / config.accumulate
+                self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+        if config.clip_grad_norm is not None:
+            self._scaler.unscale_(self._optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_grad_norm)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self.schedule.step()
+        if self.average is not None:
+            self.average.update()
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()

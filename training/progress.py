@@ -1,0 +1,75 @@
+"""How far a run has come, and the best result so far."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .config import Config
+
+
+class Progress:
+    """Counters and results of a run.
+
+    Attributes
+    ----------
+    step : int
+        Steps of the optimiser that are done.
+    epoch : int
+        The epoch that the next step belongs to, or whose evaluation is due.
+    evaluation : dict or None
+        Result of the evaluation of the last epoch that had one; None from the start of the next one.
+    best : dict
+        The best ``top1`` in percent (of the averaged weights where there are such), its ``epoch``, ``step``.
+    steps_per_epoch, total_steps : int
+        Set by :meth:`plan`.
+    """
+
+    def __init__(self) -> None:
+        self.step = 0
+        self.epoch = 0
+        self.evaluation: dict[str, float] | None = None
+        self.best: dict[str, float] = {"top1": -1.0, "epoch": -1, "step": -1}
+        self.steps_per_epoch = self.total_steps = 0
+
+    def plan(self, config: Config, batches: int) -> None:
+        """Count the steps of the run, with so many batches in an epoch."""
+        self.steps_per_epoch = batches // config.accumulate
+        self.total_steps = config.epochs * self.steps_per_epoch
+        if config.max_steps is not None:
+            self.total_steps = min(self.total_steps, config.max_steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the run is; with an evaluation, its epoch is done but for the saving."""
+        return {name: getattr(self, name) for name in ("epoch", "step", "evaluation", "best")}
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        """Continue after the save: in the epoch, or where that was evaluated, in the next."""
+        for name, value in state_dict.items():
+            setattr(self, name, value)
+        self.epoch += self.evaluation is not None
+
+    @property
+    def position(self) -> dict[str, int]:
+        """Epoch and step."""
+        return {"epoch": self.epoch, "step": self.step}
+
+    @property
+    def end_of_epoch(self) -> int:
+        """The step that the epoch ends with."""
+        return min((self.epoch + 1) * self.steps_per_epoch, self.total_steps)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no epoch is left."""
+        return self.epoch * self.steps_per_epoch >= self.total_steps
+
+    @property
+    def is_best(self) -> bool:
+        """Whether the best result is that of the last step."""
+        return self.best["step"] == self.step
+
+    def record(self, evaluation: dict[str, float], top1: float) -> None:
+        """Note the evaluation of this epoch, whose `top1` is the one that the best is chosen by."""
+        self.evaluation = evaluation
+        if top1 > self.best["top1"]:
+            self.best = {"top1": top1, "epoch": self.epoch, "step": self.step}
