@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 from nvidia.dali.pipeline import Pipeline
 
@@ -17,7 +17,9 @@ except ImportError as error:
     ) from error
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
-from .records import Shard
+from dali_msda.validation import check_choice
+
+from .records import Layout, Shard
 from .sources import Order
 
 
@@ -68,8 +70,7 @@ class DALILoader:
         layout: str = "CHW",
         state: dict[str, Any] | None = None,
     ) -> None:
-        if layout not in ("CHW", "HWC"):
-            raise ValueError(f"layout must be one of 'CHW', 'HWC'; got {layout!r}")
+        check_choice("layout", layout, get_args(Layout))
         if multiple < 1 or (multiple > 1 and not drop_last):
             raise ValueError(f"multiple must be at least 1, and 1 without drop_last; got {multiple}")
         pipeline.build()

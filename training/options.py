@@ -228,6 +228,7 @@ def _parsed_type(field: dataclasses.Field[Any], hint: Any) -> Any:
     return functools.reduce(operator.or_, (k for k in kinds if typing.get_origin(k) is not Callable))
 
 
+@functools.cache  # it parses a file
 def _field_docs(record: Any) -> dict[str, str]:
     """The text below each field of a class."""
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(record))).body
