@@ -246,7 +246,8 @@ def test_ramps_come_from_the_settings(photos: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("training.loaders.train_pipeline", noting)
     images = check_dataset(photos)[0]
     assert len(images) == 24
-    Loaders(resolve(config), Processes(), None, dict).train(images)  # type: ignore[arg-type]
+    loaders = Loaders(resolve(config), Processes(), None, dict)  # type: ignore[arg-type]
+    len(loaders.train(images))  # builds the pipeline
     alpha, probability = seen[0].arguments["alpha"], seen[0].probability
     assert callable(alpha)
     assert callable(probability)
