@@ -64,7 +64,7 @@ def options() -> list[Option]:
     hints, docs = typing.get_type_hints(Config), _field_docs(Config)
     for field in dataclasses.fields(Config):
         kind = hints[field.name]
-        if not dataclasses.is_dataclass(kind):
+        if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
             found.append(Option(field.name, "", field.name, kind, docs[field.name]))
             continue
         inner, texts = typing.get_type_hints(kind), _field_docs(kind)
@@ -229,7 +229,7 @@ def _parsed_type(field: dataclasses.Field[Any], hint: Any) -> Any:
 
 
 @functools.cache  # it parses a file
-def _field_docs(record: Any) -> dict[str, str]:
+def _field_docs(record: type) -> dict[str, str]:
     """The text below each field of a class."""
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(record))).body
     assert isinstance(tree, ast.ClassDef)
