@@ -125,13 +125,12 @@ def train_pipeline(
             f" {source} holds {len(source.classes)}"
         )
     order = Order(size=len(source), batch_size=batch_size, shuffle=True, seed=seed, shard=shard)
-    read = do_not_convert(source.read)  # nothing in it depends on a sample's value
     fused = output.dtype == "float32"  # the library normalises to float32
 
     # Each sample takes its own branch of auto_aug's choices; without them conditionals cost a little.
     @pipeline_def(enable_conditionals=augmentation.auto_augment != "none")
     def pipeline() -> tuple[DataNode, ...]:
-        encoded, labels, *kept = read(order, report_stand_ins=report_stand_ins)
+        encoded, labels, *kept = source.read(order, report_stand_ins=report_stand_ins)
         images = fn.decoders.image_random_crop(
             encoded,
             **decoder_arguments(device, execution.hw_decoder_load),
