@@ -37,15 +37,14 @@ from tqdm import tqdm
 from dali_msda import require_dali
 from dali_msda.processors import usable_processors
 
-from ._decoding import BATCH, DIGEST_BYTES, UNSURE, Result
+from ._decoding import BATCH, UNSURE, Result
+from ._findings import Split, find_splits, make_report, report_lines
 from .examine import decode
 from .files import write_whole
-from .folders import class_folders, image_names
 
 require_dali()
 
 _STATE_VERSION = 1
-_SHOWN = 10  # findings of a kind on the terminal
 
 
 @dataclass(frozen=True)
@@ -63,94 +62,6 @@ class Options:
 
     timeout: float = 300.0
     """Seconds after which a file counts as one that cannot be decoded."""
-
-
-# -- What is there ---------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Split:
-    """A folder of class folders: its files, and what has been found out about them."""
-
-    name: str
-    root: Path
-    classes: list[str]
-    files: list[str]
-    labels: list[int]
-    unusable: dict[str, str]  # what has the name of an image and cannot be listed
-    errors: dict[int, str] = field(default_factory=dict)
-    warnings: dict[int, tuple[str, ...]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        # Arrays, since there may be millions of files.
-        self.done = np.zeros(len(self.files), bool)
-        self.digests = np.zeros((len(self.files), DIGEST_BYTES), np.uint8)
-
-    def store(self, position: int, result: Result) -> None:
-        self.done[position] = True
-        if result.digest:
-            self.digests[position] = np.frombuffer(bytes.fromhex(result.digest), np.uint8)
-        if result.error is not None:
-            self.errors[position] = result.error
-        if result.warnings:
-            self.warnings[position] = result.warnings
-
-    def item(self, position: int) -> str:
-        """The path of a file."""
-        return str(self.root / self.files[position])
-
-    def usable(self) -> np.ndarray:
-        """Positions of the files that decode."""
-        fine = self.done.copy()
-        fine[list(self.errors)] = False
-        return np.flatnonzero(fine)
-
-
-def _list_split(name: str, root: Path) -> _Split:
-    classes = class_folders(root)
-    files: list[str] = []
-    labels: list[int] = []
-    unusable: dict[str, str] = {}
-    for label, folder in enumerate(classes):
-        images, others = image_names(root / folder)
-        for other in others:
-            is_link = (root / folder / other).is_symlink()
-            unusable[f"{folder}/{other}"] = "a link to nothing or to no file" if is_link else "no file"
-        for image in images:
-            path = f"{folder}/{image}"
-            if reason := _unusable_name(path):
-                unusable[path] = reason
-            else:
-                files.append(path)
-                labels.append(label)
-    return _Split(name, root, classes, files, labels, unusable)
-
-
-def _unusable_name(path: str) -> str | None:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return "its name is not UTF-8, which DALI's reader takes only"
-    return "its name has a line break, which a file list cannot hold" if "\n" in path else None
-
-
-def _find_splits(folder: Path) -> list[_Split]:
-    if not folder.is_dir():
-        raise ValueError(f"DIR must be a folder; there is no folder {folder}")
-    present = [name for name in ("train", "val") if (folder / name).is_dir()]
-    if len(present) == 1:
-        missing = "val" if present == ["train"] else "train"
-        raise ValueError(
-            f"DIR must hold both train/ and val/, or class folders; {folder} has no {missing}/ (to check one"
-            f" of them, give {folder / present[0]})"
-        )
-    if present:
-        splits = [_list_split(name, folder / name) for name in present]
-    else:
-        splits = [_list_split(folder.resolve().name, folder)]
-    if not any(split.files or split.unusable for split in splits):
-        raise ValueError(f"DIR must hold images in class folders; there are none in {folder}")
-    return splits
 
 
 # -- The state -------------------------------------------------------------------------------------------
@@ -185,7 +96,7 @@ class _State:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def load(self, splits: list[_Split]) -> None:
+    def load(self, splits: list[Split]) -> None:
         """Give the splits what is known of files that have not changed since."""
         self._file.seek(0)
         header = self._parse(self._file.readline())
@@ -223,7 +134,7 @@ class _State:
             split.store(position, Result(UNSURE, UNSURE, record["digest"], error, warnings))
         self._cut(end)
 
-    def append(self, split: _Split, positions: list[int], results: list[Result]) -> None:
+    def append(self, split: Split, positions: list[int], results: list[Result]) -> None:
         """Write down what has become known, and tell the split."""
         records = []
         for position, result in zip(positions, results, strict=True):
@@ -253,7 +164,7 @@ class _State:
         return record if isinstance(record, dict) else None
 
 
-def _batches(splits: list[_Split]) -> Iterator[tuple[_Split, list[int]]]:
+def _batches(splits: list[Split]) -> Iterator[tuple[Split, list[int]]]:
     """What is not known yet."""
     for split in splits:
         left = np.flatnonzero(~split.done)
@@ -284,114 +195,7 @@ def _stopping() -> Iterator[tuple[threading.Event, list[int]]]:
         restore()
 
 
-# -- The report ------------------------------------------------------------------------------------------
-
-
-def _same_content(splits: list[_Split]) -> list[list[tuple[int, int]]]:
-    """Groups of files (split, position) that decode and have the same bytes."""
-    positions = [split.usable() for split in splits]
-    owners = np.concatenate([np.full(len(usable), i) for i, usable in enumerate(positions)])
-    places = np.concatenate(positions)
-    keys = np.concatenate([split.digests[usable] for split, usable in zip(splits, positions, strict=True)])
-    halves = keys.view(np.uint64).reshape(-1, 2)
-    order = np.lexsort((places, owners, halves[:, 1], halves[:, 0]))
-    starts = np.ones(len(order), bool)
-    starts[1:] = (halves[order[1:]] != halves[order[:-1]]).any(1)
-    firsts = np.flatnonzero(starts)
-    sizes = np.diff(np.append(firsts, len(order)))
-    groups = [
-        [(int(owners[i]), int(places[i])) for i in order[first : first + size]]
-        for first, size in zip(firsts[sizes > 1], sizes[sizes > 1], strict=True)
-    ]
-    return sorted(groups)
-
-
-def _report(splits: list[_Split], folder: Path) -> dict[str, Any]:
-    """Everything that was found. Nothing in it depends on when or how often the check was interrupted."""
-    shared, within = [], {split.name: {"groups": 0, "files": 0} for split in splits}
-    relabelled = []
-    for group in _same_content(splits):
-        named = {split.name: [split.files[p] for i, p in group if splits[i] is split] for split in splits}
-        if all(named.values()) and len(named) > 1:
-            shared.append(named)
-        for name, files in named.items():
-            within[name]["groups"] += len(files) > 1
-            within[name]["files"] += max(len(files) - 1, 0)
-        if len({splits[i].classes[splits[i].labels[p]] for i, p in group}) > 1:
-            relabelled.append([f"{splits[i].name}/{splits[i].files[p]}" for i, p in group])
-    unusable = {
-        split.name: dict(
-            sorted((split.unusable | {split.files[p]: error for p, error in split.errors.items()}).items())
-        )
-        for split in splits
-    }
-    counts: dict[str, dict[str, dict[str, int]]] = {}
-    for split in splits:
-        labels = np.array(split.labels, np.int64)
-        total = np.bincount(labels, minlength=len(split.classes))
-        fine = np.bincount(labels[split.usable()], minlength=len(split.classes))
-        counts[split.name] = {
-            name: {"files": int(total[i]), "decoded": int(fine[i])} for i, name in enumerate(split.classes)
-        }
-    classes = [set(split.classes) for split in splits]
-    missing = {
-        split.name: sorted(set.union(*classes) - own) for split, own in zip(splits, classes, strict=True)
-    }
-    empty = {
-        name: [label for label, count in content.items() if not count["decoded"]]
-        for name, content in counts.items()
-    }
-    found = sum(map(len, unusable.values())) + len(shared)
-    found += sum(map(len, missing.values())) + sum(map(len, empty.values()))
-    return {
-        "folder": str(folder.resolve()),
-        "dali": nvidia.dali.__version__,
-        "found": found,
-        "files": {split.name: len(split.files) for split in splits},
-        "decoded": {split.name: len(split.usable()) for split in splits},
-        "unusable": unusable,
-        "in_train_and_val": shared,
-        "missing_classes": missing,
-        "empty_classes": empty,
-        "duplicates_within": within,
-        "same_content_other_class": relabelled,
-        "warnings": {
-            split.name: {split.files[p]: split.warnings[p] for p in sorted(split.warnings)}
-            for split in splits
-        },
-        "classes": counts,
-    }
-
-
-def _lines(report: dict[str, Any], output: Path) -> Iterator[str]:
-    """The report for the terminal."""
-    for name, files in report["files"].items():
-        unusable = report["unusable"][name]
-        yield (
-            f"{name}: {files} images of {len(report['classes'][name])} classes, {len(unusable)} cannot be"
-            f" used, {len(report['warnings'][name])} with warnings,"
-            f" {report['duplicates_within'][name]['files']} duplicates within"
-        )
-        yield from _some([f"{name}/{file}: {reason}" for file, reason in unusable.items()])
-        if missing := report["missing_classes"][name]:
-            yield f"{name} lacks classes: {' '.join(missing[:_SHOWN])}"
-        if empty := report["empty_classes"][name]:
-            yield f"{name} has no images that decode in classes: {' '.join(empty[:_SHOWN])}"
-    if shared := report["in_train_and_val"]:
-        yield f"{len(shared)} images are in both train and val:"
-        yield from _some([f"train/{group['train'][0]} = val/{group['val'][0]}" for group in shared])
-    if relabelled := report["same_content_other_class"]:
-        yield f"{len(relabelled)} images are in several classes:"
-        yield from _some([" = ".join(group) for group in relabelled])
-    yield f"Report and file lists: {output}"
-
-
-def _some(items: list[str]) -> list[str]:
-    rest = [f"  and {len(items) - _SHOWN} more"] if len(items) > _SHOWN else []
-    return [f"  {item}" for item in items[:_SHOWN]] + rest
-
-
-def _done(splits: list[_Split]) -> int:
+def _done(splits: list[Split]) -> int:
     return sum(int(split.done.sum()) for split in splits)
 
 
@@ -410,7 +214,7 @@ def check(options: Options) -> int:
         raise ValueError(f"--workers must be at least 1; got {options.workers}")
     if not options.timeout > 0:
         raise ValueError(f"--timeout must be above 0; got {options.timeout:g}")
-    splits = _find_splits(options.folder)
+    splits = find_splits(options.folder)
     output = options.output or Path("checks") / options.folder.resolve().name
     if output.exists() and not output.is_dir():
         raise ValueError(f"--output must be a folder; {output} is a file")
@@ -431,12 +235,12 @@ def check(options: Options) -> int:
     if came:
         print(f"Interrupted: {_done(splits)} of {total} files done; the same command goes on from there.")
         return 128 + came[0]
-    report = _report(splits, options.folder)
+    report = make_report(splits, options.folder)
     for split in splits:
         lines = (f"{split.files[position]} {split.labels[position]}\n" for position in split.usable())
         write_whole(output / f"{split.name}.txt", "".join(lines).encode())
     write_whole(output / "report.json", (json.dumps(report, indent=1) + "\n").encode())
-    print("\n".join(_lines(report, output)))
+    print("\n".join(report_lines(report, output)))
     return 1 if report["found"] else 0
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from pipelines import _decoding, check, examine
+from pipelines._findings import find_splits
 from pipelines.folders import list_images
 from tests import fake_decoders
 from tests.checking import TRUNCATED, images, run, state
@@ -119,7 +120,7 @@ def test_goes_on_after_an_interruption(
 
 
 def test_what_is_known_is_written_at_once(tmp_path: Path) -> None:
-    (split,) = check._find_splits(images(tmp_path / "set", 2))
+    (split,) = find_splits(images(tmp_path / "set", 2))
     with check._State(tmp_path / "state.jsonl", tmp_path / "set") as known:
         known.load([split])
         known.append(split, [1], [_decoding.Result(5, 6, "07" * 16, None)])
@@ -133,7 +134,7 @@ def test_finishes_what_is_under_way_and_begins_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = images(tmp_path / "set", 70)
-    (split,) = check._find_splits(folder)
+    (split,) = find_splits(folder)
     stop = threading.Event()
 
     def stop_when_begun() -> None:
