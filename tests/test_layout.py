@@ -79,7 +79,14 @@ def test_what_is_about_folders_is_in_few_files() -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        *("training.config", "training.options", "training.report", "configs"),
+        *(
+            "training.config",
+            "training.options",
+            "training.report",
+            "training.inputs",
+            "pipelines.sources",
+            "configs",
+        ),
         *("pipelines.records", "dali_msda.methods", "dali_msda.mixing"),
     ],
 )
