@@ -25,8 +25,8 @@ import tyro
 import dali_msda as msda
 from benchmarks.common import Record, mixing, save, spread
 from benchmarks.tables import show
-from dali_msda import draws as slot
-from dali_msda.backends.numba.kernels import mix_image
+from dali_msda.backends.numba.kernels import mask_writer, mix_image
+from dali_msda.methods import TABLE
 
 Mix = Callable[[], Any]
 
@@ -51,25 +51,28 @@ class Settings:
     """gpu: the DALI graph on the GPU, against a copy on the GPU."""
 
 
-@numba.njit(nogil=True)
-def _mix_images(mixed: Any, own: Any, draws: Any, partner: Any, layout: Any, start: int, stop: int) -> None:
-    info, fault = np.empty(2, np.float32), np.empty(1, np.int32)
-    for i in range(start, stop):
-        mix_image(mixed[i], info, fault, own[i], draws[i], own[partner[i]], layout)
+def _mixing(method: str, count: int, size: int, rng: np.random.Generator) -> Callable[..., None]:
+    """A compiled loop over images: the mask of each from draws as a pipeline makes them, and its mixing.
 
+    lam is uniform, the method's own arguments have their defaults.
+    """
+    entry = TABLE[method]
+    names = [*entry.values, "_row", "_column", "_coin", "_probability", "_paper", "_given"]
+    drawn = {name: rng.uniform(size=count) for name in (*entry.draws, "_row", "_column", "_coin")}
+    fixed = entry.defaults | {"_probability": 1.0, "_paper": 0.0, "_given": 0.0}
+    numbers = np.stack([drawn.get(name, np.full(count, fixed.get(name, 0.0))) for name in names], axis=1)
+    write = mask_writer(entry, tuple((name, place) for place, name in enumerate(names)))
+    no_layout, shape = np.zeros(0, np.uint8), (size, size) if entry.kind == "dense" else 1 + 2 * size
 
-def _draws(method: str, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draws as a pipeline packs them, alpha = 1 and r = 0.75."""
-    draws = np.zeros((count, slot.SLOTS))
-    draws[:, slot.LAM] = rng.uniform(size=count)
-    draws[:, slot.LAM_MIXUP] = rng.uniform(size=count)
-    draws[:, slot.RATIO] = 0.75
-    draws[:, slot.CENTER_ROW : slot.SWITCH_COIN + 1] = rng.uniform(size=(count, 4))
-    draws[:, slot.PROBABILITY] = 1.0
-    draws[:, slot.SWITCH_PROBABILITY] = 0.5
-    draws[:, slot.PI] = np.pi
-    draws[:, slot.METHOD] = msda.METHODS.index(method)
-    return draws
+    @numba.njit(nogil=True)
+    def mix(mixed: Any, own: Any, partner: Any, start: int, stop: int) -> None:
+        lam, fault = np.empty(1, np.float32), np.empty(1, np.int32)
+        weights = np.empty(shape, np.float32)
+        for i in range(start, stop):
+            write(weights, lam, numbers[i], size, size)
+            mix_image(mixed[i], fault, own[i], weights, own[partner[i]], False, no_layout)
+
+    return mix
 
 
 def _in_threads(work: Callable[[int, int], Any], count: int, pool: ThreadPoolExecutor, cores: int) -> None:
@@ -102,17 +105,16 @@ def contenders(
     own = rng.integers(0, 256, (batch_size, size, size, 3), dtype=np.uint8)
     mixed = np.empty_like(own)
     partner = rng.permutation(batch_size)
-    no_layout = np.zeros(0, np.uint8)
 
     def copy(start: int, stop: int) -> None:
         mixed[start:stop] = own[start:stop]
 
     found = [Contender("numpy", "copy", "uint8", lambda: _in_threads(copy, batch_size, pool, cores))]
     for method in mixing():
-        draws = _draws(method, batch_size, rng)
+        loop = _mixing(method, batch_size, size, rng)
 
-        def mix(start: int, stop: int, draws: np.ndarray = draws) -> None:
-            _mix_images(mixed, own, draws, partner, no_layout, start, stop)
+        def mix(start: int, stop: int, loop: Callable[..., None] = loop) -> None:
+            loop(mixed, own, partner, start, stop)
 
         run = partial(_in_threads, mix, batch_size, pool, cores)
         found.append(Contender("dali-msda", method, "uint8", run))

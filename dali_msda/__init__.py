@@ -14,28 +14,62 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .methods import METHODS
+from . import methods
+from .masks import Dense, Separable
+from .methods import Argument, Beta, Method, Uniform, register
 from .mixing import Mixing
 
 if TYPE_CHECKING:
     from .arguments import MixParams
-    from .operators import cutmix, gmix, hmix, mix, mixup, stochastic
+    from .operators import MixFunction, blend, mix
+
+    METHODS: tuple[str, ...]
+    mixup: MixFunction
+    cutmix: MixFunction
+    stochastic: MixFunction
+    hmix: MixFunction
+    gmix: MixFunction
 
 __version__ = "0.1.0"
 
 _OLDEST_DALI = (2, 4)  # also the newest that was tested: pyproject.toml caps it
 
-__all__ = ["METHODS", "MixParams", "Mixing", "cutmix", "gmix", "hmix", "mix", "mixup", "stochastic"]
+_NEED_DALI = {"MixParams": "arguments", "blend": "operators", "mix": "operators"}
+
+__all__ = [
+    "METHODS",
+    "Argument",
+    "Beta",
+    "Dense",
+    "Method",
+    "MixParams",
+    "Mixing",
+    "Separable",
+    "Uniform",
+    "blend",
+    "cutmix",
+    "gmix",
+    "hmix",
+    "mix",
+    "mixup",
+    "register",
+    "stochastic",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Import DALI when a name is used that needs it: the table of methods and the doctor do without."""
-    if name not in __all__:
+    """Import DALI when a name is used that needs it: the table of methods and the doctor do without.
+
+    Every method of the table that mixes has a function, those that were registered included.
+    """
+    if name == "METHODS":
+        return methods.METHODS
+    if name not in _NEED_DALI and name not in methods.MIXING:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     require_dali()
-    home = importlib.import_module(".arguments" if name == "MixParams" else ".operators", __name__)
-    globals()[name] = value = getattr(home, name)
-    return value
+    if name in methods.MIXING:
+        return importlib.import_module(".operators", __name__).function(methods.TABLE[name])
+    return getattr(importlib.import_module(f".{_NEED_DALI[name]}", __name__), name)
 
 
 def require_dali() -> None:
@@ -57,4 +91,4 @@ def require_dali() -> None:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *methods.MIXING})

@@ -13,7 +13,11 @@ from nvidia.dali import fn, types
 from nvidia.dali.pipeline import DataNode
 
 # Faults found while mixing, one number each.
-SIZES_DIFFER, LAYOUT_DIFFERS, CHANNELS_DIFFER, IMAGES_MOVED = range(1, 5)
+SIZES_DIFFER, LAYOUT_DIFFERS, CHANNELS_DIFFER, MASK_DIFFERS, IMAGES_MOVED = range(1, 6)
+
+
+# What is cut out of a vector: one number.
+_FIRST = {"shape": [1], "axes": [0]}
 
 
 def label_in_range(labels: DataNode, num_classes: int) -> DataNode:
@@ -28,7 +32,7 @@ def no_fault(at: DataNode) -> DataNode:
     The line below has room for the faults that a user can cause; IMAGES_MOVED would be one of DALI.
     """
     row = types.Constant(np.zeros(1, np.float32), device="cpu")
-    return fn.slice(row, start=at, shape=[1], axes=[0])  # 1: images differ in size, 2: wrong layout=, 3: mean
+    return fn.slice(row, start=at, **_FIRST)  # 1: images differ in size, 2: wrong layout=, 3: mean, 4: mask
 
 
 def three_dimensional(images: DataNode) -> DataNode:

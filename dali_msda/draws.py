@@ -1,29 +1,43 @@
-"""The random draws of a batch, packed into one small vector per sample.
+"""The random draws of a batch: all that its masks and partners depend on.
 
-Each DALI operator costs a wake-up of the thread pool per batch, about as much as mixing several images.
-All that a mask depends on therefore travels in one float64 vector whose slots are named here, and random
-numbers are drawn with as few operators as possible.
+Each DALI operator costs a wake-up of the thread pool per batch, about as much as mixing several images:
+random numbers are drawn with as few operators as possible.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-from nvidia.dali import fn, types
+from nvidia.dali import fn, math, types
 from nvidia.dali.pipeline import DataNode
 
-from .arguments import MixArguments
+from .arguments import BlendArguments, MixArguments
+from .methods import Beta, Uniform
 
-# Slots of the vector.
-LAM, RATIO, CENTER_ROW, CENTER_COLUMN, APPLY_COIN, SWITCH_COIN, LAM_MIXUP = range(7)
-PROBABILITY, SWITCH_PROBABILITY, PI = range(7, 10)
-METHOD, PAPER, CENTER_GIVEN, CHANNELS_FIRST, LABEL_SMOOTHING = range(10, 15)
-SLOTS = 15
+# One independent stream per purpose: a seed shared by several DALI operators would correlate them. The
+# further Beta draws of a method come after these.
+_FIRST_BETA, _SECOND_BETA, _UNIFORMS, _PARTNER, _MORE_BETAS = range(5)
 
-# One independent stream per purpose: a seed shared by several DALI operators would correlate them.
-_LAM_STREAM, _LAM_MIXUP_STREAM, _UNIFORM_STREAM, _PARTNER_STREAM = range(4)
+# Uniform draws: two for the centre, the coin for `probability`, then the method's own. At least one of those
+# is always drawn, so that methods with and without one draw alike.
+_CENTER, _COIN, _OWN = 0, 2, 3
+
+
+class Draws(NamedTuple):
+    """What was drawn for a batch or given by the caller, in one vector per sample."""
+
+    numbers: DataNode
+    """float64 [n], CPU."""
+    slots: dict[str, int]
+    """Where in the vector a number stands: what the method's formula takes, by name; "_row" and "_column",
+    uniform draws for the centre, or the caller's; "_coin", a uniform draw to compare with "_probability";
+    "_paper" and "_given", which are 0 or 1."""
+
+    def pick(self, name: str) -> DataNode:
+        """One of the numbers, [1]."""
+        return fn.slice(self.numbers, start=[self.slots[name]], shape=[1], axes=[0])
 
 
 def float64_constant(values: Sequence[float]) -> DataNode:
@@ -37,7 +51,7 @@ def vector(node: DataNode, length: int = 1) -> DataNode:
     return fn.reshape(fn.cast(node, dtype=types.FLOAT64), shape=[length])
 
 
-def _packed(parts: Sequence[float | DataNode]) -> DataNode:
+def _joined(parts: Sequence[float | DataNode]) -> DataNode:
     """Concatenate numbers and nodes; neighbouring numbers share one constant."""
     nodes: list[DataNode] = []
     numbers: list[float] = []
@@ -53,11 +67,11 @@ def _packed(parts: Sequence[float | DataNode]) -> DataNode:
     return fn.cat(*nodes, axis=0) if len(nodes) > 1 else nodes[0]
 
 
-def _seed(arguments: MixArguments, stream: int) -> dict[str, int]:
+def _seed(seed: int | None, stream: int) -> dict[str, int]:
     """The seed argument of one random operator; empty leaves it to the pipeline's own seed."""
-    if arguments.seed is None:
+    if seed is None:
         return {}
-    state = np.random.SeedSequence(arguments.seed).generate_state(4, dtype=np.uint64)
+    state = np.random.SeedSequence(seed).generate_state(stream + 1, dtype=np.uint64)
     return {"seed": int(state[stream] >> np.uint64(1))}
 
 
@@ -68,62 +82,79 @@ def _shared(draw: DataNode, arguments: MixArguments) -> DataNode:
     return fn.permute_batch(draw, indices=types.Constant(0, dtype=types.INT32, device="cpu"))
 
 
-def _beta(alpha: float | DataNode, arguments: MixArguments, stream: int) -> DataNode:
-    draw = fn.random.beta(alpha=alpha, beta=alpha, shape=[1], dtype=types.FLOAT64, **_seed(arguments, stream))
-    return _shared(draw, arguments)
+def draw(arguments: MixArguments) -> Draws:
+    """Draw everything the masks of a batch depend on; what the caller gave is not drawn."""
+    method = arguments.entry
+    slots: dict[str, int] = {}
+    parts: list[float | DataNode] = []
+    length = 0
 
+    def put(part: float | DataNode, *names: str, size: int = 1) -> None:
+        nonlocal length
+        parts.append(part)
+        slots.update({name: length + place for place, name in enumerate(names)})
+        length += size
 
-def _given(value: Any, length: int = 1) -> Any:
-    """A caller's value for a slot; None, which no method asks for, is 0."""
-    if value is None:
-        return 0.0
-    return vector(value, length) if isinstance(value, DataNode) else value
-
-
-def draw(arguments: MixArguments) -> DataNode:
-    """Draw everything the masks of a batch depend on.
-
-    Returns
-    -------
-    DataNode
-        float64 [SLOTS] on the CPU, one vector per sample. What the caller gave is not drawn.
-    """
-    lam: Any = _given(arguments.lam)
-    lam_mixup: Any = lam
-    if arguments.lam is None:
-        lam = 1.0 if arguments.lam_alpha is None else _beta(arguments.lam_alpha, arguments, _LAM_STREAM)
-        lam_mixup = 0.0
-        if arguments.mixup_alpha is not None:
-            lam_mixup = _beta(arguments.mixup_alpha, arguments, _LAM_MIXUP_STREAM)
-    # Centre row, centre column, the coin for `probability` and the one that switches the method.
+    # The order is part of what a seed of the pipeline stands for: DALI hands seeds out in the order in which
+    # random operators are reached.
+    betas = {name: kind for name, kind in method.draws.items() if isinstance(kind, Beta)}
+    first, further = list(betas)[:1], list(betas)[1:]
+    for name in first:
+        put(_beta(betas[name], arguments, _FIRST_BETA), name)
+    for argument in method.arguments:
+        value = arguments.values[argument.name]
+        if argument.name in method.values:
+            put(_number(value, clip=argument.fraction), argument.name)
+    own = [name for name, kind in method.draws.items() if isinstance(kind, Uniform)]
+    count = max(1, len(own))
     uniforms = _shared(
         fn.random.uniform(
-            range=[0.0, 1.0], shape=[4], dtype=types.FLOAT64, **_seed(arguments, _UNIFORM_STREAM)
+            range=[0.0, 1.0], shape=[_OWN + count], dtype=types.FLOAT64, **_seed(arguments.seed, _UNIFORMS)
         ),
         arguments,
     )
-    parts: list[Any] = [lam, _given(arguments.ratio)]
-    if arguments.center is None:
-        parts += [uniforms]
+    center = arguments.center
+    if center is None:
+        put(uniforms, "_row", "_column", "_coin", *own, size=_OWN + count)
     else:
-        center = arguments.center
-        parts += [vector(center, 2)] if isinstance(center, DataNode) else list(center)
-        parts += [fn.slice(uniforms, start=[2], shape=[2], axes=[0])]
-    parts += [lam_mixup, _given(arguments.probability), _given(arguments.switch_probability), np.pi]
-    parts += [
-        arguments.method_code,
-        arguments.convention == "paper",
-        arguments.center is not None,
-        arguments.layout == "CHW",
-        arguments.label_smoothing,
-    ]
-    return _packed(parts)
+        if isinstance(center, DataNode):
+            put(vector(center, 2), "_row", "_column", size=2)
+        else:
+            put(center[0], "_row")
+            put(center[1], "_column")
+        rest = fn.slice(uniforms, start=[_COIN], shape=[1 + count], axes=[0])
+        put(rest, "_coin", *own, size=1 + count)
+    for number, name in enumerate(further):
+        stream = _SECOND_BETA if number == 0 else _MORE_BETAS + number
+        put(_beta(betas[name], arguments, stream), name)
+    put(_number(arguments.probability), "_probability")
+    put(arguments.convention == "paper", "_paper")
+    put(center is not None, "_given")
+    return Draws(_joined(parts), slots)
 
 
-def draw_partner(arguments: MixArguments) -> DataNode:
+def _number(value: float | DataNode, *, clip: bool = False) -> float | DataNode:
+    """A caller's number, or a node as [1], clipped if its numbers, unknown yet, have to be in [0, 1]."""
+    if not isinstance(value, DataNode):
+        return value
+    return math.clamp(vector(value), 0.0, 1.0) if clip else vector(value)
+
+
+def _beta(kind: Beta, arguments: MixArguments, stream: int) -> float | DataNode:
+    """The caller's lam, or a draw from Beta(alpha, alpha)."""
+    if arguments.lam is not None:
+        return _number(arguments.lam, clip=True)
+    alpha = arguments.values[kind.alpha]
+    drawn = fn.random.beta(
+        alpha=alpha, beta=alpha, shape=[1], dtype=types.FLOAT64, **_seed(arguments.seed, stream)
+    )
+    return _shared(drawn, arguments)
+
+
+def draw_partner(arguments: BlendArguments) -> DataNode:
     """Index of every sample's partner, int32 scalar: the caller's, or a random permutation of the batch."""
     if arguments.partner is None:
-        return fn.batch_permutation(**_seed(arguments, _PARTNER_STREAM))
+        return fn.batch_permutation(**_seed(arguments.seed, _PARTNER))
     if isinstance(arguments.partner, DataNode):
         return fn.reshape(fn.cast(arguments.partner, dtype=types.INT32), shape=[])
     return types.Constant(arguments.partner, dtype=types.INT32, device="cpu")

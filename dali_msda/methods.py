@@ -1,7 +1,8 @@
-"""The mixing methods, one entry each: what they are called, what they take, and where the paper has them.
+"""The mixing methods, one entry each: what they are called, take and draw, and how their mask is made.
 
-Everything that lists methods or their arguments derives from :data:`TABLE`: the operators, the checks, the
-kernel's codes, the trainer's options, the figures, the tests. Imports nothing heavy.
+Everything that lists methods or their arguments derives from :data:`TABLE`: the functions of the library,
+the checks, both backends, the trainer's options, the figures, the tests. :func:`register` adds an entry at
+run time. Imports nothing heavy.
 
 The paper is Park, Yun and Chun, "A Unified Analysis of Mixed Sample Data Augmentation: A Loss Function
 Perspective", NeurIPS 2022.
@@ -9,8 +10,26 @@ Perspective", NeurIPS 2022.
 
 from __future__ import annotations
 
+import inspect
+import keyword
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .masks import (
+    TINY,
+    Dense,
+    Functions,
+    Grid,
+    Separable,
+    Value,
+    box_span,
+    chosen,
+    drawn_center,
+    inside,
+    mask_of_one_pixel,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +40,8 @@ class Argument:
     ----------
     name : str
     default : float
-        The paper's value for ImageNet (section 5), everywhere the default.
-    cifar100 : float
+        For the paper's methods its value for ImageNet (section 5).
+    cifar100 : float, optional
         The paper's value for CIFAR-100.
     fraction : bool
         Whether the number is in [0, 1]; otherwise it is above 0.
@@ -32,7 +51,7 @@ class Argument:
 
     name: str
     default: float
-    cifar100: float
+    cifar100: float | None = None
     fraction: bool = False
     help: str
 
@@ -46,7 +65,25 @@ class Argument:
         return 0.0 <= number <= 1.0 if self.fraction else 0.0 < number < math.inf
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
+class Beta:
+    """A number drawn from Beta(a, a) for every sample; the caller's ``lam`` takes its place.
+
+    Attributes
+    ----------
+    alpha : str
+        The argument that holds a.
+    """
+
+    alpha: str
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """A number drawn from [0, 1) for every sample."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Method:
     """A way to choose the mask of a sample.
 
@@ -54,18 +91,28 @@ class Method:
     ----------
     name, title : str
         What it is called in code, and by people.
+    summary : str
+        Its mask, for tables.
     paper : str
         Where it is defined.
-    mask : str
-        Its mask, for tables.
     arguments : tuple of Argument
+    draws : mapping of str to Beta or Uniform
+        What is drawn for every sample, by name. Row and column of a centre are drawn for all methods.
+    mask : callable
+        ``mask(f, grid, ...)`` returns :class:`.masks.Separable` or :class:`.masks.Dense`. Its further
+        parameters are named after draws and arguments.
+    binary : bool
+        Whether every weight is 0 or 1, so that uint8 pixels can be selected instead of blended.
     """
 
     name: str
     title: str
-    paper: str
-    mask: str
-    arguments: tuple[Argument, ...]
+    summary: str
+    paper: str = ""
+    arguments: tuple[Argument, ...] = ()
+    draws: Mapping[str, Beta | Uniform] = field(default_factory=dict)
+    mask: Callable[..., Separable | Dense]
+    binary: bool = False
 
     @property
     def defaults(self) -> dict[str, float]:
@@ -75,36 +122,126 @@ class Method:
     @property
     def alphas(self) -> tuple[str, ...]:
         """The arguments that one ``alpha`` for all of them stands for."""
-        return tuple(name for name in self.defaults if name == "alpha" or name.endswith("_alpha"))
+        drawn = {draw.alpha for draw in self.draws.values() if isinstance(draw, Beta)}
+        return tuple(name for name in self.defaults if name in drawn)
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """The draws and arguments that the formula takes, in its order."""
+        return tuple(inspect.signature(self.mask).parameters)[2:]
+
+    @property
+    def kind(self) -> str:
+        """What the mask is: "constant", "separable" or "dense". The formula is run, on a single pixel."""
+        numbers = {**dict.fromkeys(self.draws, 0.5), **self.defaults}
+        mask = mask_of_one_pixel(self.mask, tuple(numbers[name] for name in self.values))
+        if isinstance(mask, Dense):
+            return "dense"
+        return "constant" if mask.rows is None or mask.columns is None else "separable"
+
+
+# The formulas. lam, ratio and the like are numbers, `grid` holds the pixels; see :mod:`.masks`.
+
+
+def _none(f: Functions, grid: Grid) -> Separable:
+    return Separable(1.0)
+
+
+def _mixup(f: Functions, grid: Grid, lam: Value) -> Separable:
+    """Equation 2."""
+    return Separable(lam)
+
+
+def _cutmix(f: Functions, grid: Grid, lam: Value) -> Separable:
+    """Equation 3: a box with sides sqrt(1 - lam) of the image's."""
+    scale = f.sqrt(1.0 - lam)
+    top, bottom = box_span(f, grid, grid.rows, scale)
+    left, right = box_span(f, grid, grid.columns, scale)
+    return Separable(1.0, -1.0, inside(grid.rows, top, bottom), inside(grid.columns, left, right))
+
+
+def _stochastic(
+    f: Functions, grid: Grid, lam: Value, mixup_lam: Value, coin: Value, switch_probability: Value
+) -> Separable:
+    """Section 4: `lam` of CutMix and `mixup_lam` come from distributions of their own."""
+    cutmix = _cutmix(f, grid, lam)
+    base = chosen(mixup_lam, 1.0, coin, switch_probability)
+    scale = chosen(0.0, -1.0, coin, switch_probability)
+    return Separable(base, scale, cutmix.rows, cutmix.columns)
+
+
+def _hmix(f: Functions, grid: Grid, lam: Value, ratio: Value) -> Separable:
+    """Section 4: a box of area (1 - lam) r, and what makes the label weight lam outside.
+
+    The authors' code divides by the area that is really left, so the label keeps the drawn lam; the paper
+    divides by the nominal one. A box that covers everything leaves nothing outside, and then (lam is 0) any
+    level will do: 0.
+    """
+    scale = f.sqrt(1.0 - lam) * f.sqrt(ratio)
+    top, bottom = box_span(f, grid, grid.rows, scale)
+    left, right = box_span(f, grid, grid.columns, scale)
+    if grid.paper:
+        outside = 1.0 - (1.0 - lam) * ratio
+    else:
+        outside = 1.0 - ((bottom - top) / grid.rows.size) * ((right - left) / grid.columns.size)
+    level = f.minimum(lam / f.maximum(outside, TINY), 1.0)
+    return Separable(level, -level, inside(grid.rows, top, bottom), inside(grid.columns, left, right))
+
+
+def _gmix(f: Functions, grid: Grid, lam: Value) -> Separable:
+    """Section 4: a Gaussian blob around a point.
+
+    The authors' code makes the image with the smaller weight the blob; in the paper the blob is always the
+    partner's and twice as wide. A width of 0 is no blob at all.
+    """
+    if grid.paper:
+        width = 2.0 * (1.0 - lam)
+        base, sign = 1.0, -1.0
+    else:
+        own = 1.0 * (lam < 0.5)
+        width = own * lam + (1.0 - own) * (1.0 - lam)
+        base, sign = 1.0 - own, 2.0 * own - 1.0
+    area = f.maximum(width, TINY) * (grid.rows.size * grid.columns.size)
+    down = grid.rows.pixels - drawn_center(f, grid, grid.rows, 1.0)
+    across = grid.columns.pixels - drawn_center(f, grid, grid.columns, 1.0)
+    rows, columns = f.exp(-(f.pi * down * down) / area), f.exp(-(f.pi * across * across) / area)
+    return Separable(base, sign * (width > 0.0), rows, columns)
 
 
 def _alpha(default: float, cifar100: float, name: str = "alpha", of: str = "lam") -> Argument:
     return Argument(name=name, default=default, cifar100=cifar100, help=f"{of} ~ Beta(alpha, alpha).")
 
 
+_LAM = {"lam": Beta("alpha")}
+
 TABLE: dict[str, Method] = {
     method.name: method
     for method in (
-        Method(name="none", title="no mixing", paper="", mask="1 everywhere", arguments=()),
+        Method(name="none", title="no mixing", summary="1 everywhere", mask=_none),
         Method(
             name="mixup",
             title="Mixup",
+            summary="`lam` everywhere",
             paper="equation 2",
-            mask="`lam` everywhere",
             arguments=(_alpha(0.8, 1.0),),
+            draws=_LAM,
+            mask=_mixup,
         ),
         Method(
             name="cutmix",
             title="CutMix",
+            summary="0 in a box with the share `1 - lam` of the image, 1 outside",
             paper="equation 3",
-            mask="0 in a box with the share `1 - lam` of the image, 1 outside",
             arguments=(_alpha(1.0, 1.0),),
+            draws=_LAM,
+            mask=_cutmix,
+            binary=True,
         ),
         Method(
             name="stochastic",
             title="Stochastic Mixup & CutMix",
+            summary="Mixup with probability q, CutMix otherwise",
             paper="section 4",
-            mask="Mixup with probability q, CutMix otherwise",
             arguments=(
                 _alpha(1.0, 1.0, "mixup_alpha", "lam of Mixup"),
                 _alpha(1.0, 1.0, "cutmix_alpha", "lam of CutMix"),
@@ -116,12 +253,14 @@ TABLE: dict[str, Method] = {
                     help="The probability q of Mixup.",
                 ),
             ),
+            draws={"lam": Beta("cutmix_alpha"), "mixup_lam": Beta("mixup_alpha"), "coin": Uniform()},
+            mask=_stochastic,
         ),
         Method(
             name="hmix",
             title="HMix",
+            summary="0 in a box with the share `(1 - lam) r`, `lam / (share outside)` outside",
             paper="section 4, HMix",
-            mask="0 in a box with the share `(1 - lam) r`, `lam / (share outside)` outside",
             arguments=(
                 _alpha(1.0, 1.0),
                 Argument(
@@ -132,27 +271,101 @@ TABLE: dict[str, Method] = {
                     help="r, the share of the box: 0 is Mixup, 1 is CutMix.",
                 ),
             ),
+            draws=_LAM,
+            mask=_hmix,
         ),
         Method(
             name="gmix",
             title="GMix",
-            paper="section 4, GMix",
-            mask="`1 - exp(-pi d^2 / ((1 - lam) H W))` around a random point (for `lam < 0.5`:"
+            summary="`1 - exp(-pi d^2 / ((1 - lam) H W))` around a random point (for `lam < 0.5`:"
             " `exp(-pi d^2 / (lam H W))`)",
+            paper="section 4, GMix",
             arguments=(_alpha(1.0, 0.5),),
+            draws=_LAM,
+            mask=_gmix,
         ),
     )
 }
 
-METHODS: tuple[str, ...] = tuple(TABLE)
-# Those that mix, which is all of them but "none".
-MIXING: tuple[str, ...] = tuple(name for name in METHODS if name != "none")
-# Every argument of any method, by name. Those of one name have the same range.
-ARGUMENTS: dict[str, Argument] = {
-    argument.name: argument for method in TABLE.values() for argument in method.arguments
-}
+# Computed from the table whenever they are looked up (see `__getattr__`), because it may grow.
+METHODS: tuple[str, ...]
+"""The names of all methods."""
+MIXING: tuple[str, ...]
+"""Those that mix, which is all of them but "none"."""
+ARGUMENTS: dict[str, Argument]
+"""Every argument of any method, by name. Those of one name have the same range."""
+
+
+def __getattr__(name: str) -> Any:
+    if name == "METHODS":
+        return tuple(TABLE)
+    if name == "MIXING":
+        return tuple(method for method in TABLE if method != "none")
+    if name == "ARGUMENTS":
+        return {argument.name: argument for method in TABLE.values() for argument in method.arguments}
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def takers(argument: str) -> tuple[str, ...]:
     """The methods that take an argument."""
     return tuple(name for name, method in TABLE.items() if argument in method.defaults)
+
+
+# What a function of the library takes beside a method's arguments; a test compares it with the signatures.
+COMMON = frozenset(
+    (
+        "images", "labels", "num_classes", "method", "probability", "label_smoothing", "convention",
+        "granularity", "layout", "seed", "lam", "center", "partner", "mean", "std", "output_layout",
+        "return_params", "backend", "mask",
+    )
+)  # fmt: skip
+
+
+def register(method: Method) -> Method:
+    """Add a method of your own: it has a function, a name for :func:`dali_msda.mix`, and so on.
+
+    Parameters
+    ----------
+    method : Method
+
+    Returns
+    -------
+    Method
+        The same.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The name is taken or no name; the formula takes what is neither drawn nor an argument, or does not
+        return a mask; an argument has a name that the library uses, or a method uses for another range.
+    """
+    if not isinstance(method, Method):
+        raise TypeError(f"method must be a Method; got {method!r}")
+    names = ", ".join(TABLE)
+    if not method.name.isidentifier() or keyword.iskeyword(method.name) or method.name in ("mix", "blend"):
+        raise ValueError(f"name must be a name of Python that the library does not use; got {method.name!r}")
+    if method.name in TABLE:
+        raise ValueError(f"name must be none of {names}; got {method.name!r}")
+    for argument in method.arguments:
+        same = __getattr__("ARGUMENTS").get(argument.name, argument)
+        if argument.name in COMMON or argument.fraction != same.fraction:
+            raise ValueError(
+                f"arguments of {method.name} must have free names, or the same range as in other methods; got"
+                f" {argument.name!r}, {argument.expected}"
+            )
+    for draw, kind in method.draws.items():
+        if draw in method.defaults:
+            raise ValueError(f"draws of {method.name} must not have the name of an argument; got {draw!r}")
+        if isinstance(kind, Beta) and kind.alpha not in method.defaults:
+            raise ValueError(
+                f"draws of {method.name} must name an argument as alpha; got {kind.alpha!r} for {draw!r}"
+            )
+    known = [*method.draws, *method.defaults]
+    if strangers := [name for name in method.values if name not in known]:
+        raise ValueError(
+            f"mask of {method.name} must take f, grid and any of {', '.join(known) or 'nothing else'}; got"
+            f" {strangers[0]!r}"
+        )
+    _ = method.kind  # runs the formula, which has to return a mask
+    TABLE[method.name] = method
+    return method

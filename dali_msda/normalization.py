@@ -8,7 +8,7 @@ from typing import NamedTuple
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import DataNode
 
-from .arguments import MixArguments
+from .arguments import BlendArguments
 
 
 class Normalization(NamedTuple):
@@ -19,7 +19,7 @@ class Normalization(NamedTuple):
     output_layout: str
 
 
-def asked_for(arguments: MixArguments) -> Normalization | None:
+def asked_for(arguments: BlendArguments) -> Normalization | None:
     """The normalisation that the caller wants, if any."""
     if arguments.mean is None or arguments.std is None:
         return None

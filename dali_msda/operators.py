@@ -2,210 +2,33 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import Any, Protocol, TypeVar
 
-from nvidia.dali import fn, types
+from nvidia.dali import fn, math, types
 from nvidia.dali.pipeline import DataNode, do_not_convert
 
-from .arguments import MixArguments, check_choice, check_inputs, check_method_argument
+from .arguments import BlendArguments, MixArguments, check_inputs, check_number, is_node
 from .backends import choose, graph
-from .draws import draw, draw_partner
-from .methods import METHODS, TABLE
+from .draws import draw, draw_partner, float64_constant, vector
+from .masks import Dense, Separable
+from .methods import TABLE, Method, takers
 from .normalization import asked_for, normalized
+from .validation import check_choice, check_fraction
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# The defaults that the signatures below show.
-_DEFAULTS = {name: method.defaults for name, method in TABLE.items()}
 
+class MixFunction(Protocol):
+    """The function of one method: :func:`mix` with the method chosen, and its own arguments."""
 
-class CommonArguments(TypedDict, total=False):
-    """The keyword arguments that every method takes; :func:`mix` describes them."""
+    __name__: str
 
-    probability: float | DataNode
-    label_smoothing: float
-    convention: str
-    granularity: str
-    layout: str
-    seed: int | None
-    lam: float | DataNode | None
-    center: Sequence[int] | DataNode | None
-    partner: int | DataNode | None
-    mean: Sequence[float] | None
-    std: Sequence[float] | None
-    output_layout: str | None
-    return_params: bool
-    backend: str
-
-
-def mixup(
-    images: DataNode,
-    labels: DataNode,
-    *,
-    num_classes: int,
-    alpha: float | DataNode = _DEFAULTS["mixup"]["alpha"],
-    **common: Unpack[CommonArguments],
-) -> tuple[Any, ...]:
-    """Mixup: every pixel is ``lam * own + (1 - lam) * partner``.
-
-    Parameters
-    ----------
-    images, labels, num_classes, **common
-        See :func:`mix`.
-    alpha : float or DataNode, optional
-        lam ~ Beta(alpha, alpha). By default the paper's for ImageNet; 1 on CIFAR-100.
-
-    Returns
-    -------
-    images, targets[, params]
-        See :func:`mix`.
-
-    Notes
-    -----
-    Equation 2 of the paper (Zhang et al., 2018).
-    """
-    return _mix("mixup", images, labels, num_classes, common, alpha=alpha)
-
-
-def cutmix(
-    images: DataNode,
-    labels: DataNode,
-    *,
-    num_classes: int,
-    alpha: float | DataNode = _DEFAULTS["cutmix"]["alpha"],
-    **common: Unpack[CommonArguments],
-) -> tuple[Any, ...]:
-    """CutMix: a box with the share 1 - lam of the image comes from the partner.
-
-    Parameters
-    ----------
-    images, labels, num_classes, **common
-        See :func:`mix`.
-    alpha : float or DataNode, optional
-        lam ~ Beta(alpha, alpha); the label weight is the share that is really left of the own image.
-
-    Returns
-    -------
-    images, targets[, params]
-        See :func:`mix`.
-
-    Notes
-    -----
-    Equation 3 of the paper (Yun et al., 2019).
-    """
-    return _mix("cutmix", images, labels, num_classes, common, alpha=alpha)
-
-
-def stochastic(
-    images: DataNode,
-    labels: DataNode,
-    *,
-    num_classes: int,
-    mixup_alpha: float | DataNode = _DEFAULTS["stochastic"]["mixup_alpha"],
-    cutmix_alpha: float | DataNode = _DEFAULTS["stochastic"]["cutmix_alpha"],
-    switch_probability: float | DataNode = _DEFAULTS["stochastic"]["switch_probability"],
-    **common: Unpack[CommonArguments],
-) -> tuple[Any, ...]:
-    """Stochastic Mixup & CutMix: Mixup with probability q, CutMix otherwise.
-
-    Parameters
-    ----------
-    images, labels, num_classes, **common
-        See :func:`mix`.
-    mixup_alpha, cutmix_alpha : float or DataNode, optional
-        lam ~ Beta(alpha, alpha) of either method. A ``lam`` given by the caller serves both.
-    switch_probability : float or DataNode, optional
-        The probability q of Mixup, drawn per sample (per batch with ``granularity="batch"``).
-
-    Returns
-    -------
-    images, targets[, params]
-        See :func:`mix`.
-
-    Notes
-    -----
-    Section 4 of the paper, "Stochastic Mixup & CutMix".
-    """
-    return _mix(
-        "stochastic",
-        images,
-        labels,
-        num_classes,
-        common,
-        mixup_alpha=mixup_alpha,
-        cutmix_alpha=cutmix_alpha,
-        switch_probability=switch_probability,
-    )
-
-
-def hmix(
-    images: DataNode,
-    labels: DataNode,
-    *,
-    num_classes: int,
-    alpha: float | DataNode = _DEFAULTS["hmix"]["alpha"],
-    ratio: float | DataNode = _DEFAULTS["hmix"]["ratio"],
-    **common: Unpack[CommonArguments],
-) -> tuple[Any, ...]:
-    """HMix: a CutMix box with the share (1 - lam) * ratio, Mixup outside of it.
-
-    Parameters
-    ----------
-    images, labels, num_classes, **common
-        See :func:`mix`.
-    alpha : float or DataNode, optional
-        lam ~ Beta(alpha, alpha).
-    ratio : float or DataNode, optional
-        r in [0, 1]: 0 is Mixup, 1 is CutMix. The paper uses 0.75 on ImageNet, 0.5 on CIFAR-100.
-
-    Returns
-    -------
-    images, targets[, params]
-        See :func:`mix`.
-
-    Notes
-    -----
-    Section 4 of the paper, "HMix". Outside the box the own weight is lam divided by the area left there
-    (``convention="reference"``; the label keeps the drawn lam) or lam / (1 - (1 - lam) r) ("paper").
-    """
-    return _mix("hmix", images, labels, num_classes, common, alpha=alpha, ratio=ratio)
-
-
-def gmix(
-    images: DataNode,
-    labels: DataNode,
-    *,
-    num_classes: int,
-    alpha: float | DataNode = _DEFAULTS["gmix"]["alpha"],
-    **common: Unpack[CommonArguments],
-) -> tuple[Any, ...]:
-    """GMix: the partner fades in around a point with a Gaussian profile.
-
-    Parameters
-    ----------
-    images, labels, num_classes, **common
-        See :func:`mix`.
-    alpha : float or DataNode, optional
-        lam ~ Beta(alpha, alpha). The paper uses 1 on ImageNet, 0.5 on CIFAR-100. The drawn lam is
-        nominal: the label weight is the mean of the mask, which the border cuts.
-
-    Returns
-    -------
-    images, targets[, params]
-        See :func:`mix`.
-
-    Notes
-    -----
-    Section 4 of the paper, "GMix". With d the distance to the centre in pixels the mask is
-
-    - ``convention="reference"``: exp(-pi d^2 / (lam H W)) for lam < 0.5, otherwise
-      1 - exp(-pi d^2 / ((1 - lam) H W));
-    - ``convention="paper"``: 1 - exp(-pi d^2 / (2 (1 - lam) H W)). Over the plane this kernel integrates
-      to 2 (1 - lam) H W, so E[M] is not lam although section 2 of the paper asks for it; the authors' code
-      has no factor 2.
-    """
-    return _mix("gmix", images, labels, num_classes, common, alpha=alpha)
+    def __call__(
+        self, images: DataNode, labels: DataNode, *, num_classes: int, **arguments: Any
+    ) -> tuple[Any, ...]: ...
 
 
 def mix(
@@ -215,11 +38,21 @@ def mix(
     num_classes: int,
     method: str = "hmix",
     alpha: float | DataNode | None = None,
-    ratio: float | DataNode | None = None,
-    mixup_alpha: float | DataNode | None = None,
-    cutmix_alpha: float | DataNode | None = None,
-    switch_probability: float | DataNode | None = None,
-    **common: Unpack[CommonArguments],
+    probability: float | DataNode = 1.0,
+    label_smoothing: float = 0.0,
+    convention: str = "reference",
+    granularity: str = "sample",
+    layout: str = "HWC",
+    seed: int | None = None,
+    lam: float | DataNode | None = None,
+    center: Sequence[int] | DataNode | None = None,
+    partner: int | DataNode | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    output_layout: str | None = None,
+    return_params: bool = False,
+    backend: str = "auto",
+    **arguments: float | DataNode | None,
 ) -> tuple[Any, ...]:
     """Mix every image of a batch with a partner from the same batch, and their labels alike.
 
@@ -236,13 +69,12 @@ def mix(
         Integer class ids in [0, num_classes), scalar or shape [1], on the CPU.
     num_classes : int
         Length of the targets, at least 1.
-    method : {"none", "mixup", "cutmix", "stochastic", "hmix", "gmix"}, optional
-        ``"none"`` leaves the images as they are and makes one-hot targets.
+    method : str, optional
+        One of ``dali_msda.METHODS``, "hmix" by default. "none" leaves the images as they are and makes
+        one-hot targets.
     alpha : float or DataNode, optional
         lam ~ Beta(alpha, alpha), above 0; by default the paper's for ImageNet, 0.8 for "mixup" and 1 for the
-        others. For "stochastic" it stands for both alphas.
-    ratio, mixup_alpha, cutmix_alpha, switch_probability : float or DataNode, optional
-        See :func:`hmix` and :func:`stochastic`; None takes their defaults.
+        others. It stands for all alphas of a method, so for both of "stochastic".
     probability : float or DataNode, optional
         Probability that a sample is mixed at all, 1 by default; otherwise image and label stay.
     label_smoothing : float, optional
@@ -270,8 +102,11 @@ def mix(
     return_params : bool, optional
         Add a third result, :class:`MixParams`.
     backend : {"auto", "kernel", "graph"}, optional
-        "kernel": one compiled operator, CPU only. "graph": DALI's own operators, CPU and GPU. "auto"
+        "kernel": compiled operators, CPU only. "graph": DALI's own operators, CPU and GPU. "auto"
         (default) takes the kernel on the CPU, where Numba works, and the graph otherwise.
+    **arguments : float or DataNode, optional
+        Arguments of the method: ``ratio`` of "hmix"; ``mixup_alpha``, ``cutmix_alpha`` and
+        ``switch_probability`` of "stochastic"; None takes their defaults.
 
     Returns
     -------
@@ -299,53 +134,224 @@ def mix(
     Park, Yun, Chun: "A Unified Analysis of Mixed Sample Data Augmentation", NeurIPS 2022, equation 1 and
     section 4. A batch of one has no partner and comes back as it is.
     """
-    check_choice("method", method, METHODS)
-    given: dict[str, Any] = {}
-    if alpha is not None:
-        check_method_argument("alpha", alpha)  # also for "none", which has no use for it
-        given = dict.fromkeys(TABLE[method].alphas, alpha)
-    others = {
-        "ratio": ratio,
-        "mixup_alpha": mixup_alpha,
-        "cutmix_alpha": cutmix_alpha,
-        "switch_probability": switch_probability,
-    }
-    given |= {name: value for name, value in others.items() if value is not None}
-    return _mix(method, images, labels, num_classes, common, **given)
+    check_choice("method", method, tuple(TABLE))
+    if unknown := [name for name in arguments if not takers(name)]:
+        known = [*TABLE[method].defaults, *_COMMON]
+        raise TypeError(f"{method} has no argument {unknown[0]!r}; it takes {', '.join(known)}")
+    checked = MixArguments(
+        method=method,
+        values={name: value for name, value in {"alpha": alpha, **arguments}.items() if value is not None},
+        num_classes=num_classes,
+        probability=probability,
+        label_smoothing=label_smoothing,
+        convention=convention,
+        granularity=granularity,
+        layout=layout,
+        seed=seed,
+        lam=lam,
+        center=center,
+        partner=partner,
+        mean=mean,
+        std=std,
+        output_layout=output_layout,
+        return_params=return_params,
+        backend=backend,
+    )
+    check_inputs(images, labels, backend)
+    return _mix(images, labels, checked)
 
 
-def _as_it_is(function: F) -> F:
+def blend(
+    images: DataNode,
+    labels: DataNode,
+    *,
+    mask: DataNode | Sequence[DataNode] | Separable | Dense,
+    num_classes: int,
+    partner: int | DataNode | None = None,
+    label_smoothing: float = 0.0,
+    layout: str = "HWC",
+    seed: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    output_layout: str | None = None,
+    return_params: bool = False,
+    backend: str = "auto",
+) -> tuple[Any, ...]:
+    """Mix every image of a batch with a partner by a mask of your own, and their labels alike.
+
+    ``image = mask * own + (1 - mask) * partner``, and the label weight is the mean of the mask.
+
+    Parameters
+    ----------
+    images, labels, num_classes, label_smoothing, layout, mean, std, output_layout, return_params, backend
+        See :func:`mix`.
+    mask : DataNode, or (rows, columns), or Separable or Dense
+        The own image's weight, in [0, 1]; values outside are clipped. A node has the shape HxW, HxWx1 or
+        1xHxW and any type, and lies on the CPU or beside the images. Two nodes of the shapes H and W, on the
+        CPU, are a mask ``rows * columns``, which is faster than a node of all pixels. ``Separable(base,
+        scale, rows, columns)`` is ``base + scale * rows * columns``; `base` and `scale` are numbers or scalar
+        CPU nodes.
+    partner : int or DataNode, optional
+        The partner's index within the batch; by default a random permutation of the batch, repeatable by
+        `seed`.
+
+    Returns
+    -------
+    images, targets[, params]
+        See :func:`mix`. With a mask on the GPU ``params.lam`` lies there too.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        See :func:`mix`; at run time also for a mask that has not the height and width of the image.
+
+    Notes
+    -----
+    Equation 1 of the paper.
+    """
+    checked = BlendArguments(
+        num_classes=num_classes,
+        label_smoothing=label_smoothing,
+        layout=layout,
+        seed=seed,
+        partner=partner,
+        mean=mean,
+        std=std,
+        output_layout=output_layout,
+        return_params=return_params,
+        backend=backend,
+    )
+    check_inputs(images, labels, backend)
+    return _blend(images, labels, _as_mask(mask, images.device, layout), checked)
+
+
+def _unconverted(function: F) -> F:
     """Nothing in it depends on a sample's value: with conditionals there is nothing for DALI to rewrite."""
     return do_not_convert(function)  # type: ignore[no-any-return]
 
 
-@_as_it_is
-def _mix(
-    method: str,
-    images: DataNode,
-    labels: DataNode,
-    num_classes: int,
-    common: CommonArguments,
-    **method_arguments: Any,
-) -> tuple[Any, ...]:
-    """Check the arguments, draw, choose the backend, mix."""
-    unknown = set(common) - CommonArguments.__annotations__.keys()
-    if unknown:
-        known = [*_DEFAULTS[method], *CommonArguments.__annotations__]
-        raise TypeError(f"{method} has no argument {min(unknown)!r}; it takes {', '.join(known)}")
-    arguments = MixArguments(method=method, num_classes=num_classes, **method_arguments, **common)
-    check_inputs(images, labels, arguments.backend)
-
-    labels = fn.reshape(fn.cast(labels, dtype=types.INT32), shape=[1])  # labels: one integer per image
+@_unconverted
+def _mix(images: DataNode, labels: DataNode, arguments: MixArguments) -> tuple[Any, ...]:
+    """Draw, make the masks, blend."""
+    labels = _as_ids(labels)
     normalization = asked_for(arguments)
-    if method == "none" and not arguments.return_params:
+    if arguments.method == "none" and not arguments.return_params:
         targets = graph.one_hot_targets(labels, images.device, arguments)
         return (normalized(images, normalization) if normalization else images), targets
+    chosen = choose(arguments.backend, images.device)
     draws = draw(arguments)
     partner = draw_partner(arguments)
-    mixed, targets, params = choose(arguments.backend, images.device)(
-        images, labels, draws, partner, arguments
-    )
-    if method == "none":
+    weights = chosen.make_mask(images, draws, arguments)
+    mixed, targets, params = chosen.blend(images, labels, partner, weights, arguments)
+    if arguments.method == "none":
         mixed = normalized(images, normalization) if normalization else images
     return (mixed, targets) if params is None else (mixed, targets, params)
+
+
+@_unconverted
+def _blend(
+    images: DataNode, labels: DataNode, mask: Separable | Dense, arguments: BlendArguments
+) -> tuple[Any, ...]:
+    chosen = choose(arguments.backend, images.device)
+    partner = draw_partner(arguments)
+    mixed, targets, params = chosen.blend(
+        images, _as_ids(labels), partner, chosen.given_mask(mask), arguments
+    )
+    return (mixed, targets) if params is None else (mixed, targets, params)
+
+
+def _as_ids(labels: DataNode) -> DataNode:
+    return fn.reshape(fn.cast(labels, dtype=types.INT32), shape=[1])  # labels: one integer per image
+
+
+@_unconverted
+def _as_mask(mask: Any, device: str, layout: str) -> Separable | Dense:
+    """A caller's mask with its weights in [0, 1], as :meth:`.backends.Backend.given_mask` takes it."""
+    expected = "a DALI node, two (rows, columns), Separable or Dense"
+    if isinstance(mask, DataNode):
+        mask = Dense(mask)
+    if isinstance(mask, Dense):
+        if not isinstance(mask.values, DataNode):
+            raise TypeError(f"mask must be {expected}; got Dense({type(mask.values).__name__})")
+        if mask.values.device != "cpu" and device == "cpu":
+            raise ValueError("mask must be on the CPU, where the images are; got a GPU node")
+        shape = mask.values.shape()
+        size = shape[:2] if layout == "HWC" else shape[-2:]
+        flat = fn.reshape(mask.values, shape=size)  # mask must be HxW, or HxWx1 for HWC, 1xHxW for CHW
+        return Dense(_in_range(flat))
+    if isinstance(mask, Separable):
+        base, scale, rows, columns = mask
+    elif isinstance(mask, tuple | list) and len(mask) == 2:
+        base, scale, (rows, columns) = 0.0, 1.0, mask
+    else:
+        raise TypeError(f"mask must be {expected}; got {mask!r}")
+    for name, node in (("rows", rows), ("columns", columns)):
+        if not isinstance(node, DataNode):
+            raise TypeError(f"{name} of the mask must be a DALI node; got {node!r}")
+        if node.device != "cpu":
+            raise ValueError(f"{name} of the mask must be on the CPU; got a GPU node")
+    rows, columns = (_in_range(fn.reshape(node, shape=[-1])) for node in (rows, columns))
+    if not is_node("base of the mask", base):
+        check_fraction("base of the mask", base)
+    if not is_node("scale of the mask", scale):
+        check_number("scale of the mask", scale)
+    base, scale = (
+        vector(value) if isinstance(value, DataNode) else float64_constant([value]) for value in (base, scale)
+    )
+    base = math.clamp(base, 0.0, 1.0)
+    scale = math.min(math.max(scale, -base), 1.0 - base)
+    return Separable(base, scale, rows, columns)
+
+
+def _in_range(weights: DataNode) -> DataNode:
+    return math.clamp(fn.cast(weights, dtype=types.FLOAT), 0.0, 1.0)
+
+
+# What all methods take, with the defaults of :func:`mix`.
+_COMMON = {
+    name: parameter
+    for name, parameter in inspect.signature(mix).parameters.items()
+    if parameter.kind == parameter.KEYWORD_ONLY and name not in ("num_classes", "method", "alpha")
+}
+
+
+@functools.cache
+def function(method: Method) -> MixFunction:
+    """The function of a method: its signature and its help text are made from the table's entry."""
+
+    def mixing(images: DataNode, labels: DataNode, **arguments: Any) -> tuple[Any, ...]:
+        if unknown := [name for name in arguments if name not in signature.parameters]:
+            known = [*method.defaults, *_COMMON]
+            raise TypeError(f"{method.name} has no argument {unknown[0]!r}; it takes {', '.join(known)}")
+        if "num_classes" not in arguments:
+            raise TypeError(f"{method.name} needs num_classes, the length of the targets")
+        return mix(images, labels, method=method.name, **arguments)
+
+    of_mix = inspect.signature(mix).parameters
+    own = [
+        inspect.Parameter(
+            argument.name, inspect.Parameter.KEYWORD_ONLY, default=argument.default, annotation=float
+        )
+        for argument in method.arguments
+    ]
+    shared = [of_mix[name] for name in ("images", "labels", "num_classes")]
+    signature = inspect.Signature([*shared, *own, *_COMMON.values()], return_annotation=tuple)
+    mixing.__name__ = mixing.__qualname__ = method.name
+    mixing.__doc__ = _help(method)
+    mixing.__signature__ = signature  # type: ignore[attr-defined]
+    return mixing
+
+
+def _help(method: Method) -> str:
+    summary = method.summary.replace("`", "")
+    lines = [f"{method.title}: the own image's weight is {summary}.", "", "Parameters", "----------"]
+    lines += ["images, labels, num_classes", "    See :func:`mix`."]
+    for argument in method.arguments:
+        cifar = "" if argument.cifar100 is None else f" (CIFAR-100: {argument.cifar100})"
+        lines += [f"{argument.name} : float or DataNode, {argument.expected}, optional"]
+        lines += [f"    {argument.help} By default {argument.default}{cifar}."]
+    lines += [f"{', '.join(_COMMON)}", "    See :func:`mix`.", "", "Returns", "-------"]
+    lines += ["images, targets[, params]", "    See :func:`mix`."]
+    if method.paper:
+        lines += ["", "Notes", "-----", f"Of the paper: {method.paper}."]
+    return "\n".join(lines) + "\n"

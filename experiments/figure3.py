@@ -17,13 +17,20 @@ import numpy as np
 from nvidia.dali import Pipeline, fn
 
 import dali_msda as msda
-from dali_msda.methods import MIXING, TABLE
+from dali_msda.methods import TABLE, Beta, Method
 from pipelines.demo_data import make_demo_dataset
 from pipelines.files import replace_whole
 
 LAM, RATIO, SIZE, CENTER = 0.65, 0.5, 224, (95, 125)
-# Stochastic Mixup & CutMix is either of two that are there.
-METHODS = {name: TABLE[name].title for name in MIXING if name != "stochastic"}
+
+
+def shown() -> list[Method]:
+    """The methods whose mask follows from lam and a centre; "stochastic" is one of two others."""
+    return [
+        method
+        for method in TABLE.values()
+        if method.draws and all(isinstance(draw, Beta) for draw in method.draws.values())
+    ]
 
 
 def mix_two(own: Path, partner: Path) -> dict[str, tuple[np.ndarray, np.ndarray | None, float | None]]:
@@ -34,17 +41,17 @@ def mix_two(own: Path, partner: Path) -> dict[str, tuple[np.ndarray, np.ndarray 
         images = fn.resize(fn.decoders.image(encoded), size=[SIZE, SIZE], mode="not_smaller")
         images = fn.crop(images, crop=[SIZE, SIZE])
         outputs = [images]
-        for method in METHODS:
+        for method in shown():
             mixed, _, params = msda.mix(
                 images,
                 labels,
-                method=method,
+                method=method.name,
                 num_classes=2,
                 lam=LAM,
                 center=CENTER,
                 partner=1,
                 return_params=True,
-                ratio=RATIO if method == "hmix" else None,
+                ratio=RATIO if "ratio" in method.defaults else None,
             )
             outputs += [mixed, params.mask, params.lam]
         pipeline.set_outputs(*outputs)
@@ -54,9 +61,9 @@ def mix_two(own: Path, partner: Path) -> dict[str, tuple[np.ndarray, np.ndarray 
         "own image": (arrays[0][0], None, None),
         "partner": (arrays[0][1], None, None),
     }
-    for number, title in enumerate(METHODS.values()):
+    for number, method in enumerate(shown()):
         mixed, mask, lam = arrays[1 + 3 * number : 4 + 3 * number]
-        panels[title] = (mixed[0], mask[0, :, :, 0], float(lam[0]))
+        panels[method.title] = (mixed[0], mask[0, :, :, 0], float(lam[0]))
     return panels
 
 

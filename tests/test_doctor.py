@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -17,7 +18,7 @@ from numba import carray  # type: ignore[attr-defined]
 from nvidia.dali import fn, types
 
 from benchmarks.loaders import Settings as Loading
-from dali_msda import processors
+from dali_msda import masks, methods, processors
 from dali_msda.backends import graph as _backend_graph
 from dali_msda.backends.numba import entry_points as _entry_points
 from dali_msda.backends.numba import mix as _backend_kernel
@@ -127,8 +128,8 @@ def test_brighter_kernel_is_found(
 ) -> None:
     right = _entry_points.mix_images
 
-    def brighter(*arguments: Any) -> tuple[Any, ...]:
-        mixed, *rest = right(*arguments)
+    def brighter(*arguments: Any, **more: Any) -> tuple[Any, ...]:
+        mixed, *rest = right(*arguments, **more)
         return fn.cast(mixed | 1, dtype=types.UINT8), *rest
 
     monkeypatch.setattr(_backend_kernel, "mix_images", brighter)
@@ -140,21 +141,41 @@ def test_brighter_kernel_is_found(
     assert section["CPU graph"]["status"] == OK
 
 
+def _larger_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = masks.box_span
+    monkeypatch.setattr(
+        methods, "box_span", lambda f, grid, axis, scale: right(f, grid, axis, scale + 2.0 / axis.size)
+    )
+
+
+def _darker_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = methods.TABLE["hmix"]
+
+    def wrong(f: Any, grid: Any, lam: Any, ratio: Any) -> Any:
+        mask: Any = right.mask(f, grid, lam, ratio)
+        return mask._replace(base=mask.base * 0.999, scale=mask.scale * 0.999)
+
+    monkeypatch.setitem(methods.TABLE, "hmix", dataclasses.replace(right, mask=wrong))
+
+
+def _larger_pi(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_backend_graph._Functions, "pi", np.pi * 1.0001)
+
+
 @pytest.mark.parametrize(
-    ("formula", "wrong", "methods"),
+    ("wrong", "found"),
     [
-        ("box_side", lambda right: lambda *given: right(*given) + 2.0, {"cutmix", "stochastic", "hmix"}),
-        ("hmix_level", lambda right: lambda *given: right(*given) * 0.999, {"hmix"}),
-        ("gaussian", lambda right: lambda d, w, area, pi: right(d, w, area, pi * 1.0001), {"gmix"}),
+        (_larger_boxes, {"cutmix", "stochastic", "hmix"}),
+        (_darker_outside, {"hmix"}),
+        (_larger_pi, {"gmix"}),
     ],
 )
 def test_wrong_formula_is_found(
-    formula: str, wrong: Callable[[Any], Any], methods: set[str], monkeypatch: pytest.MonkeyPatch
+    wrong: Callable[[pytest.MonkeyPatch], None], found: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    formulas = _backend_graph._FORMULAS
-    monkeypatch.setattr(formulas, formula, wrong(getattr(formulas, formula)))
+    wrong(monkeypatch)
     results = list(_selfcheck.run(("CPU graph",), 1, timed=False))
-    assert {result["method"] for result in results if result["error"]} == methods
+    assert {result["method"] for result in results if result["error"]} == found
     assert doctor._methods("CPU graph", results).status == PROBLEM
 
 
@@ -168,6 +189,7 @@ def _swapped_targets(version: int) -> Callable[..., None]:
             carray(data_of(data, 3), shape1(shapes, 3), np.float32),
             carray(data_of(data, 2), shape1(shapes, 2), np.int32),
             carray(data_of(data, 1), shape1(shapes, 1), np.int32),
+            carray(data_of(data, 0), shape1(shapes, 0), np.float32)[-1],
         )
 
     return run

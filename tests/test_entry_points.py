@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import dali_msda as msda
-from dali_msda import draws as slot
 from dali_msda.backends.numba.compiled import RUN, compiled
 from dali_msda.backends.numba.entry_points import _build_mix
 from dali_msda.checks import IMAGES_MOVED, SIZES_DIFFER
@@ -29,17 +27,16 @@ def tables(arrays: list[np.ndarray], kept: list[np.ndarray]) -> Tables:
 
 
 def mixed(own: Image, partner: Image, own_address: int) -> tuple[Image, int]:
-    """Mixup with lam 0 (the partner alone) through the compiled entry point: image and fault."""
-    draws = np.zeros(slot.SLOTS)
-    draws[slot.PROBABILITY] = 1.0
-    draws[slot.METHOD] = msda.METHODS.index("mixup")
+    """The partner alone, the mask being 0 everywhere, through the compiled entry point: image and fault."""
+    weights = np.zeros(1 + own.shape[0] + own.shape[1], np.float32)
     view = np.array([own_address, partner.ctypes.data, *partner.shape], np.int64)
-    out, info, fault = np.zeros_like(own), np.zeros(2, np.float32), np.zeros(1, np.int32)
+    out, fault = np.zeros_like(own), np.zeros(1, np.int32)
     kept: list[np.ndarray] = []
     run = ctypes.CFUNCTYPE(None, *([ctypes.c_uint64] * 3 + [ctypes.c_int32]) * 2)(
-        compiled(_build_mix, RUN, np.uint8 if own.dtype == np.uint8 else np.float32).address
+        compiled(_build_mix, RUN, np.uint8 if own.dtype == np.uint8 else np.float32, False).address
     )
-    run(*tables([out, info, fault], kept), *tables([own, draws, view, np.zeros(0, np.uint8)], kept))
+    inputs = [own, weights, view, np.zeros(0, np.uint8), np.zeros(1, np.uint8)]
+    run(*tables([out, fault], kept), *tables(inputs, kept))
     return out, int(fault[0])
 
 

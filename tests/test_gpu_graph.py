@@ -166,8 +166,8 @@ def test_cpu_pipelines_use_no_gpu(coded: Path) -> None:
     for pipeline in (training, validation):
         assert pipeline.device_id is None
         assert {instance._op.device for instance in operators(pipeline._graph_out)} == {"cpu"}
-    # The compiled kernel is what the check is there to find: resize, partners, images, labels.
-    assert sum("Numba" in problem for problem in problems(training._graph_out, "cpu")) == 4
+    # The compiled kernel is what the check is there to find: resize, masks, partners, images, labels.
+    assert sum("Numba" in problem for problem in problems(training._graph_out, "cpu")) == 5
     assert problems(validation._graph_out, "cpu") == []
 
 
@@ -237,7 +237,7 @@ WRONG: dict[str, tuple[Callable[[], list[DataNode]], list[str]]] = {
         lambda: [fn.decoders.image(values("gpu"), device="gpu")],
         [r"\(decoders__Image\): stands on 'gpu', made for \['cpu', 'mixed'\]"],
     ),
-    "Numba": (compiled, 2 * [r"\(NumbaFuncImpl\): runs Python or Numba code"]),
+    "Numba": (compiled, 3 * [r"\(NumbaFuncImpl\): runs Python or Numba code"]),
     "Python": (
         lambda: [fn.python_function(values(), function=np.copy).gpu()],
         [r"\(DLTensorPythonFunctionImpl\): runs Python or Numba code"],

@@ -13,6 +13,7 @@ import pytest
 import train_imagenet
 from configs import named_run
 from dali_msda import Mixing
+from dali_msda.masks import Separable
 from dali_msda.methods import TABLE, Argument, Method
 from pipelines.records import Augmentation
 from tests.trainer_process import Trainer
@@ -51,8 +52,14 @@ OF_METHODS = {
 @pytest.fixture
 def stripe(monkeypatch: pytest.MonkeyPatch) -> Method:
     """A method of a user's own, in the table."""
-    width = Argument(name="width", default=0.25, cifar100=0.25, fraction=True, help="Width of the stripe.")
-    method = Method(name="stripe", title="Stripe", paper="", mask="", arguments=(width,))
+    width = Argument(name="width", default=0.25, fraction=True, help="Width of the stripe.")
+    method = Method(
+        name="stripe",
+        title="Stripe",
+        summary="`width`",
+        arguments=(width,),
+        mask=lambda f, grid, width: Separable(width),
+    )
     monkeypatch.setitem(TABLE, "stripe", method)
     return method
 

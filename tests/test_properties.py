@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dali_msda as msda
-from dali_msda import draws as slot
 from dali_msda.backends.numba.kernels import mix_image, mix_normalized, write_mask
 from tests import reference
+from tests.kernels import NO_LAYOUT, mask_weights
 from tests.running import ONE_MASK, random_images, run_mix
 
 CONVENTIONS = st.sampled_from(["reference", "paper"])
@@ -67,30 +67,34 @@ def test_kernel_is_the_reference_and_stays_in_its_buffers(
     mask_buffer, mask = guarded(np.zeros((1, height, width) if first else (height, width, 1), np.float32))
     before = own_buffer.copy(), partner_buffer.copy()
 
-    draws = np.zeros(slot.SLOTS)
-    draws[[slot.LAM, slot.RATIO, slot.CENTER_ROW, slot.CENTER_COLUMN]] = lam, ratio, *place
-    draws[[slot.PROBABILITY, slot.PI, slot.METHOD]] = 1.0, np.pi, msda.METHODS.index(method)
-    draws[[slot.PAPER, slot.CENTER_GIVEN, slot.CHANNELS_FIRST]] = convention == "paper", 1, first
-    info, fault = np.zeros(2, np.float32), np.ones(1, np.int32)
-    mix_image(mixed, info, fault, own, draws, partner, np.zeros(0, np.uint8))
-    write_mask(mask, draws)
+    made, label_weight = mask_weights(
+        method, (height, width), center=place, paper=convention == "paper", lam=lam, ratio=ratio
+    )
+    weights_buffer, weights = guarded(made)
+    fault = np.ones(1, np.int32)
+    mix_image(mixed, fault, own, weights, partner, first, NO_LAYOUT)
+    write_mask(mask, weights, first)
 
     expected = reference.mask(method, (height, width), lam, center=place, ratio=ratio, convention=convention)
     assert fault[0] == 0
     np.testing.assert_allclose(mask.reshape(height, width), expected, rtol=0, atol=2e-7)
     assert mask.min() >= 0
     assert mask.max() <= 1
-    np.testing.assert_allclose(info[0], expected.mean(), rtol=0, atol=2e-7)
+    np.testing.assert_allclose(label_weight, expected.mean(), rtol=0, atol=2e-7)
     exact = reference.blend(own, partner, expected, "CHW" if first else "HWC")
     assert np.abs(mixed - exact).max() <= (0.5 if dtype == np.uint8 else 0) + 2e-4
-    buffers = [own_buffer, partner_buffer, mixed_buffer, mask_buffer]
+    buffers = [own_buffer, partner_buffer, mixed_buffer, mask_buffer, weights_buffer]
+    if size <= 600:  # the same mask with a weight for every pixel: the same image, to the bit
+        dense, again = np.ascontiguousarray(mask.reshape(height, width)), np.zeros_like(mixed)
+        mix_image(again, fault, own, dense, partner, first, NO_LAYOUT)
+        np.testing.assert_array_equal(again, mixed)
     if dtype == np.uint8 and not first:  # the kernel that normalises in the same pass: of the same integers
         norm = np.stack([rng.uniform(0, 255, channels), rng.uniform(0.01, 1, channels)]).astype(np.float32)
         for channels_first in (False, True):
             buffer, out = guarded(
                 np.zeros((channels, height, width) if channels_first else shape, np.float32)
             )
-            mix_normalized(out, info, fault, own, draws, partner, np.zeros(0, np.uint8), norm, channels_first)
+            mix_normalized(out, fault, own, weights, partner, NO_LAYOUT, norm, channels_first)
             same = (mixed.astype(np.float32) - norm[0]) * norm[1]
             np.testing.assert_array_equal(out, same.transpose(2, 0, 1) if channels_first else same)
             buffers.append(buffer)

@@ -1,26 +1,56 @@
-"""Two ways to mix a batch, by the same formulas.
-
-Each has a function ``mix(images, labels, draws, partner, arguments)``: the nodes of a batch, what `draw` and
-`draw_partner` of :mod:`dali_msda.draws` made, and checked arguments. It returns mixed images, targets and, if
-``arguments.return_params``, :class:`dali_msda.arguments.MixParams` (else None).
-
-Masks are computed in float64 and applied in float32; uint8 is rounded to the nearest. Arguments are checked
-before; what only the content of a batch shows (a label out of range, sizes that differ) is checked here, with
-:mod:`dali_msda.checks`.
-"""
+"""Two ways to mix a batch, by the same formulas: a module each, which :class:`Backend` describes."""
 
 from __future__ import annotations
 
 import functools
 import importlib
 import warnings
-from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from ..masks import Dense, Separable
+
+if TYPE_CHECKING:
+    from nvidia.dali.pipeline import DataNode
+
+    from ..arguments import BlendArguments, MixArguments, MixParams
+    from ..draws import Draws
 
 
-def choose(backend: str, device: str) -> Callable[..., tuple[Any, ...]]:
-    """The ``mix`` of "kernel", "graph" or "auto" for images on "cpu" or "gpu".
+class Backend(Protocol):
+    """What a backend offers.
+
+    Masks are computed in float64 and applied in float32; uint8 is rounded to the nearest. Arguments are
+    checked before; what only the content of a batch shows (a label out of range, sizes that differ) is
+    checked here, with :mod:`dali_msda.checks`. How a backend holds the masks of a batch is its own affair;
+    all it shows of them is ``lam``, their means.
+    """
+
+    def make_mask(self, images: DataNode, draws: Draws, arguments: MixArguments) -> Any:
+        """The masks of a batch from what was drawn for it."""
+
+    def given_mask(self, mask: Separable | Dense) -> Any:
+        """The masks of a batch from the caller's nodes.
+
+        float32: `base` and `scale` [1], `rows` [H] and `columns` [W] on the CPU; or `values` [H, W].
+        """
+
+    def blend(
+        self, images: DataNode, labels: DataNode, partner: DataNode, weights: Any, arguments: BlendArguments
+    ) -> tuple[DataNode, DataNode, MixParams | None]:
+        """Mixed images, targets and, if ``arguments.return_params``, what was drawn.
+
+        Parameters
+        ----------
+        images : uint8, float16 or float32, three-dimensional
+        labels : int32 [1], CPU
+        partner : index within the batch, int32 scalar, CPU
+        weights : what one of the functions above returned
+        """
+
+
+def choose(backend: str, device: str) -> Backend:
+    """The backend "kernel", "graph" or "auto" for images on "cpu" or "gpu".
 
     Raises
     ------
@@ -32,9 +62,7 @@ def choose(backend: str, device: str) -> Callable[..., tuple[Any, ...]]:
         kernels = importlib.import_module(f"{__name__}.numba.mix")
     elif backend == "auto" and device == "cpu":
         kernels = compiled_module("mix")
-    chosen = kernels or importlib.import_module(f"{__name__}.graph")
-    mix: Callable[..., tuple[Any, ...]] = chosen.mix
-    return mix
+    return cast(Backend, kernels or importlib.import_module(f"{__name__}.graph"))
 
 
 def compiled_module(name: str) -> ModuleType | None:

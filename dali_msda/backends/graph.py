@@ -7,103 +7,167 @@ where they are.
 
 from __future__ import annotations
 
-from typing import Any
+import math as scalar_math
+from typing import Any, NamedTuple
 
 import numpy as np
 from nvidia.dali import fn, math, types
 from nvidia.dali.pipeline import DataNode, Pipeline
 
-from .. import draws as slot
-from ..arguments import MixArguments, MixParams
-from ..checks import LAYOUT_DIFFERS, SIZES_DIFFER, label_in_range, no_fault, three_dimensional
+from ..arguments import BlendArguments, MixArguments, MixParams
+from ..checks import LAYOUT_DIFFERS, MASK_DIFFERS, SIZES_DIFFER, label_in_range, no_fault, three_dimensional
+from ..draws import Draws, float64_constant
 from ..dtypes import static_dtype
-from ..formulas import MaskFormulas
+from ..masks import Axis, Dense, Grid, Separable, chosen
 from ..normalization import asked_for, normalized
 
-_FORMULAS = MaskFormulas(sqrt=math.sqrt, floor=math.floor, exp=math.exp, minimum=math.min, maximum=math.max)
 # Sides of JPEG files end at 65535 pixels.
 _PIXEL_INDICES = np.arange(65536, dtype=np.float32)
 
 
-def _pick(draws: DataNode, index: int, length: int = 1) -> DataNode:
-    return fn.slice(draws, start=[index], shape=[length], axes=[0])
+class _Functions:
+    """The functions of formulas (:class:`..masks.Functions`) as operators; numbers become nodes."""
+
+    @property
+    def pi(self) -> DataNode:
+        return self.constant(scalar_math.pi)
+
+    def constant(self, number: float) -> DataNode:
+        return float64_constant([number])
+
+    def node(self, x: Any) -> DataNode:
+        return x if isinstance(x, DataNode) else self.constant(x)
+
+    def sqrt(self, x: Any) -> DataNode:
+        return math.sqrt(self.node(x))
+
+    def exp(self, x: Any) -> DataNode:
+        return math.exp(self.node(x))
+
+    def log(self, x: Any) -> DataNode:
+        return math.log(self.node(x))
+
+    def sin(self, x: Any) -> DataNode:
+        return math.sin(self.node(x))
+
+    def cos(self, x: Any) -> DataNode:
+        return math.cos(self.node(x))
+
+    def floor(self, x: Any) -> DataNode:
+        return math.floor(self.node(x))
+
+    def ceil(self, x: Any) -> DataNode:
+        return math.ceil(self.node(x))
+
+    def absolute(self, x: Any) -> DataNode:
+        return math.abs(self.node(x))
+
+    def minimum(self, x: Any, y: Any) -> DataNode:
+        return math.min(self.node(x), self.node(y))
+
+    def maximum(self, x: Any, y: Any) -> DataNode:
+        return math.max(self.node(x), self.node(y))
 
 
-def _profiles(values: list[DataNode], size: DataNode, make: Any) -> tuple[DataNode, DataNode]:
-    """One profile along each axis, float32 [H] and [W].
+_F = _Functions()
 
-    `values` holds what differs between the axes (float64, one column per axis), `make` maps the pixel
-    indices and that axis' values to weights.
+
+class Weights(NamedTuple):
+    """A mask, as :func:`blend` takes it: float32 nodes on the CPU, or `dense` on the device of the images.
+
+    It is ``base + rows * columns``, `base` alone, or `dense`.
     """
-    profiles = []
-    for axis in (0, 1):
-        length = fn.cast(size[axis], dtype=types.INT32)
-        ramp = types.Constant(_PIXEL_INDICES, device="cpu")
-        pixels = fn.slice(ramp, start=[0], shape=length, axes=[0])  # a side must be at most 65536 pixels
-        profiles.append(fn.cast(make(pixels, *(value[axis] for value in values)), dtype=types.FLOAT))
-    return profiles[0], profiles[1]
+
+    lam: DataNode
+    """The mean of the mask, the label weight, [1]."""
+    base: DataNode | None = None
+    """[1]"""
+    rows: DataNode | None = None
+    """[H], with the scale in it."""
+    columns: DataNode | None = None
+    """[W]"""
+    dense: DataNode | None = None
+    """[H, W]"""
+    given: bool = False
+    """Whether it is the caller's, and has yet to be compared with the size of the images."""
+    cut: bool = False
+    """Whether it is 1, and 0 inside a box: `base` 1, rows 0 or -1, columns 0 or 1."""
 
 
-def _mask_parts(
-    draws: DataNode, size: DataNode, arguments: MixArguments
-) -> tuple[DataNode, DataNode | None, DataNode | None, DataNode]:
-    """Base [1], scaled rows [H] and columns [W] of the mask as float32, and the label weight [1].
+def size_of(images: DataNode, layout: str) -> DataNode:
+    """Height and width, int64 [2], CPU."""
+    return fn.slice(images.shape(dtype=types.INT64), start=[layout.index("H")], shape=[2], axes=[0])
 
-    Rows and columns are None for a mask that is the same everywhere.
-    """
-    paper = arguments.convention == "paper"
-    lam = math.clamp(_pick(draws, slot.LAM), 0.0, 1.0)
-    one = lam * 0.0 + 1.0  # float64 and one per sample, which DALI's constants are not
-    applies = (_pick(draws, slot.APPLY_COIN), _pick(draws, slot.PROBABILITY))
-    if arguments.method in ("none", "mixup"):
-        base = lam if arguments.method == "mixup" else one
-        base = fn.cast(_FORMULAS.chosen(base, 1.0, *applies), dtype=types.FLOAT)
-        return base, None, None, base
 
-    place = _pick(draws, slot.CENTER_ROW, 2)
-    given = arguments.center is not None
-    if arguments.method == "gmix":
-        base, scale, width = _FORMULAS.gmix_levels(lam, paper)
-        area = size[0] * size[1]
-        pi = _pick(draws, slot.PI)
-        center = place if given else _FORMULAS.drawn_center(place, size, size * 0.0 + 1.0, paper)
-        rows, columns = _profiles(
-            [center], size, lambda pixels, middle: _FORMULAS.gaussian(pixels - middle, width, area, pi)
-        )
-    else:
-        is_hmix = arguments.method == "hmix"
-        ratio = math.clamp(_pick(draws, slot.RATIO), 0.0, 1.0) if is_hmix else one
-        side = _FORMULAS.box_side(size, lam, ratio)
-        center = place if given else _FORMULAS.drawn_center(place, size, side, paper)
-        low, high = _FORMULAS.box_span(center, size, side, paper)
-        rows, columns = _profiles(
-            [low, high], size, lambda pixels, first, after: 1.0 * (pixels >= first) * (pixels < after)
-        )
-        if is_hmix:
-            shares = (high - low) / size
-            base = _FORMULAS.hmix_level(lam, ratio, shares[0] * shares[1], paper)
-            scale = -base
-        elif arguments.method == "stochastic":
-            lam_mixup = math.clamp(_pick(draws, slot.LAM_MIXUP), 0.0, 1.0)
-            switch = (_pick(draws, slot.SWITCH_COIN), _pick(draws, slot.SWITCH_PROBABILITY))
-            base = _FORMULAS.chosen(lam_mixup, 1.0, *switch)
-            scale = _FORMULAS.chosen(0.0, -1.0, *switch)
-        else:
-            base, scale = one, -one
-    base = _FORMULAS.chosen(base, 1.0, *applies)
-    scale = _FORMULAS.chosen(scale, 0.0, *applies)
+def _float(node: DataNode) -> DataNode:
+    return fn.cast(node, dtype=types.FLOAT)
+
+
+def _flat(node: DataNode) -> DataNode:
+    return fn.reshape(node, shape=[-1])
+
+
+def _pixels(length: DataNode, columns: bool) -> DataNode:
+    """0, 1, ..., length - 1: [length, 1] or [1, length]."""
+    ramp = types.Constant(_PIXEL_INDICES, device="cpu")
+    pixels = fn.slice(ramp, start=[0], shape=length, axes=[0])  # a side must be at most 65536 pixels
+    return fn.expand_dims(pixels, axes=[0 if columns else 1])
+
+
+def make_mask(images: DataNode, draws: Draws, arguments: MixArguments) -> Weights:
+    """The masks of a batch from what was drawn."""
+    method = arguments.entry
+    size = size_of(images, arguments.layout)
+    sides, lengths = fn.cast(size, dtype=types.FLOAT64), fn.cast(size, dtype=types.INT32)
+    rows, columns = (
+        Axis(fn.slice(sides, start=[i], shape=[1], axes=[0]), _pixels(lengths[i], i == 1), draws.pick(name))
+        for i, name in enumerate(("_row", "_column"))
+    )
+    grid = Grid(rows, columns, arguments.convention == "paper", arguments.center is not None)
+    mask = method.mask(_F, grid, *(draws.pick(name) for name in method.values))
+    if isinstance(mask, Dense):
+        return _weighed_dense(_float(_applied(mask.values, 1.0, draws, arguments)))
+    base = _applied(mask.base, 1.0, draws, arguments)
+    if mask.rows is None or mask.columns is None:
+        return Weights(lam=_float(base), base=_float(base))
+    cut = method.binary and (mask.base, mask.scale) == (1.0, -1.0)
+    scale = _applied(mask.scale, 0.0, draws, arguments)
+    return _weighed(base, scale, _float(_flat(mask.rows)), _float(_flat(mask.columns)), cut)
+
+
+def given_mask(mask: Separable | Dense) -> Weights:
+    """A caller's mask, of nodes: `base` and `scale` [1], `rows` and `columns` 1-D, `values` 2-D, float32."""
+    if isinstance(mask, Dense):
+        return _weighed_dense(mask.values)._replace(given=True)
+    return _weighed(mask.base, mask.scale, mask.rows, mask.columns)._replace(given=True)
+
+
+def _applied(value: Any, otherwise: float, draws: Draws, arguments: MixArguments) -> DataNode:
+    """`value` where a sample is mixed at all, else `otherwise`, float64."""
+    # Where all are mixed a node is the answer already; a number is not yet one per sample.
+    always = not isinstance(arguments.probability, DataNode) and arguments.probability == 1.0
+    if always and isinstance(value, DataNode):
+        return value
+    return chosen(value, otherwise, draws.pick("_coin"), draws.pick("_probability"))
+
+
+def _weighed(base: Any, scale: Any, rows: DataNode, columns: DataNode, cut: bool = False) -> Weights:
     share = fn.reductions.mean(rows) * fn.reductions.mean(columns)
-    weight = fn.cast(base + scale * share, dtype=types.FLOAT)
-    return (
-        fn.cast(base, dtype=types.FLOAT),
-        fn.cast(scale * rows, dtype=types.FLOAT),
-        columns,
-        weight,
+    return Weights(
+        lam=_float(base + scale * share),
+        base=_float(base),
+        rows=_float(scale * rows),
+        columns=columns,
+        cut=cut,
     )
 
 
+def _weighed_dense(dense: DataNode) -> Weights:
+    return Weights(lam=fn.reshape(_float(fn.reductions.mean(dense)), shape=[1]), dense=dense)
+
+
 def _to_device(node: DataNode, device: str) -> DataNode:
-    return node.gpu() if device == "gpu" else node
+    return node.gpu() if device == "gpu" and node.device == "cpu" else node
 
 
 def _outer(rows: DataNode, columns: DataNode, layout: str, device: str) -> DataNode:
@@ -115,24 +179,22 @@ def _outer(rows: DataNode, columns: DataNode, layout: str, device: str) -> DataN
     return rows * columns
 
 
-def _expand(
-    base: DataNode, rows: DataNode | None, columns: DataNode | None, layout: str, device: str
-) -> DataNode:
+def _expand(weights: Weights, layout: str, device: str) -> DataNode:
     """The mask, shaped to broadcast over the images: HxWx1 or 1xHxW (1x1x1 where it is constant)."""
-    base = fn.expand_dims(_to_device(base, device), axes=[1, 2])
-    if rows is None or columns is None:
+    if weights.dense is not None:
+        return fn.expand_dims(_to_device(weights.dense, device), axes=[layout.index("C")])
+    assert weights.base is not None
+    base = fn.expand_dims(_to_device(weights.base, device), axes=[1, 2])
+    if weights.rows is None or weights.columns is None:
         return base
-    return base + _outer(rows, columns, layout, device)
+    return base + _outer(weights.rows, weights.columns, layout, device)
 
 
-def _pasted(
-    own: DataNode, partner: DataNode, rows: DataNode, columns: DataNode, layout: str, device: str
-) -> DataNode:
-    """CutMix of uint8 images in uint8: a quarter of the bytes of float32 products, and nothing to round.
-
-    `rows` are -1 or 0, `columns` 1 or 0; both are not 0 inside the box.
-    """
-    rows, columns = fn.cast(-rows, dtype=types.UINT8), fn.cast(columns, dtype=types.UINT8)
+def _pasted(own: DataNode, partner: DataNode, weights: Weights, layout: str, device: str) -> DataNode:
+    """A box of uint8 images in uint8: a quarter of the bytes of float32 products, and nothing to round."""
+    assert weights.rows is not None
+    assert weights.columns is not None
+    rows, columns = (fn.cast(profile, dtype=types.UINT8) for profile in (-weights.rows, weights.columns))
     inside = _outer(rows, columns, layout, device)
     one = types.Constant(1, dtype=types.UINT8)
     return own * (one - inside) + partner * inside
@@ -150,42 +212,53 @@ def _fault(images: DataNode, shape: DataNode, partner: DataNode, layout: str) ->
     return fn.reshape(fn.cast(fault, dtype=types.INT32), shape=[1])
 
 
-def _one_hot(labels: DataNode, arguments: MixArguments) -> DataNode:
+def _mask_fault(weights: Weights, size: DataNode) -> DataNode:
+    """MASK_DIFFERS where a caller's mask has another size than the image (int64 [2]), or 0: int32 [1]."""
+    if weights.dense is not None:
+        found = weights.dense.shape(dtype=types.INT64)
+    else:
+        assert weights.rows is not None
+        assert weights.columns is not None
+        found = fn.cat(*(profile.shape(dtype=types.INT64) for profile in (weights.rows, weights.columns)))
+    differs = fn.reductions.max(fn.cast(found != size, dtype=types.INT32)) * MASK_DIFFERS
+    return fn.reshape(fn.cast(differs, dtype=types.INT32), shape=[1])
+
+
+def _one_hot(labels: DataNode, arguments: BlendArguments) -> DataNode:
     """Label smoothing s: off = s / K, on = 1 - s + s / K."""
     off = arguments.label_smoothing / arguments.num_classes
     on = 1.0 - arguments.label_smoothing + off
     return fn.one_hot(labels, num_classes=arguments.num_classes, on_value=on, off_value=off)
 
 
-def one_hot_targets(labels: DataNode, device: str, arguments: MixArguments) -> DataNode:
+def one_hot_targets(labels: DataNode, device: str, arguments: BlendArguments) -> DataNode:
     """Targets without mixing, float32 [num_classes] on `device`; labels are int32 [1] on the CPU."""
     in_range = label_in_range(labels, arguments.num_classes)
     return _to_device(_one_hot(labels, arguments) + in_range, device)
 
 
-def mix(
-    images: DataNode, labels: DataNode, draws: DataNode, partner: DataNode, arguments: MixArguments
+def blend(
+    images: DataNode, labels: DataNode, partner: DataNode, weights: Weights, arguments: BlendArguments
 ) -> tuple[DataNode, DataNode, MixParams | None]:
-    """Mix a batch with DALI operators, on any device; otherwise as the numba backend."""
+    """Blend a batch with DALI operators, on any device; see :class:`..backends.Backend`."""
+    layout, device = arguments.layout, images.device
     images = three_dimensional(images)
     shape = images.shape(dtype=types.INT64)
-    first_side = 1 if arguments.layout == "CHW" else 0
-    size = fn.cast(fn.slice(shape, start=[first_side], shape=[2], axes=[0]), dtype=types.FLOAT64)
-    base, rows, columns, weight = _mask_parts(draws, size, arguments)
-    faultless = no_fault(_fault(images, shape, partner, arguments.layout))
+    fault = _fault(images, shape, partner, layout)
+    if weights.given:
+        size = fn.slice(shape, start=[layout.index("H")], shape=[2], axes=[0])
+        fault = math.max(fault, _mask_fault(weights, size))
+    # Everything that follows waits for the check, through the mask's first part.
+    weights = _after(weights, no_fault(fault))
 
-    if arguments.return_params and rows is None:
-        # The caller's mask is as large as the image, also where one number would do.
-        rows, columns = _profiles([], size, lambda pixels: pixels * 0.0)
-    # Through the base everything that follows waits for the check.
-    mask = _expand(base + faultless, rows, columns, arguments.layout, images.device)
     # DALI's arithmetic does not take float16, and a type that the graph does not show could be that.
     plain = static_dtype(images) in (types.UINT8, types.FLOAT)
     own = images if plain else fn.cast(images, dtype=types.FLOAT)
     other = fn.permute_batch(own, indices=partner)
-    if arguments.method == "cutmix" and static_dtype(images) == types.UINT8 and rows is not None:
-        mixed = _pasted(own, other, rows + faultless, columns, arguments.layout, images.device)
+    if weights.cut and static_dtype(images) == types.UINT8:
+        mixed = _pasted(own, other, weights, layout, device)
     else:
+        mask = _expand(weights, layout, device)
         mixed = fn.cast_like(mask * own + (1.0 - mask) * other, images)
     if Pipeline.current().max_batch_size == 1:
         mixed = images  # nothing to mix with; float32 weights would change the last bit
@@ -193,10 +266,28 @@ def mix(
         mixed = normalized(mixed, normalization)
 
     hot = _one_hot(labels, arguments)
-    weight = weight + label_in_range(labels, arguments.num_classes)
-    targets = weight * hot + (1.0 - weight) * fn.permute_batch(hot, indices=partner)
-    targets = _to_device(targets, images.device)
+    lam = weights.lam + _to_device(label_in_range(labels, arguments.num_classes), weights.lam.device)
+    hot, other_hot = (_to_device(node, lam.device) for node in (hot, fn.permute_batch(hot, indices=partner)))
+    targets = _to_device(lam * hot + (1.0 - lam) * other_hot, device)
     if not arguments.return_params:
         return mixed, targets, None
-    lam = fn.reshape(weight, shape=[])
-    return mixed, targets, MixParams(lam, partner, fn.reshape(mask, layout=arguments.layout))
+    full = fn.reshape(_expand(_full(weights, shape, layout), layout, device), layout=layout)
+    return mixed, targets, MixParams(fn.reshape(lam, shape=[]), partner, full)
+
+
+def _after(weights: Weights, check: DataNode) -> Weights:
+    """The same weights, which DALI computes after `check` (float32 [1], 0)."""
+    if weights.dense is not None:
+        return weights._replace(dense=weights.dense + _to_device(check, weights.dense.device))
+    if weights.cut:
+        return weights._replace(rows=weights.rows + check)
+    return weights._replace(base=weights.base + check)
+
+
+def _full(weights: Weights, shape: DataNode, layout: str) -> Weights:
+    """The same weights; with rows and columns where `base` alone was enough: a mask has the image's size."""
+    if weights.dense is not None or weights.rows is not None:
+        return weights
+    size = fn.cast(fn.slice(shape, start=[layout.index("H")], shape=[2], axes=[0]), dtype=types.INT32)
+    rows, columns = (_flat(_pixels(size[axis], axis == 1)) * 0.0 for axis in (0, 1))
+    return weights._replace(rows=rows, columns=columns)

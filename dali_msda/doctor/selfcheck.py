@@ -15,15 +15,15 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import nvidia.dali
 from nvidia.dali import Pipeline, fn, types
 
 from .. import reference
-from ..arguments import CONVENTIONS
 from ..methods import METHODS
+from ..mixing import Convention
 from ..operators import mix
 from . import gpu, jpeg, libraries
 
@@ -252,7 +252,7 @@ def run(forms: tuple[str, ...], threads: int, *, timed: bool = True) -> Iterator
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # what they say, the doctor says by itself
-                    for convention in CONVENTIONS:
+                    for convention in get_args(Convention):
                         found = errors(method, convention, form)
                         result["errors"][convention] = found._asdict()
                         if not found.within_bounds():

@@ -1,16 +1,20 @@
-"""All that DALI does not promise: names that a new version may take away. Seen in DALI 2.4."""
+"""All that DALI and Numba do not promise: names that a new version may take away.
+
+Seen in DALI 2.4 and Numba 0.68.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+from numba.np.unsafe.ndarray import to_fixed_tuple
 from nvidia.dali.plugin.numba import NumbaFunction, address_as_void_pointer
 
 for _hook in ("_get_run_fn_cpu", "_get_setup_fn_cpu"):
     if not hasattr(NumbaFunction, _hook):
         raise ImportError(f"DALI's plugin for Numba has no {_hook}: this DALI is newer than what was tested")
 
-__all__ = ["CompiledOperator", "address_as_void_pointer"]
+__all__ = ["CompiledOperator", "address_as_void_pointer", "to_fixed_tuple"]
 
 
 class CompiledOperator(NumbaFunction):

@@ -12,6 +12,7 @@ import hashlib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numba
@@ -44,6 +45,13 @@ def shape1(shapes: int, index: int) -> Any:
 
 
 @numba.njit
+def shape2(shapes: int, index: int) -> Any:
+    """The shape of a two-dimensional array."""
+    sides = integers(integers(shapes, index + 1)[index], 2)
+    return sides[0], sides[1]
+
+
+@numba.njit
 def shape3(shapes: int, index: int) -> Any:
     """The shape of a three-dimensional array."""
     sides = integers(integers(shapes, index + 1)[index], 3)
@@ -72,7 +80,12 @@ def _version() -> int:
 
 
 @functools.cache
-def compiled(build: Callable[..., Callable[..., None]], signature: Any, *closed_over: Any) -> Any:
+def compiled(
+    build: Callable[..., Callable[..., None]],
+    signature: Any,
+    *closed_over: Any,
+    called: tuple[str, Any, int] | None = None,
+) -> Any:
     """A C-callable function, compiled or read from Numba's cache; once per process.
 
     Parameters
@@ -82,8 +95,19 @@ def compiled(build: Callable[..., Callable[..., None]], signature: Any, *closed_
         function closes over is part of its key in Numba's cache, and the version has to be.
     signature
         `RUN`, `RUN_BATCH` or `SETUP`.
+    called : (name, function, fingerprint), optional
+        A compiled function that the made one calls by a global name, and a number that changes with it.
+        Closed over, it would make another key in every process.
     """
-    function = build(_version(), *closed_over)
+    version = _version() if called is None else _version() ^ called[2]
+    function: Any = build(version, *closed_over)
+    if called is not None:
+        known = {**function.__globals__, called[0]: called[1]}
+        function = FunctionType(function.__code__, known, function.__name__, None, function.__closure__)
+    # In one process code that several processes have compiled comes together, where the name alone has to
+    # tell functions apart: Numba only adds a number, which every process counts from the start.
+    key = hashlib.sha256(repr((version, closed_over)).encode()).hexdigest()[:8]
+    function.__qualname__ += f"_{key}"
     try:
         return numba.cfunc(signature, cache=True)(function)
     except RuntimeError as error:

@@ -11,11 +11,14 @@ from numba import carray  # type: ignore[attr-defined]
 from nvidia.dali import types
 from nvidia.dali.pipeline import DataNode
 
+from ...arguments import MixArguments
 from ...checks import IMAGES_MOVED
+from ...draws import Draws
 from ...normalization import Normalization
 from .compat import CompiledOperator, address_as_void_pointer
-from .compiled import RUN, RUN_BATCH, SETUP, compiled, data_of, integers, shape1, shape3
-from .kernels import mix_image, mix_normalized, write_mask, write_targets
+from .compiled import RUN, RUN_BATCH, SETUP, compiled, data_of, integers, shape1, shape2, shape3
+from .formulas import fingerprint
+from .kernels import mask_writer, mix_image, mix_normalized, write_mask, write_targets
 
 # What :func:`_build_views` writes for each sample: addresses of its own image and of its partner, and the
 # partner's shape.
@@ -35,19 +38,54 @@ def _partner(own: Any, view: Any, own_address: int) -> Any:
     return moved, carray(address_as_void_pointer(address), own.shape if moved else shape, own.dtype)
 
 
-def _build_mix(version: int, element: type) -> Callable[..., None]:
+# What `compiled` puts in: the kernel that writes the masks of a method.
+_write: Any = None
+
+
+def _build_weights(version: int, height_axis: int, dense: bool) -> Callable[..., None]:
+    def run(out, out_shapes, out_ndims, outs, data, shapes, ndims, ins):  # type: ignore[no-untyped-def]
+        _source = version
+        sides = shape3(shapes, 0)
+        _write(
+            carray(data_of(out, 0), shape2(out_shapes, 0) if dense else shape1(out_shapes, 0), np.float32),
+            carray(data_of(out, 1), shape1(out_shapes, 1), np.float32),
+            carray(data_of(data, 1), shape1(shapes, 1), np.float64),
+            sides[height_axis],
+            sides[height_axis + 1],
+        )
+
+    return run
+
+
+def _build_weights_shapes(version: int, height_axis: int, dense: bool) -> Callable[..., None]:
+    def setup(out_shapes, out_ndims, outs, shapes, ndims, ins, samples):  # type: ignore[no-untyped-def]
+        _source = version
+        for sample in range(samples):
+            own = integers(integers(shapes, samples)[sample], 3)
+            if dense:
+                sides = integers(integers(out_shapes, samples)[sample], 2)
+                sides[:] = own[height_axis : height_axis + 2]
+            else:
+                length = integers(integers(out_shapes, samples)[sample], 1)
+                length[0] = 1 + own[height_axis] + own[height_axis + 1]
+            integers(integers(out_shapes, 2 * samples)[samples + sample], 1)[0] = 1
+
+    return setup
+
+
+def _build_mix(version: int, element: type, dense: bool) -> Callable[..., None]:
     def run(out, out_shapes, out_ndims, outs, data, shapes, ndims, ins):  # type: ignore[no-untyped-def]
         _source = version
         own = carray(data_of(data, 0), shape3(shapes, 0), element)
         moved, partner = _partner(own, integers(integers(data, 3)[2], _VIEW), integers(data, 1)[0])
-        fault = carray(data_of(out, 2), shape1(out_shapes, 2), np.int32)
+        fault = carray(data_of(out, 1), shape1(out_shapes, 1), np.int32)
         mix_image(
             carray(data_of(out, 0), shape3(out_shapes, 0), element),
-            carray(data_of(out, 1), shape1(out_shapes, 1), np.float32),
             fault,
             own,
-            carray(data_of(data, 1), shape1(shapes, 1), np.float64),
+            carray(data_of(data, 1), shape2(shapes, 1) if dense else shape1(shapes, 1), np.float32),
             partner,
+            carray(data_of(data, 4), shape1(shapes, 4), np.uint8)[0] != 0,
             carray(data_of(data, 3), shape1(shapes, 3), np.uint8),
         )
         if moved:
@@ -56,21 +94,20 @@ def _build_mix(version: int, element: type) -> Callable[..., None]:
     return run
 
 
-def _build_mix_normalized(version: int, channels_first: bool) -> Callable[..., None]:
+def _build_mix_normalized(version: int, channels_first: bool, dense: bool) -> Callable[..., None]:
     def run(out, out_shapes, out_ndims, outs, data, shapes, ndims, ins):  # type: ignore[no-untyped-def]
         _source = version
         own = carray(data_of(data, 0), shape3(shapes, 0), np.uint8)
         moved, partner = _partner(own, integers(integers(data, 3)[2], _VIEW), integers(data, 1)[0])
-        fault = carray(data_of(out, 2), shape1(out_shapes, 2), np.int32)
+        fault = carray(data_of(out, 1), shape1(out_shapes, 1), np.int32)
         mix_normalized(
             carray(data_of(out, 0), shape3(out_shapes, 0), np.float32),
-            carray(data_of(out, 1), shape1(out_shapes, 1), np.float32),
             fault,
             own,
-            carray(data_of(data, 1), shape1(shapes, 1), np.float64),
+            carray(data_of(data, 1), shape2(shapes, 1) if dense else shape1(shapes, 1), np.float32),
             partner,
             carray(data_of(data, 3), shape1(shapes, 3), np.uint8),
-            carray(data_of(data, 4), (2, shape1(shapes, 4)[0] // 2), np.float32),
+            carray(data_of(data, 5), (2, shape1(shapes, 5)[0] // 2), np.float32),
             channels_first,
         )
         if moved:
@@ -89,8 +126,7 @@ def _build_mix_shapes(version: int, channels_first: bool) -> Callable[..., None]
                 mixed[0], mixed[1], mixed[2] = own[2], own[0], own[1]
             else:
                 mixed[:] = own
-            integers(integers(out_shapes, 2 * samples)[samples + sample], 1)[0] = 2
-            integers(integers(out_shapes, 3 * samples)[2 * samples + sample], 1)[0] = 1
+            integers(integers(out_shapes, 2 * samples)[samples + sample], 1)[0] = 1
 
     return setup
 
@@ -127,6 +163,7 @@ def _build_targets(version: int) -> Callable[..., None]:
             carray(data_of(data, 3), shape1(shapes, 3), np.float32),
             carray(data_of(data, 1), shape1(shapes, 1), np.int32),
             carray(data_of(data, 2), shape1(shapes, 2), np.int32),
+            carray(data_of(data, 0), shape1(shapes, 0), np.float32)[-1],
         )
 
     return run
@@ -137,17 +174,18 @@ def _build_targets_shapes(version: int) -> Callable[..., None]:
         _source = version
         for sample in range(samples):
             classes = integers(integers(shapes, samples)[sample], 1)[0]
-            integers(integers(out_shapes, samples)[sample], 1)[0] = classes
+            integers(integers(out_shapes, samples)[sample], 1)[0] = classes - 1
 
     return setup
 
 
-def _build_mask(version: int) -> Callable[..., None]:
+def _build_mask(version: int, channels_first: bool, dense: bool) -> Callable[..., None]:
     def run(out, out_shapes, out_ndims, outs, data, shapes, ndims, ins):  # type: ignore[no-untyped-def]
         _source = version
         write_mask(
             carray(data_of(out, 0), shape3(out_shapes, 0), np.float32),
-            carray(data_of(data, 1), shape1(shapes, 1), np.float64),
+            carray(data_of(data, 1), shape2(shapes, 1) if dense else shape1(shapes, 1), np.float32),
+            channels_first,
         )
 
     return run
@@ -182,49 +220,88 @@ def partner_views(element: types.DALIDataType, own: DataNode, partner: DataNode)
     return operator(own, partner)  # images must have three dimensions
 
 
+def mask_weights(
+    element: types.DALIDataType, own: DataNode, draws: Draws, arguments: MixArguments
+) -> tuple[DataNode, DataNode]:
+    """The masks of a batch from what was drawn, as the kernels take them, and their means.
+
+    Returns
+    -------
+    weights : DataNode
+        float32 [1 + H + W], or [H, W] for a dense mask.
+    lam : DataNode
+        float32 [1].
+    """
+    method, height_axis = arguments.entry, arguments.layout.index("H")
+    dense = method.kind == "dense"
+    slots = tuple(draws.slots.items())
+    run = compiled(
+        _build_weights,
+        RUN,
+        height_axis,
+        dense,
+        called=("_write", mask_writer(method, slots), fingerprint(method.mask, slots)),
+    )
+    operator = CompiledOperator(
+        run_fn=run,
+        setup_fn=compiled(_build_weights_shapes, SETUP, height_axis, dense),
+        out_types=[types.FLOAT, types.FLOAT],
+        outs_ndim=[2 if dense else 1, 1],
+        in_types=[element, types.FLOAT64],
+        ins_ndim=[3, 1],
+    )
+    weights, lam = operator(own, draws.numbers)  # images must have three dimensions
+    return weights, lam
+
+
 def mix_images(
     element: types.DALIDataType,
     own: DataNode,
-    draws: DataNode,
+    weights: DataNode,
     partner: DataNode,
     layout: DataNode,
+    channels_first: bool,
     normalization: Normalization | None,
-) -> tuple[DataNode, DataNode, DataNode]:
-    """:func:`.kernels.mix_image` over a batch: mixed images, info and fault.
+    *,
+    dense: bool,
+) -> tuple[DataNode, DataNode]:
+    """:func:`.kernels.mix_image` over a batch: mixed images and fault.
 
     `element` is the type of the images, ``types.UINT8`` or ``types.FLOAT``, `partner` the index within the
     batch. With a `normalization` it is
     :func:`.kernels.mix_normalized`, for uint8 HWC images only.
     """
     views = partner_views(element, own, partner)
-    inputs, mixed_type, channels_first = [own, draws, views, layout], element, False
+    first = types.Constant(np.array([channels_first], np.uint8), device="cpu")
+    inputs, mixed_type, to_first = [own, weights, views, layout, first], element, False
     if normalization is None:
-        run = compiled(_build_mix, RUN, np.uint8 if element == types.UINT8 else np.float32)
+        run = compiled(_build_mix, RUN, np.uint8 if element == types.UINT8 else np.float32, dense)
     else:
-        mixed_type, channels_first = types.FLOAT, normalization.output_layout == "CHW"
-        run = compiled(_build_mix_normalized, RUN, channels_first)
+        mixed_type, to_first = types.FLOAT, normalization.output_layout == "CHW"
+        run = compiled(_build_mix_normalized, RUN, to_first, dense)
         factors = np.array([*normalization.mean, *(1 / value for value in normalization.std)], np.float32)
         inputs.append(types.Constant(factors, device="cpu"))
     operator = CompiledOperator(
         run_fn=run,
-        setup_fn=compiled(_build_mix_shapes, SETUP, channels_first),
-        out_types=[mixed_type, types.FLOAT, types.INT32],
-        outs_ndim=[3, 1, 1],
-        in_types=[element, types.FLOAT64, types.INT64, types.UINT8, types.FLOAT][: len(inputs)],
-        ins_ndim=[3, 1, 1, 1, 1][: len(inputs)],
+        setup_fn=compiled(_build_mix_shapes, SETUP, to_first),
+        out_types=[mixed_type, types.INT32],
+        outs_ndim=[3, 1],
+        in_types=[element, types.FLOAT, types.INT64, types.UINT8, types.UINT8, types.FLOAT][: len(inputs)],
+        ins_ndim=[3, 2 if dense else 1, 1, 1, 1, 1][: len(inputs)],
     )
-    mixed, info, fault = operator(*inputs)
-    return mixed, info, fault
+    mixed, fault = operator(*inputs)
+    return mixed, fault
 
 
 def mix_targets(
-    classes: DataNode,
+    num_classes: int,
+    label_smoothing: float,
     labels: DataNode,
     partner_labels: DataNode,
-    info: DataNode,
+    lam: DataNode,
     *checks: DataNode,
 ) -> DataNode:
-    """:func:`.kernels.write_targets` over a batch, float32 in the shape of `classes`.
+    """:func:`.kernels.write_targets` over a batch, float32 [num_classes].
 
     `checks`, two float32 [1], are not read: they are inputs so that DALI makes the checks first.
     """
@@ -236,17 +313,21 @@ def mix_targets(
         in_types=[types.FLOAT, types.INT32, types.INT32, types.FLOAT, types.FLOAT, types.FLOAT],
         ins_ndim=[1] * 6,
     )
-    return operator(classes, labels, partner_labels, info, *checks)
+    # As long as the targets, and behind that the label smoothing: an operator takes six inputs.
+    numbers = types.Constant(np.array([0] * num_classes + [label_smoothing], np.float32), device="cpu")
+    return operator(numbers, labels, partner_labels, lam, *checks)
 
 
-def make_mask(element: types.DALIDataType, own: DataNode, draws: DataNode, layout: str) -> DataNode:
+def make_mask(
+    element: types.DALIDataType, own: DataNode, weights: DataNode, layout: str, *, dense: bool
+) -> DataNode:
     """:func:`.kernels.write_mask` over a batch: float32, as high and wide as `own`."""
     operator = CompiledOperator(
-        run_fn=compiled(_build_mask, RUN),
+        run_fn=compiled(_build_mask, RUN, layout == "CHW", dense),
         setup_fn=compiled(_build_mask_shapes, SETUP, layout.index("C")),
         out_types=[types.FLOAT],
         outs_ndim=[3],
-        in_types=[element, types.FLOAT64],
-        ins_ndim=[3, 1],
+        in_types=[element, types.FLOAT],
+        ins_ndim=[3, 2 if dense else 1],
     )
-    return operator(own, draws)
+    return operator(own, weights)

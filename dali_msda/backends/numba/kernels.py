@@ -1,41 +1,27 @@
-"""The compiled kernels: from the draws of one sample to its mixed image, its targets and its mask.
+"""The compiled kernels: from the numbers of one sample to its mask, its mixed image and its targets.
 
-The formulas are those of :mod:`dali_msda.formulas`, compiled by Numba. Weights and products are float32 as in
-the graph form, in the same order, and uint8 results are rounded to the nearest, halves up. All functions work
-on plain arrays of one sample; DALI calls them through :mod:`.entry_points`.
+Weights and products are float32 as in the graph form, in the same order, and uint8 results are rounded to the
+nearest, halves up. All functions work on plain arrays of one sample; DALI calls them through
+:mod:`.entry_points`. A mask comes as one vector, its base, its rows (with the scale in them) and its columns,
+or as an array with a weight for every pixel.
 """
 
 from __future__ import annotations
 
-import math
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import numba
 import numpy as np
 
-from ... import draws as slot
-from ...checks import CHANNELS_DIFFER, LAYOUT_DIFFERS, SIZES_DIFFER
-from ...formulas import MaskFormulas
-from ...methods import METHODS
+from ...checks import CHANNELS_DIFFER, LAYOUT_DIFFERS, MASK_DIFFERS, SIZES_DIFFER
+from ...masks import Axis, Grid
+from ...methods import Method
+from . import functions
+from .compat import to_fixed_tuple
+from .formulas import chosen, compiled_formula, fingerprint
 
-_FORMULAS = MaskFormulas(
-    sqrt=math.sqrt, floor=math.floor, exp=math.exp, minimum=min, maximum=max, compiled=numba.njit
-)
-_box_side, _drawn_center, _box_span = _FORMULAS.box_side, _FORMULAS.drawn_center, _FORMULAS.box_span
-_hmix_level, _gmix_levels = _FORMULAS.hmix_level, _FORMULAS.gmix_levels
-_gaussian, _chosen = _FORMULAS.gaussian, _FORMULAS.chosen
-
-_NONE, _MIXUP, _CUTMIX, _STOCHASTIC, _HMIX, _GMIX = (
-    METHODS.index(name) for name in ("none", "mixup", "cutmix", "stochastic", "hmix", "gmix")
-)
-_LAM, _RATIO, _ROW, _COLUMN = slot.LAM, slot.RATIO, slot.CENTER_ROW, slot.CENTER_COLUMN
-_APPLY, _SWITCH, _LAM_MIXUP = slot.APPLY_COIN, slot.SWITCH_COIN, slot.LAM_MIXUP
-_PROBABILITY, _SWITCH_PROBABILITY, _PI = slot.PROBABILITY, slot.SWITCH_PROBABILITY, slot.PI
-_METHOD, _PAPER, _CENTER_GIVEN, _CHW = slot.METHOD, slot.PAPER, slot.CENTER_GIVEN, slot.CHANNELS_FIRST
-_SMOOTHING = slot.LABEL_SMOOTHING
-# What the image kernel tells the target kernel about a sample.
-INFO_LAM, INFO_SMOOTHING = 0, 1
 _ONE, _ZERO = np.float32(1.0), np.float32(0.0)
 _LETTER_C, _LETTER_H = ord("C"), ord("H")
 _U = np.uint64
@@ -43,71 +29,110 @@ _U1, _U2, _U3 = _U(1), _U(2), _U(3)
 
 
 @numba.njit
-def _axis_center(value: float, size: float, side: float, draws: Any) -> float:
-    """The caller's pixel, or a drawn one."""
-    if draws[_CENTER_GIVEN] != 0.0:
-        return value
-    return float(_drawn_center(value, size, side, draws[_PAPER] != 0.0))
+def _write_profiles(weights: Any, rows: Any, columns: Any, scale: float) -> Any:
+    """Write ``scale * rows`` and `columns` behind the base; return the mean of ``rows * columns``."""
+    height, width = rows.shape[0], columns.shape[1]
+    down, across = 0.0, 0.0
+    for y in range(height):
+        down += rows[y, 0]
+        weights[1 + y] = rows[y, 0] * scale
+    for x in range(width):
+        across += columns[0, x]
+        weights[1 + height + x] = columns[0, x]
+    return (down / height) * (across / width)
 
 
 @numba.njit
-def _fill_box(size: int, value: float, lam: float, ratio: float, draws: Any, profile: Any) -> float:
-    """Write a box's indicator along one axis; return its share of the axis."""
-    paper = draws[_PAPER] != 0.0
-    side = _box_side(float(size), lam, ratio)
-    low, high = _box_span(_axis_center(value, float(size), side, draws), float(size), side, paper)
-    for i in range(size):
-        profile[i] = 1.0 if low <= i < high else 0.0
-    return float((high - low) / size)
+def _write_constant(weights: Any, lam: Any, mask: Any, coin: float, probability: float) -> None:
+    """:func:`_write_separable` for a mask without rows and columns."""
+    lam[0] = chosen(mask.base, 1.0, coin, probability)
+    weights[0] = lam[0]
+    weights[1:] = _ZERO
 
 
 @numba.njit
-def _fill_gaussian(size: int, value: float, width: float, area: float, draws: Any, profile: Any) -> float:
-    """Write the blob along one axis; return its mean."""
-    center = _axis_center(value, float(size), 1.0, draws)  # a point is a box of one pixel
-    total = 0.0
-    for i in range(size):
-        profile[i] = _gaussian(i - center, width, area, draws[_PI])
-        total += profile[i]
-    return total / size
+def _write_separable(weights: Any, lam: Any, mask: Any, coin: float, probability: float) -> None:
+    """Write a mask's base, rows and columns, and the label weight, its mean; 1 for a sample not mixed.
 
-
-@numba.njit
-def _fill_mask(draws: Any, rows: Any, columns: Any) -> tuple[float, float]:
-    """Write ``scale * rows`` and ``columns``; return the base and the mask's mean, the label weight.
-
-    Both arrays come in uninitialised: every method writes all of them.
+    Parameters
+    ----------
+    weights : float32 [1 + H + W], output
+    lam : float32 [1], output
+    mask : Separable
+    coin, probability : float
+        A sample is mixed where `coin` is below `probability`.
     """
-    method, paper = int(draws[_METHOD]), draws[_PAPER] != 0.0
-    height, width = rows.size, columns.size
-    lam = min(max(draws[_LAM], 0.0), 1.0)
-    ratio = min(max(draws[_RATIO], 0.0), 1.0) if method == _HMIX else 1.0
-    base, scale, share = 1.0, 0.0, 0.0
-    if method in (_CUTMIX, _HMIX, _STOCHASTIC):
-        share = _fill_box(height, draws[_ROW], lam, ratio, draws, rows)
-        share *= _fill_box(width, draws[_COLUMN], lam, ratio, draws, columns)
-        scale = -1.0
-        if method == _HMIX:
-            base = _hmix_level(lam, ratio, share, paper)
-            scale = -base
-        elif method == _STOCHASTIC:
-            lam_mixup = min(max(draws[_LAM_MIXUP], 0.0), 1.0)
-            base = _chosen(lam_mixup, 1.0, draws[_SWITCH], draws[_SWITCH_PROBABILITY])
-            scale = _chosen(0.0, -1.0, draws[_SWITCH], draws[_SWITCH_PROBABILITY])
-    elif method == _GMIX:
-        base, scale, blob = _gmix_levels(lam, paper)
-        area = float(height) * float(width)
-        share = _fill_gaussian(height, draws[_ROW], blob, area, draws, rows)
-        share *= _fill_gaussian(width, draws[_COLUMN], blob, area, draws, columns)
+    base = chosen(mask.base, 1.0, coin, probability)
+    scale = chosen(mask.scale, 0.0, coin, probability)
+    weights[0] = base
+    lam[0] = base + scale * _write_profiles(weights, mask.rows, mask.columns, scale)
+
+
+@numba.njit(fastmath={"reassoc"})
+def _sum(values: Any) -> float:
+    """In any order, so that the processor may add several at a time."""
+    total = 0.0
+    for value in values:
+        total += np.float64(value)
+    return total
+
+
+@numba.njit
+def _write_dense(weights: Any, lam: Any, mask: Any, coin: float, probability: float) -> None:
+    """:func:`_write_separable` for a mask of any shape: `weights` are float32 [H, W]."""
+    if coin < probability:
+        weights[:] = mask.values
     else:
-        base = lam if method == _MIXUP else 1.0
-        rows[:] = 0.0
-        columns[:] = 0.0
-    base = _chosen(base, 1.0, draws[_APPLY], draws[_PROBABILITY])
-    scale = _chosen(scale, 0.0, draws[_APPLY], draws[_PROBABILITY])
-    for i in range(height):
-        rows[i] *= scale
-    return base, base + scale * share
+        weights[:] = _ONE
+    lam[0] = _sum(weights.reshape(-1)) / weights.size
+
+
+@functools.cache
+def mask_writer(method: Method, slots: tuple[tuple[str, int], ...]) -> Any:
+    """A kernel ``write(weights, lam, numbers, height, width)``: the mask of one sample from what was drawn.
+
+    Parameters
+    ----------
+    method : Method
+    slots : tuple of (str, int)
+        Where in `numbers`, float64 [n], each draw stands: :attr:`dali_msda.draws.Draws.slots`.
+    """
+    at = dict(slots)
+    # Numba cannot index an empty tuple: the last one is not read.
+    places, count = (*(at[name] for name in method.values), 0), len(method.values)
+    row, coin, probability = at["_row"], at["_coin"], at["_probability"]
+    paper, given = at["_paper"], at["_given"]
+    formula = compiled_formula(method.mask)
+    write = {"constant": _write_constant, "separable": _write_separable, "dense": _write_dense}[method.kind]
+
+    def write_weights(weights: Any, lam: Any, numbers: Any, height: int, width: int) -> None:
+        values = np.empty(count, np.float64)
+        for i in range(count):
+            values[i] = numbers[places[i]]
+        down = np.arange(height).astype(np.float64).reshape(height, 1)
+        across = np.arange(width).astype(np.float64).reshape(1, width)
+        rows = Axis(float(height), down, numbers[row])
+        columns = Axis(float(width), across, numbers[row + 1])
+        grid = Grid(rows, columns, numbers[paper] != 0.0, numbers[given] != 0.0)
+        mask = formula(functions, grid, *to_fixed_tuple(values, count))  # type: ignore[call-arg]
+        write(weights, lam, mask, numbers[coin], numbers[probability])
+
+    write_weights.__qualname__ += f"_{fingerprint(method.mask, slots)}"  # see `compiled`
+    return numba.njit(write_weights)
+
+
+@numba.njit
+def write_mask(mask: Any, weights: Any, channels_first: bool) -> None:
+    """Write the mask of one sample with a weight for every pixel: float32, HxWx1 or 1xHxW."""
+    flat = mask.reshape(-1)
+    if weights.ndim == 2:
+        flat[:] = weights.reshape(-1)
+    else:
+        width = mask.shape[2] if channels_first else mask.shape[1]
+        height = flat.size // width
+        for y in range(height):
+            for x in range(width):
+                flat[y * width + x] = weights[0] + weights[1 + y] * weights[1 + height + x]
 
 
 def _settled(value: Any, own: Any, partner: Any) -> Any:
@@ -164,77 +189,99 @@ def _blend_line(
 
 
 @numba.njit
-def _fault(own: Any, draws: Any, partner: Any, layout: Any) -> int:
+def _fits(weights: Any, height: int, width: int) -> Any:
+    """Whether a mask has the size of the image."""
+    if weights.ndim == 2:
+        return weights.shape == (height, width)
+    return weights.size == 1 + height + width
+
+
+@numba.njit
+def _fault(own: Any, partner: Any, weights: Any, channels_first: bool, layout: Any) -> int:
     """0, or why the images cannot be mixed: one of the faults of :mod:`dali_msda.checks`."""
     # The graph turns a fault into an error; here it only must not read past a smaller partner.
     if own.shape != partner.shape:
         return SIZES_DIFFER
-    if layout.size > 0 and layout[0] != (_LETTER_C if draws[_CHW] != 0.0 else _LETTER_H):
+    if layout.size > 0 and layout[0] != (_LETTER_C if channels_first else _LETTER_H):
         return LAYOUT_DIFFERS
-    return 0
+    height, width = (own.shape[1], own.shape[2]) if channels_first else (own.shape[0], own.shape[1])
+    return 0 if _fits(weights, height, width) else MASK_DIFFERS
 
 
 @numba.njit
-def _line_weights(draws: Any, height: int, width: int, repeats: int) -> Any:
-    """The mask, ready for lines of `width` pixels with `repeats` elements each.
-
-    Returns the base (float32), the scaled rows (float64), the columns as float32 with one weight per element
-    of a line, the part of a line where they are not 0 (first, last), and the label weight.
-    """
-    rows = np.empty(height, np.float64)
-    profile = np.empty(width, np.float64)
-    base, label_weight = _fill_mask(draws, rows, profile)
-    length = width * repeats
-    columns = np.empty(length, np.float32)
-    first, last = length, 0
-    for x in range(width):
-        weight = np.float32(profile[x])
-        for i in range(x * repeats, (x + 1) * repeats):
-            columns[i] = weight
-        if weight != _ZERO:
-            first = min(first, x * repeats)
-            last = (x + 1) * repeats
-    return np.float32(base), rows, columns, first, last, label_weight
+def _repeat(line: Any, weights: Any, repeats: int) -> None:
+    """One weight for every element of a line of pixels with `repeats` elements each."""
+    if repeats == 3:
+        for x in range(_U(weights.size)):
+            at = x * _U3
+            line[at] = weights[x]
+            line[at + _U1] = weights[x]
+            line[at + _U2] = weights[x]
+    else:
+        for i in range(line.size):
+            line[i] = weights[i // repeats]
 
 
 @numba.njit
-def mix_image(mixed: Any, info: Any, fault: Any, own: Any, draws: Any, partner: Any, layout: Any) -> None:
+def _box_of(columns: Any) -> Any:
+    """Where the columns are not 0 (first, last), and whether they are 1 there: a box, or no box at all."""
+    first, last = columns.size, 0
+    for i in range(columns.size):
+        if columns[i] != _ZERO:
+            first, last = min(first, i), i + 1
+    is_box = True
+    for i in range(first, last):
+        is_box &= columns[i] == _ONE
+    return is_box, first, last
+
+
+@numba.njit
+def mix_image(
+    mixed: Any, fault: Any, own: Any, weights: Any, partner: Any, channels_first: bool, layout: Any
+) -> None:
     """Mix one image.
 
     Parameters
     ----------
     mixed : array, output
         Shape and dtype of `own`.
-    info : float32 [2], output
-        The label weight at INFO_LAM, the label smoothing at INFO_SMOOTHING.
     fault : int32 [1], output
         0, or one of the faults of :mod:`dali_msda.checks`; then the image is copied, unmixed.
     own, partner : uint8 or float32, three-dimensional, C-contiguous
         The images.
-    draws : float64 [SLOTS]
-        As :mod:`dali_msda.draws` packs them.
+    weights : float32 [1 + H + W] or [H, W]
+        The mask: base, scaled rows and columns, or a weight for every pixel.
+    channels_first : bool
+        Whether the images are CxHxW.
     layout : uint8 [n]
         The layout that DALI has for the images, as letters; may be empty.
     """
-    info[INFO_LAM] = _ONE
-    info[INFO_SMOOTHING] = draws[_SMOOTHING]
-    fault[0] = _fault(own, draws, partner, layout)
+    fault[0] = _fault(own, partner, weights, channels_first, layout)
     if fault[0] != 0:
         mixed[:] = own
         return
     # A line is a row of pixels, of one channel (CHW) or of all of them (HWC).
-    if draws[_CHW] != 0.0:
+    if channels_first:
         lines, height, width, repeats = own.shape[0] * own.shape[1], own.shape[1], own.shape[2], 1
     else:
         lines, height, width, repeats = own.shape[0], own.shape[0], own.shape[1], own.shape[2]
-    base, rows, columns, first, last, info[INFO_LAM] = _line_weights(draws, height, width, repeats)
-    is_box, length = int(draws[_METHOD]) != _GMIX, _U(width * repeats)
+    length = _U(width * repeats)
     out, a, b = mixed.reshape(-1), own.reshape(-1), partner.reshape(-1)
+    columns = np.empty(width * repeats, np.float32)
+    if weights.ndim == 2:
+        for line in range(lines):
+            start = _U(line) * length
+            _repeat(columns, weights[line % height], repeats)
+            _blend_line(out, a, b, start, start, _ZERO, _ONE, columns)
+        return
+    base, rows = weights[0], weights[1 : 1 + height]
+    _repeat(columns, weights[1 + height :], repeats)
+    is_box, first, last = _box_of(columns)
     if is_box:  # all at once as if there were no box, which comes on top: long loops are fast loops
         _blend_span(out, a, b, _U(0), _U(out.size), base)
     for line in range(lines):
         start = _U(line) * length
-        row = np.float32(rows[line % height])
+        row = rows[line % height]
         if not is_box:
             _blend_line(out, a, b, start, start, base, row, columns)
         elif row != _ZERO and first < last:
@@ -270,10 +317,9 @@ def _normalize_planes(out: Any, to: Any, plane: Any, line: Any, mean: Any, scale
 @numba.njit
 def mix_normalized(
     mixed: Any,
-    info: Any,
     fault: Any,
     own: Any,
-    draws: Any,
+    weights: Any,
     partner: Any,
     layout: Any,
     norm: Any,
@@ -289,12 +335,10 @@ def mix_normalized(
         The images.
     norm : float32 [2, C]
         Mean and 1 / std of every channel.
-    info, fault, draws, layout
+    fault, weights, layout
         See :func:`mix_image`.
     """
-    info[INFO_LAM] = _ONE
-    info[INFO_SMOOTHING] = draws[_SMOOTHING]
-    fault[0] = _fault(own, draws, partner, layout)
+    fault[0] = _fault(own, partner, weights, False, layout)
     if fault[0] == 0 and own.shape[2] != norm.shape[1]:
         fault[0] = CHANNELS_DIFFER
     out = mixed.reshape(-1)
@@ -302,23 +346,30 @@ def mix_normalized(
         out[:] = _ZERO
         return
     height, width, channels = own.shape
-    base, rows, columns, first, last, info[INFO_LAM] = _line_weights(draws, height, width, channels)
-    is_box, length = int(draws[_METHOD]) != _GMIX, width * channels
+    length = width * channels
     a, b = own.reshape(-1), partner.reshape(-1)
-    line = np.empty(length, own.dtype)
+    columns, line = np.empty(length, np.float32), np.empty(length, own.dtype)
     mean, scale = np.empty(length, np.float32), np.empty(length, np.float32)
     for i in range(length):
         mean[i], scale[i] = norm[0, i % channels], norm[1, i % channels]
+    base, is_box, first, last = _ZERO, False, 0, 0
+    if weights.ndim == 1:
+        base = weights[0]
+        _repeat(columns, weights[1 + height :], channels)
+        is_box, first, last = _box_of(columns)
     for y in range(height):
         start = y * length
-        row = np.float32(rows[y])
-        if is_box:
+        if weights.ndim == 2:
+            _repeat(columns, weights[y], channels)
+            _blend_line(line, a, b, _U(0), _U(start), _ZERO, _ONE, columns)
+        elif is_box:
+            row = weights[1 + y]
             own_line, partner_line = a[start : start + length], b[start : start + length]
             _blend_span(line, own_line, partner_line, _U(0), _U(length), base)
             if row != _ZERO and first < last:
                 _blend_span(line, own_line, partner_line, _U(first), _U(last), base + row)
         else:
-            _blend_line(line, a, b, _U(0), _U(start), base, row, columns)
+            _blend_line(line, a, b, _U(0), _U(start), base, weights[1 + y], columns)
         if channels_first:
             _normalize_planes(out, _U(y * width), _U(height * width), line, norm[0], norm[1])
         else:
@@ -326,21 +377,9 @@ def mix_normalized(
 
 
 @numba.njit
-def write_mask(mask: Any, draws: Any) -> None:
-    """Write the mask of one sample: float32 HxWx1, or 1xHxW where `draws` say CHW."""
-    rows = np.empty(mask.shape[1] if draws[_CHW] != 0.0 else mask.shape[0], np.float64)
-    columns = np.empty(mask.shape[2] if draws[_CHW] != 0.0 else mask.shape[1], np.float64)
-    base, _ = _fill_mask(draws, rows, columns)
-    flat = mask.reshape(-1)
-    for y in range(rows.size):
-        for x in range(columns.size):
-            flat[y * columns.size + x] = np.float32(base) + np.float32(rows[y]) * np.float32(columns[x])
-
-
-@numba.njit
-def write_targets(targets: Any, info: Any, label: Any, partner_label: Any) -> None:
+def write_targets(targets: Any, lam: Any, label: Any, partner_label: Any, smoothing: Any) -> None:
     """Label smoothing s: off = s / K, on = 1 - s + s / K, mixed by the label weight."""
-    num_classes, smoothing, lam = targets.size, info[INFO_SMOOTHING], info[INFO_LAM]
+    num_classes, weight = targets.size, lam[0]
     off = smoothing / np.float32(num_classes)
     on = np.float32(1.0) - smoothing + off
     own, other = label[0], partner_label[0]
@@ -349,5 +388,5 @@ def write_targets(targets: Any, info: Any, label: Any, partner_label: Any) -> No
         if own == other:
             targets[own] = on
         else:
-            targets[own] = off + (on - off) * lam
-            targets[other] = off + (on - off) * (np.float32(1.0) - lam)
+            targets[own] = off + (on - off) * weight
+            targets[other] = off + (on - off) * (np.float32(1.0) - weight)

@@ -1,67 +1,97 @@
-"""The CPU backend: one compiled operator mixes the images, another one the labels."""
+"""The CPU backend: compiled operators make the masks, mix the images and mix the labels."""
 
 from __future__ import annotations
 
-import numpy as np
+from typing import NamedTuple
+
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import DataNode
 
-from ...arguments import MixArguments, MixParams
+from ...arguments import BlendArguments, MixArguments, MixParams
 from ...checks import label_in_range, no_fault
+from ...draws import Draws
 from ...dtypes import static_dtype
+from ...masks import Dense, Separable
 from ...normalization import asked_for, normalized
-from .entry_points import make_mask, mix_images, mix_targets
-from .kernels import INFO_LAM
+from .. import graph
+from .entry_points import make_mask as full_mask
+from .entry_points import mask_weights, mix_images, mix_targets
 
 
-def mix(
-    images: DataNode, labels: DataNode, draws: DataNode, partner: DataNode, arguments: MixArguments
-) -> tuple[DataNode, DataNode, MixParams | None]:
-    """Mix a batch on the CPU in compiled code.
+class Weights(NamedTuple):
+    """A mask, as :func:`blend` takes it: float32 nodes on the CPU."""
 
-    Parameters
-    ----------
-    images : DataNode
-        uint8, float16 or float32, three-dimensional, CPU.
-    labels : DataNode
-        int32 [1], CPU.
-    draws : DataNode
-        float64 [SLOTS] of :mod:`dali_msda.draws`.
-    partner : DataNode
-        Index within the batch, int32 scalar, CPU.
-    arguments : MixArguments
-        Checked arguments.
+    lam: DataNode
+    """The mean of the mask, the label weight, [1]."""
+    node: DataNode
+    """Base, scaled rows and columns, [1 + H + W]; or the weight of every pixel, [H, W]."""
+    dense: bool
 
-    Returns
-    -------
-    images, targets, params
-        As :func:`dali_msda.mix`; params is None unless they were asked for.
+
+def _element(images: DataNode) -> tuple[types.DALIDataType, DataNode]:
+    """The type that the kernels work in, and the images in it.
+
+    float16 does not exist in Numba on the CPU, and a type that the graph does not show could be anything:
+    both are mixed as float32.
     """
-    # float16 does not exist in Numba on the CPU, and a type that the graph does not show could be
-    # anything: both are mixed as float32 and go back to what they were.
-    exact = static_dtype(images) in (types.UINT8, types.FLOAT)
-    own = images if exact else fn.cast(images, dtype=types.FLOAT)
-    element = types.UINT8 if static_dtype(own) == types.UINT8 else types.FLOAT
+    dtype = static_dtype(images)
+    if dtype in (types.UINT8, types.FLOAT):
+        return dtype, images
+    return types.FLOAT, fn.cast(images, dtype=types.FLOAT)
+
+
+def make_mask(images: DataNode, draws: Draws, arguments: MixArguments) -> Weights:
+    """The masks of a batch from what was drawn; see :class:`dali_msda.backends.Backend`."""
+    weights, lam = mask_weights(*_element(images), draws, arguments)
+    return Weights(lam, weights, arguments.entry.kind == "dense")
+
+
+def given_mask(mask: Separable | Dense) -> Weights:
+    """A caller's mask; see :class:`dali_msda.backends.Backend`."""
+    parts = graph.given_mask(mask)
+    if parts.dense is not None:
+        return Weights(parts.lam, parts.dense, True)
+    return Weights(parts.lam, fn.cat(parts.base, parts.rows, parts.columns), False)
+
+
+def blend(
+    images: DataNode, labels: DataNode, partner: DataNode, weights: Weights, arguments: BlendArguments
+) -> tuple[DataNode, DataNode, MixParams | None]:
+    """Blend a batch on the CPU in compiled code; see :class:`dali_msda.backends.Backend`."""
+    layout = arguments.layout
+    element, own = _element(images)
     normalization = asked_for(arguments)
-    fused = normalization if element == types.UINT8 and arguments.layout == "HWC" else None
-    layout = fn.get_property(images, key="layout")
-    mixed, info, fault = mix_images(element, own, draws, partner, layout, fused)
+    fused = normalization if element == types.UINT8 and layout == "HWC" else None
+    mixed, fault = mix_images(
+        element,
+        own,
+        weights.node,
+        partner,
+        fn.get_property(images, key="layout"),
+        layout == "CHW",
+        fused,
+        dense=weights.dense,
+    )
     # The plugin's operator drops the layout.
-    mixed = fn.reshape(mixed, layout=arguments.layout if fused is None else fused.output_layout)
-    if not exact:
+    mixed = fn.reshape(mixed, layout=layout if fused is None else fused.output_layout)
+    if own is not images:
         mixed = fn.cast_like(mixed, images)
     if normalization is not None and fused is None:
         mixed = normalized(mixed, normalization)
     targets = mix_targets(
-        types.Constant(np.zeros(arguments.num_classes, np.float32), device="cpu"),
+        arguments.num_classes,
+        arguments.label_smoothing,
         labels,
         fn.permute_batch(labels, indices=partner),
-        info,
+        weights.lam,
         label_in_range(labels, arguments.num_classes),
         no_fault(fault),
     )
     if not arguments.return_params:
         return mixed, targets, None
-    mask = fn.reshape(make_mask(element, own, draws, arguments.layout), layout=arguments.layout)
-    lam = fn.reshape(fn.slice(info, start=[INFO_LAM], shape=[1], axes=[0]), shape=[])
-    return mixed, targets, MixParams(lam, partner, mask)
+    mask = full_mask(element, own, weights.node, layout, dense=weights.dense)
+    return (
+        mixed,
+        targets,
+        MixParams(fn.reshape(weights.lam, shape=[]), partner, fn.reshape(mask, layout=layout)),
+    )
