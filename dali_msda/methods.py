@@ -342,8 +342,10 @@ def register(method: Method) -> Method:
     if not isinstance(method, Method):
         raise TypeError(f"method must be a Method; got {method!r}")
     names = ", ".join(TABLE)
-    if not method.name.isidentifier() or keyword.iskeyword(method.name) or method.name in ("mix", "blend"):
-        raise ValueError(f"name must be a name of Python that the library does not use; got {method.name!r}")
+    for name in (method.name, *method.draws, *method.defaults):
+        usable = name.isidentifier() and not keyword.iskeyword(name) and not name.startswith("_")
+        if not usable or name in ("mix", "blend"):
+            raise ValueError(f"name must be a name of Python that the library does not use; got {name!r}")
     if method.name in TABLE:
         raise ValueError(f"name must be none of {names}; got {method.name!r}")
     for argument in method.arguments:
