@@ -70,7 +70,7 @@ def _mixing(method: str, count: int, size: int, rng: np.random.Generator) -> Cal
         weights = np.empty(shape, np.float32)
         for i in range(start, stop):
             write(weights, lam, numbers[i], size, size)
-            mix_image(mixed[i], fault, own[i], weights, own[partner[i]], False, no_layout)
+            mix_image(mixed[i], lam, fault, own[i], weights, own[partner[i]], False, no_layout)
 
     return mix
 

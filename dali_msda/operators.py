@@ -7,12 +7,13 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from nvidia.dali import fn, math, types
+from nvidia.dali import fn, types
 from nvidia.dali.pipeline import DataNode, do_not_convert
 
 from .arguments import BlendArguments, MixArguments, check_inputs, check_number, is_node
 from .backends import choose, graph
 from .draws import draw, draw_partner, float64_constant, vector
+from .dtypes import static_dtype
 from .masks import Dense, Separable
 from .methods import TABLE, Method, takers
 from .normalization import asked_for, normalized
@@ -266,7 +267,7 @@ def _as_ids(labels: DataNode) -> DataNode:
 
 @_unconverted
 def _as_mask(mask: Any, device: str, layout: str) -> Separable | Dense:
-    """A caller's mask with its weights in [0, 1], as :meth:`.backends.Backend.given_mask` takes it."""
+    """A caller's mask, as :meth:`.backends.Backend.given_mask` takes it."""
     expected = "a DALI node, two (rows, columns), Separable or Dense"
     if isinstance(mask, DataNode):
         mask = Dense(mask)
@@ -278,7 +279,7 @@ def _as_mask(mask: Any, device: str, layout: str) -> Separable | Dense:
         shape = mask.values.shape()
         size = shape[:2] if layout == "HWC" else shape[-2:]
         flat = fn.reshape(mask.values, shape=size)  # mask must be HxW, or HxWx1 for HWC, 1xHxW for CHW
-        return Dense(_in_range(flat))
+        return Dense(_as_float(flat))
     if isinstance(mask, Separable):
         base, scale, rows, columns = mask
     elif isinstance(mask, tuple | list) and len(mask) == 2:
@@ -290,7 +291,7 @@ def _as_mask(mask: Any, device: str, layout: str) -> Separable | Dense:
             raise TypeError(f"{name} of the mask must be a DALI node; got {node!r}")
         if node.device != "cpu":
             raise ValueError(f"{name} of the mask must be on the CPU; got a GPU node")
-    rows, columns = (_in_range(fn.reshape(node, shape=[-1])) for node in (rows, columns))
+    rows, columns = (_as_float(fn.reshape(node, shape=[-1])) for node in (rows, columns))
     if not is_node("base of the mask", base):
         check_fraction("base of the mask", base)
     if not is_node("scale of the mask", scale):
@@ -298,13 +299,12 @@ def _as_mask(mask: Any, device: str, layout: str) -> Separable | Dense:
     base, scale = (
         vector(value) if isinstance(value, DataNode) else float64_constant([value]) for value in (base, scale)
     )
-    base = math.clamp(base, 0.0, 1.0)
-    scale = math.min(math.max(scale, -base), 1.0 - base)
     return Separable(base, scale, rows, columns)
 
 
-def _in_range(weights: DataNode) -> DataNode:
-    return math.clamp(fn.cast(weights, dtype=types.FLOAT), 0.0, 1.0)
+def _as_float(weights: DataNode) -> DataNode:
+    """float32; without the copy that a cast makes, where the graph shows that it is that already."""
+    return weights if static_dtype(weights) == types.FLOAT else fn.cast(weights, dtype=types.FLOAT)
 
 
 # What all methods take, with the defaults of :func:`mix`.

@@ -30,13 +30,13 @@ def mixed(own: Image, partner: Image, own_address: int) -> tuple[Image, int]:
     """The partner alone, the mask being 0 everywhere, through the compiled entry point: image and fault."""
     weights = np.zeros(1 + own.shape[0] + own.shape[1], np.float32)
     view = np.array([own_address, partner.ctypes.data, *partner.shape], np.int64)
-    out, fault = np.zeros_like(own), np.zeros(1, np.int32)
+    out, fault, lam = np.zeros_like(own), np.zeros(1, np.int32), np.zeros(1, np.float32)
     kept: list[np.ndarray] = []
     run = ctypes.CFUNCTYPE(None, *([ctypes.c_uint64] * 3 + [ctypes.c_int32]) * 2)(
         compiled(_build_mix, RUN, np.uint8 if own.dtype == np.uint8 else np.float32, False).address
     )
     inputs = [own, weights, view, np.zeros(0, np.uint8), np.zeros(1, np.uint8)]
-    run(*tables([out, fault], kept), *tables(inputs, kept))
+    run(*tables([out, fault, lam], kept), *tables(inputs, kept))
     return out, int(fault[0])
 
 

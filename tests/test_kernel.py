@@ -27,7 +27,7 @@ def mixed(
     first: bool = False,
 ) -> Any:
     out, fault = np.zeros_like(own), np.zeros(1, np.int32)
-    mix_image(out, fault, own, weights, partner, first, layout)
+    mix_image(out, np.zeros(1, np.float32), fault, own, weights, partner, first, layout)
     return out, int(fault[0])
 
 

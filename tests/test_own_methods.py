@@ -85,7 +85,8 @@ def _registered() -> Iterator[None]:
 def diamond_mask(lam: float, center: tuple[int, int]) -> np.ndarray[Any, Any]:
     rows, columns = np.indices(SIZE)
     away = np.abs(rows - center[0]) + np.abs(columns - center[1])
-    return np.float64(1) * (away >= np.sqrt((1 - lam) * SIZE[0] * SIZE[1] / 2))
+    outside: np.ndarray[Any, Any] = away >= np.sqrt((1 - lam) * SIZE[0] * SIZE[1] / 2)
+    return outside.astype(np.float64)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -293,7 +294,6 @@ def changed(**fields: Any) -> msda.Method:
             ["draws of own", "name of an argument", "'alpha'"],
         ),
     ],
-    ids=str,
 )
 def test_what_cannot_be_registered(fields: dict[str, Any], error: type[Exception], words: list[str]) -> None:
     with pytest.raises(error) as caught:

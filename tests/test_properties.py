@@ -72,7 +72,8 @@ def test_kernel_is_the_reference_and_stays_in_its_buffers(
     )
     weights_buffer, weights = guarded(made)
     fault = np.ones(1, np.int32)
-    mix_image(mixed, fault, own, weights, partner, first, NO_LAYOUT)
+    dense_mean = np.full(1, -1, np.float32)
+    mix_image(mixed, dense_mean, fault, own, weights, partner, first, NO_LAYOUT)
     write_mask(mask, weights, first)
 
     expected = reference.mask(method, (height, width), lam, center=place, ratio=ratio, convention=convention)
@@ -86,15 +87,17 @@ def test_kernel_is_the_reference_and_stays_in_its_buffers(
     buffers = [own_buffer, partner_buffer, mixed_buffer, mask_buffer, weights_buffer]
     if size <= 600:  # the same mask with a weight for every pixel: the same image, to the bit
         dense, again = np.ascontiguousarray(mask.reshape(height, width)), np.zeros_like(mixed)
-        mix_image(again, fault, own, dense, partner, first, NO_LAYOUT)
+        assert dense_mean[0] == -1
+        mix_image(again, dense_mean, fault, own, dense, partner, first, NO_LAYOUT)
         np.testing.assert_array_equal(again, mixed)
+        np.testing.assert_allclose(dense_mean[0], expected.mean(), rtol=0, atol=2e-7)
     if dtype == np.uint8 and not first:  # the kernel that normalises in the same pass: of the same integers
         norm = np.stack([rng.uniform(0, 255, channels), rng.uniform(0.01, 1, channels)]).astype(np.float32)
         for channels_first in (False, True):
             buffer, out = guarded(
                 np.zeros((channels, height, width) if channels_first else shape, np.float32)
             )
-            mix_normalized(out, fault, own, weights, partner, NO_LAYOUT, norm, channels_first)
+            mix_normalized(out, dense_mean, fault, own, weights, partner, NO_LAYOUT, norm, channels_first)
             same = (mixed.astype(np.float32) - norm[0]) * norm[1]
             np.testing.assert_array_equal(out, same.transpose(2, 0, 1) if channels_first else same)
             buffers.append(buffer)

@@ -30,9 +30,10 @@ class Backend(Protocol):
         """The masks of a batch from what was drawn for it."""
 
     def given_mask(self, mask: Separable | Dense) -> Any:
-        """The masks of a batch from the caller's nodes.
+        """The masks of a batch from the caller's nodes, with weights clipped to [0, 1].
 
-        float32: `base` and `scale` [1], `rows` [H] and `columns` [W] on the CPU; or `values` [H, W].
+        `base` and `scale` float64 [1], `rows` [H] and `columns` [W] float32 on the CPU, each of which is
+        clipped to what keeps the weights in range; or `values` float32 [H, W].
         """
 
     def blend(

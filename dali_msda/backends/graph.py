@@ -136,10 +136,13 @@ def make_mask(images: DataNode, draws: Draws, arguments: MixArguments) -> Weight
 
 
 def given_mask(mask: Separable | Dense) -> Weights:
-    """A caller's mask, of nodes: `base` and `scale` [1], `rows` and `columns` 1-D, `values` 2-D, float32."""
+    """A caller's mask; see :class:`..backends.Backend`."""
     if isinstance(mask, Dense):
-        return _weighed_dense(mask.values)._replace(given=True)
-    return _weighed(mask.base, mask.scale, mask.rows, mask.columns)._replace(given=True)
+        return _weighed_dense(math.clamp(mask.values, 0.0, 1.0))._replace(given=True)
+    base = math.clamp(mask.base, 0.0, 1.0)
+    scale = math.min(math.max(mask.scale, -base), 1.0 - base)
+    rows, columns = (math.clamp(profile, 0.0, 1.0) for profile in (mask.rows, mask.columns))
+    return _weighed(base, scale, rows, columns)._replace(given=True)
 
 
 def _applied(value: Any, otherwise: float, draws: Draws, arguments: MixArguments) -> DataNode:

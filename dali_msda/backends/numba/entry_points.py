@@ -14,11 +14,19 @@ from nvidia.dali.pipeline import DataNode
 from ...arguments import MixArguments
 from ...checks import IMAGES_MOVED
 from ...draws import Draws
+from ...masks import Separable
 from ...normalization import Normalization
 from .compat import CompiledOperator, address_as_void_pointer
 from .compiled import RUN, RUN_BATCH, SETUP, compiled, data_of, integers, shape1, shape2, shape3
 from .formulas import fingerprint
-from .kernels import mask_writer, mix_image, mix_normalized, write_mask, write_targets
+from .kernels import (
+    join_mask,
+    mask_writer,
+    mix_image,
+    mix_normalized,
+    write_mask,
+    write_targets,
+)
 
 # What :func:`_build_views` writes for each sample: addresses of its own image and of its partner, and the
 # partner's shape.
@@ -73,6 +81,33 @@ def _build_weights_shapes(version: int, height_axis: int, dense: bool) -> Callab
     return setup
 
 
+def _build_joined(version: int) -> Callable[..., None]:
+    def run(out, out_shapes, out_ndims, outs, data, shapes, ndims, ins):  # type: ignore[no-untyped-def]
+        _source = version
+        join_mask(
+            carray(data_of(out, 0), shape1(out_shapes, 0), np.float32),
+            carray(data_of(out, 1), shape1(out_shapes, 1), np.float32),
+            carray(data_of(data, 0), shape1(shapes, 0), np.float64)[0],
+            carray(data_of(data, 1), shape1(shapes, 1), np.float64)[0],
+            carray(data_of(data, 2), shape1(shapes, 2), np.float32),
+            carray(data_of(data, 3), shape1(shapes, 3), np.float32),
+        )
+
+    return run
+
+
+def _build_joined_shapes(version: int) -> Callable[..., None]:
+    def setup(out_shapes, out_ndims, outs, shapes, ndims, ins, samples):  # type: ignore[no-untyped-def]
+        _source = version
+        for sample in range(samples):
+            height = integers(integers(shapes, 3 * samples)[2 * samples + sample], 1)[0]
+            width = integers(integers(shapes, 4 * samples)[3 * samples + sample], 1)[0]
+            integers(integers(out_shapes, samples)[sample], 1)[0] = 1 + height + width
+            integers(integers(out_shapes, 2 * samples)[samples + sample], 1)[0] = 1
+
+    return setup
+
+
 def _build_mix(version: int, element: type, dense: bool) -> Callable[..., None]:
     def run(out, out_shapes, out_ndims, outs, data, shapes, ndims, ins):  # type: ignore[no-untyped-def]
         _source = version
@@ -81,6 +116,7 @@ def _build_mix(version: int, element: type, dense: bool) -> Callable[..., None]:
         fault = carray(data_of(out, 1), shape1(out_shapes, 1), np.int32)
         mix_image(
             carray(data_of(out, 0), shape3(out_shapes, 0), element),
+            carray(data_of(out, 2), shape1(out_shapes, 2), np.float32),
             fault,
             own,
             carray(data_of(data, 1), shape2(shapes, 1) if dense else shape1(shapes, 1), np.float32),
@@ -102,6 +138,7 @@ def _build_mix_normalized(version: int, channels_first: bool, dense: bool) -> Ca
         fault = carray(data_of(out, 1), shape1(out_shapes, 1), np.int32)
         mix_normalized(
             carray(data_of(out, 0), shape3(out_shapes, 0), np.float32),
+            carray(data_of(out, 2), shape1(out_shapes, 2), np.float32),
             fault,
             own,
             carray(data_of(data, 1), shape2(shapes, 1) if dense else shape1(shapes, 1), np.float32),
@@ -127,6 +164,7 @@ def _build_mix_shapes(version: int, channels_first: bool) -> Callable[..., None]
             else:
                 mixed[:] = own
             integers(integers(out_shapes, 2 * samples)[samples + sample], 1)[0] = 1
+            integers(integers(out_shapes, 3 * samples)[2 * samples + sample], 1)[0] = 1
 
     return setup
 
@@ -254,6 +292,20 @@ def mask_weights(
     return weights, lam
 
 
+def joined_mask(mask: Separable) -> tuple[DataNode, DataNode]:
+    """:func:`.kernels.join_mask` over a batch: what :func:`mask_weights` returns, of a caller's nodes."""
+    operator = CompiledOperator(
+        run_fn=compiled(_build_joined, RUN),
+        setup_fn=compiled(_build_joined_shapes, SETUP),
+        out_types=[types.FLOAT, types.FLOAT],
+        outs_ndim=[1, 1],
+        in_types=[types.FLOAT64, types.FLOAT64, types.FLOAT, types.FLOAT],
+        ins_ndim=[1, 1, 1, 1],
+    )
+    weights, lam = operator(*mask)
+    return weights, lam
+
+
 def mix_images(
     element: types.DALIDataType,
     own: DataNode,
@@ -264,8 +316,8 @@ def mix_images(
     normalization: Normalization | None,
     *,
     dense: bool,
-) -> tuple[DataNode, DataNode]:
-    """:func:`.kernels.mix_image` over a batch: mixed images and fault.
+) -> tuple[DataNode, DataNode, DataNode]:
+    """:func:`.kernels.mix_image` over a batch: mixed images, fault and, for a dense mask, the label weight.
 
     `element` is the type of the images, ``types.UINT8`` or ``types.FLOAT``, `partner` the index within the
     batch. With a `normalization` it is
@@ -284,13 +336,13 @@ def mix_images(
     operator = CompiledOperator(
         run_fn=run,
         setup_fn=compiled(_build_mix_shapes, SETUP, to_first),
-        out_types=[mixed_type, types.INT32],
-        outs_ndim=[3, 1],
+        out_types=[mixed_type, types.INT32, types.FLOAT],
+        outs_ndim=[3, 1, 1],
         in_types=[element, types.FLOAT, types.INT64, types.UINT8, types.UINT8, types.FLOAT][: len(inputs)],
         ins_ndim=[3, 2 if dense else 1, 1, 1, 1, 1][: len(inputs)],
     )
-    mixed, fault = operator(*inputs)
-    return mixed, fault
+    mixed, fault, lam = operator(*inputs)
+    return mixed, fault, lam
 
 
 def mix_targets(

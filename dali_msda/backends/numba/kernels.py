@@ -68,23 +68,37 @@ def _write_separable(weights: Any, lam: Any, mask: Any, coin: float, probability
     lam[0] = base + scale * _write_profiles(weights, mask.rows, mask.columns, scale)
 
 
-@numba.njit(fastmath={"reassoc"})
-def _sum(values: Any) -> float:
-    """In any order, so that the processor may add several at a time."""
-    total = 0.0
-    for value in values:
-        total += np.float64(value)
-    return total
+@numba.njit
+def _clipped(weight: Any) -> Any:
+    return min(max(weight, _ZERO), _ONE)
+
+
+@numba.njit
+def join_mask(weights: Any, lam: Any, base: float, scale: float, rows: Any, columns: Any) -> None:
+    """A caller's base, scale, rows [H] and columns [W], clipped; written as by :func:`_write_separable`."""
+    base = min(max(base, 0.0), 1.0)
+    scale = min(max(scale, -base), 1.0 - base)
+    height, down, across = rows.size, 0.0, 0.0
+    weights[0] = base
+    for y in range(height):
+        row = _clipped(rows[y])
+        down += row
+        weights[1 + y] = scale * row
+    for x in range(columns.size):
+        column = _clipped(columns[x])
+        across += column
+        weights[1 + height + x] = column
+    lam[0] = base + scale * (down / height) * (across / columns.size)
 
 
 @numba.njit
 def _write_dense(weights: Any, lam: Any, mask: Any, coin: float, probability: float) -> None:
-    """:func:`_write_separable` for a mask of any shape: `weights` are float32 [H, W]."""
+    """:func:`_write_separable` for a mask of any shape: `weights` are float32 [H, W]; no label weight yet."""
+    lam[0] = _ZERO
     if coin < probability:
         weights[:] = mask.values
     else:
         weights[:] = _ONE
-    lam[0] = _sum(weights.reshape(-1)) / weights.size
 
 
 @functools.cache
@@ -121,12 +135,41 @@ def mask_writer(method: Method, slots: tuple[tuple[str, int], ...]) -> Any:
     return numba.njit(write_weights)
 
 
+# The sum may be taken in any order, so that the processor adds several weights at a time; in float32 only of
+# so many that rounding stays below that of the weights.
+@numba.njit(fastmath={"reassoc"})
+def _repeat(line: Any, weights: Any, repeats: int) -> Any:
+    """One weight, clipped to [0, 1], for every element of a line of pixels with `repeats` elements each.
+
+    Returns the sum of the weights (float64).
+    """
+    total, first, size = 0.0, _U(0), _U(weights.size)
+    while first < size:
+        stop, part = min(first + _U(256), size), _ZERO
+        if repeats == 3:
+            for x in range(first, stop):
+                at, weight = x * _U3, _clipped(weights[x])
+                part += weight
+                line[at] = weight
+                line[at + _U1] = weight
+                line[at + _U2] = weight
+        else:
+            for x in range(first, stop):
+                weight = _clipped(weights[x])
+                part += weight
+                for i in range(x * _U(repeats), (x + _U1) * _U(repeats)):
+                    line[i] = weight
+        total += np.float64(part)
+        first = stop
+    return total
+
+
 @numba.njit
 def write_mask(mask: Any, weights: Any, channels_first: bool) -> None:
     """Write the mask of one sample with a weight for every pixel: float32, HxWx1 or 1xHxW."""
     flat = mask.reshape(-1)
     if weights.ndim == 2:
-        flat[:] = weights.reshape(-1)
+        _repeat(flat, weights.reshape(-1), 1)
     else:
         width = mask.shape[2] if channels_first else mask.shape[1]
         height = flat.size // width
@@ -209,20 +252,6 @@ def _fault(own: Any, partner: Any, weights: Any, channels_first: bool, layout: A
 
 
 @numba.njit
-def _repeat(line: Any, weights: Any, repeats: int) -> None:
-    """One weight for every element of a line of pixels with `repeats` elements each."""
-    if repeats == 3:
-        for x in range(_U(weights.size)):
-            at = x * _U3
-            line[at] = weights[x]
-            line[at + _U1] = weights[x]
-            line[at + _U2] = weights[x]
-    else:
-        for i in range(line.size):
-            line[i] = weights[i // repeats]
-
-
-@numba.njit
 def _box_of(columns: Any) -> Any:
     """Where the columns are not 0 (first, last), and whether they are 1 there: a box, or no box at all."""
     first, last = columns.size, 0
@@ -237,7 +266,7 @@ def _box_of(columns: Any) -> Any:
 
 @numba.njit
 def mix_image(
-    mixed: Any, fault: Any, own: Any, weights: Any, partner: Any, channels_first: bool, layout: Any
+    mixed: Any, lam: Any, fault: Any, own: Any, weights: Any, partner: Any, channels_first: bool, layout: Any
 ) -> None:
     """Mix one image.
 
@@ -245,6 +274,8 @@ def mix_image(
     ----------
     mixed : array, output
         Shape and dtype of `own`.
+    lam : float32 [1], output
+        The label weight, if there is a weight for every pixel; a mask in one vector came with its mean.
     fault : int32 [1], output
         0, or one of the faults of :mod:`dali_msda.checks`; then the image is copied, unmixed.
     own, partner : uint8 or float32, three-dimensional, C-contiguous
@@ -259,6 +290,7 @@ def mix_image(
     fault[0] = _fault(own, partner, weights, channels_first, layout)
     if fault[0] != 0:
         mixed[:] = own
+        lam[0] = _ONE
         return
     # A line is a row of pixels, of one channel (CHW) or of all of them (HWC).
     if channels_first:
@@ -269,10 +301,12 @@ def mix_image(
     out, a, b = mixed.reshape(-1), own.reshape(-1), partner.reshape(-1)
     columns = np.empty(width * repeats, np.float32)
     if weights.ndim == 2:
+        total = 0.0
         for line in range(lines):
             start = _U(line) * length
-            _repeat(columns, weights[line % height], repeats)
+            total += _repeat(columns, weights[line % height], repeats)
             _blend_line(out, a, b, start, start, _ZERO, _ONE, columns)
+        lam[0] = total / (lines * width)
         return
     base, rows = weights[0], weights[1 : 1 + height]
     _repeat(columns, weights[1 + height :], repeats)
@@ -317,6 +351,7 @@ def _normalize_planes(out: Any, to: Any, plane: Any, line: Any, mean: Any, scale
 @numba.njit
 def mix_normalized(
     mixed: Any,
+    lam: Any,
     fault: Any,
     own: Any,
     weights: Any,
@@ -335,7 +370,7 @@ def mix_normalized(
         The images.
     norm : float32 [2, C]
         Mean and 1 / std of every channel.
-    fault, weights, layout
+    lam, fault, weights, layout
         See :func:`mix_image`.
     """
     fault[0] = _fault(own, partner, weights, False, layout)
@@ -344,6 +379,7 @@ def mix_normalized(
     out = mixed.reshape(-1)
     if fault[0] != 0:
         out[:] = _ZERO
+        lam[0] = _ONE
         return
     height, width, channels = own.shape
     length = width * channels
@@ -357,10 +393,11 @@ def mix_normalized(
         base = weights[0]
         _repeat(columns, weights[1 + height :], channels)
         is_box, first, last = _box_of(columns)
+    total = 0.0
     for y in range(height):
         start = y * length
         if weights.ndim == 2:
-            _repeat(columns, weights[y], channels)
+            total += _repeat(columns, weights[y], channels)
             _blend_line(line, a, b, _U(0), _U(start), _ZERO, _ONE, columns)
         elif is_box:
             row = weights[1 + y]
@@ -374,6 +411,8 @@ def mix_normalized(
             _normalize_planes(out, _U(y * width), _U(height * width), line, norm[0], norm[1])
         else:
             _normalize_pixels(out, _U(start), line, mean, scale)
+    if weights.ndim == 2:
+        lam[0] = total / weights.size
 
 
 @numba.njit

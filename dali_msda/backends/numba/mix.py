@@ -13,19 +13,22 @@ from ...draws import Draws
 from ...dtypes import static_dtype
 from ...masks import Dense, Separable
 from ...normalization import asked_for, normalized
-from .. import graph
+from .entry_points import joined_mask, mask_weights, mix_images, mix_targets
 from .entry_points import make_mask as full_mask
-from .entry_points import mask_weights, mix_images, mix_targets
 
 
 class Weights(NamedTuple):
     """A mask, as :func:`blend` takes it: float32 nodes on the CPU."""
 
-    lam: DataNode
-    """The mean of the mask, the label weight, [1]."""
+    lam: DataNode | None
+    """The mean of the mask, the label weight, [1]; of a dense mask it is computed as that is applied."""
     node: DataNode
-    """Base, scaled rows and columns, [1 + H + W]; or the weight of every pixel, [H, W]."""
-    dense: bool
+    """Base, scaled rows and columns, [1 + H + W]; or the weight of every pixel, [H, W], yet to be clipped."""
+
+    @property
+    def dense(self) -> bool:
+        """Whether there is a weight for every pixel."""
+        return self.lam is None
 
 
 def _element(images: DataNode) -> tuple[types.DALIDataType, DataNode]:
@@ -43,15 +46,15 @@ def _element(images: DataNode) -> tuple[types.DALIDataType, DataNode]:
 def make_mask(images: DataNode, draws: Draws, arguments: MixArguments) -> Weights:
     """The masks of a batch from what was drawn; see :class:`dali_msda.backends.Backend`."""
     weights, lam = mask_weights(*_element(images), draws, arguments)
-    return Weights(lam, weights, arguments.entry.kind == "dense")
+    return Weights(None if arguments.entry.kind == "dense" else lam, weights)
 
 
 def given_mask(mask: Separable | Dense) -> Weights:
     """A caller's mask; see :class:`dali_msda.backends.Backend`."""
-    parts = graph.given_mask(mask)
-    if parts.dense is not None:
-        return Weights(parts.lam, parts.dense, True)
-    return Weights(parts.lam, fn.cat(parts.base, parts.rows, parts.columns), False)
+    if isinstance(mask, Dense):
+        return Weights(None, mask.values)
+    weights, lam = joined_mask(mask)
+    return Weights(lam, weights)
 
 
 def blend(
@@ -62,7 +65,7 @@ def blend(
     element, own = _element(images)
     normalization = asked_for(arguments)
     fused = normalization if element == types.UINT8 and layout == "HWC" else None
-    mixed, fault = mix_images(
+    mixed, fault, lam = mix_images(
         element,
         own,
         weights.node,
@@ -72,6 +75,8 @@ def blend(
         fused,
         dense=weights.dense,
     )
+    if weights.lam is not None:
+        lam = weights.lam
     # The plugin's operator drops the layout.
     mixed = fn.reshape(mixed, layout=layout if fused is None else fused.output_layout)
     if own is not images:
@@ -83,7 +88,7 @@ def blend(
         arguments.label_smoothing,
         labels,
         fn.permute_batch(labels, indices=partner),
-        weights.lam,
+        lam,
         label_in_range(labels, arguments.num_classes),
         no_fault(fault),
     )
@@ -93,5 +98,5 @@ def blend(
     return (
         mixed,
         targets,
-        MixParams(fn.reshape(weights.lam, shape=[]), partner, fn.reshape(mask, layout=layout)),
+        MixParams(fn.reshape(lam, shape=[]), partner, fn.reshape(mask, layout=layout)),
     )
