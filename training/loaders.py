@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from pipelines.checkpoints import FOREIGN, fitted
 from pipelines.imagenet import train_pipeline, val_pipeline
 from pipelines.loader import DALILoader
 from pipelines.records import Execution, Output, Shard
@@ -72,6 +73,20 @@ class Loaders:
             **self._common | options,
         )
 
+    def _continued(self, images: Source, checkpoint: bytes) -> Any:
+        """The training pipeline from a checkpoint; also one that an earlier version of the library made."""
+        pipeline = self._train_pipeline(images, checkpoint=checkpoint)
+        try:
+            pipeline.build()
+        except RuntimeError as error:
+            if FOREIGN not in str(error):
+                raise
+            template = self._train_pipeline(images)
+            template.build()
+            template.run()
+            pipeline = self._train_pipeline(images, checkpoint=fitted(template.checkpoint(), checkpoint))
+        return pipeline
+
     def _order(self, images: Source, *, shuffle: bool) -> Order:
         return Order(
             size=len(images),
@@ -86,7 +101,10 @@ class Loaders:
         order = self._order(images, shuffle=True)
 
         def make(images: Source, state: dict[str, Any] | None) -> DALILoader:
-            pipeline = self._train_pipeline(images, checkpoint=None if state is None else state["pipeline"])
+            if state is None:
+                pipeline = self._train_pipeline(images)
+            else:
+                pipeline = self._continued(images, state["pipeline"])
             return DALILoader(
                 pipeline,
                 order=order,

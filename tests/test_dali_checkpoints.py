@@ -1,0 +1,57 @@
+"""DALI's checkpoints of a pipeline whose operators have other numbers: an earlier version of the library."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dali_msda import Mixing
+from pipelines import checkpoints
+from pipelines.folders import list_split
+from training.config import Config, resolve
+from training.distributed import Processes
+from training.loaders import Loaders
+
+
+def renumbered(checkpoint: bytes) -> bytes:
+    """As if one more compiled operator had stood in the pipeline, and some others before it."""
+    message = checkpoints._Checkpoint.FromString(checkpoint)
+    for operator in message.operators:
+        operator.name = re.sub(r"_(\d+)$", lambda found: f"_{int(found[1]) + 7}", operator.name)
+    message.operators.add().name = "__CompiledOperator_99"
+    found: bytes = message.SerializeToString()
+    return found
+
+
+@pytest.mark.parametrize("method", ["stochastic", "gmix"])
+def test_the_run_continues(method: str, coded: Path) -> None:
+    """The reader, the crop, the mirror, every draw: the batches that come next are the same to the bit."""
+    config = resolve(
+        Config(
+            mixing=Mixing(method, probability=0.8),
+            image_size=16,
+            batch_size=4,
+            workers=1,
+            device="cpu",
+            amp="none",
+            data=coded,
+        )
+    )
+    loaders = Loaders(config, Processes(), None, dict)  # type: ignore[arg-type]
+    loader = loaders.train(list_split(coded, "train"))
+    batches: Any = itertools.chain.from_iterable(itertools.repeat(loader))
+    for _ in range(7):  # into the second epoch
+        next(batches)
+    state = loader.state_dict()
+    expected = [[tensor.clone() for tensor in next(batches)] for _ in range(4)]
+    old = {**state, "pipeline": renumbered(state["pipeline"])}
+    assert old["pipeline"] != state["pipeline"]
+    found = itertools.chain.from_iterable(itertools.repeat(loader.another(old)))
+    for ours, theirs in zip(expected, itertools.islice(found, 4), strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            assert torch.equal(a, b)
