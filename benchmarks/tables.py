@@ -230,6 +230,37 @@ def compare(content: Content) -> Rows:
     ]
 
 
+def blend(content: Content) -> Rows:
+    """Masks of a caller's own: time per batch, and its ratio to that of a mask of rows and columns."""
+    records = content["results"]
+    titles = {
+        "gmix": "GMix",
+        "rows and columns": "own mask, rows and columns",
+        "every pixel": "own mask, every pixel",
+    }
+    header = [
+        "mask",
+        "mixing, ms",
+        "processor ms",
+        "ratio",
+        "mixing and normalising, ms",
+        "processor ms",
+        "ratio",
+    ]
+    rows = [header]
+    for mask, name in titles.items():
+        cells = [name]
+        for normalise in (False, True):
+            found, base = (
+                only(records, mask=each, normalise=normalise) for each in (mask, "rows and columns")
+            )
+            times = [1e3 * found[key]["median"] for key in ("wall_s", "cpu_s")]
+            cells += [f"{value:.2f}" for value in times]
+            cells.append(f"{found['cpu_s']['median'] / base['cpu_s']['median']:.2f}")
+        rows.append(cells)
+    return rows
+
+
 def gpu_cost(content: Content) -> Rows:
     """Bytes and launches of the GPU graph, calculated."""
     bandwidths, step = content["settings"]["bandwidths"], content["settings"]["step_ms"]
@@ -278,6 +309,7 @@ TABLES: dict[str, Callable[..., Rows]] = {
     "start": start,
     "soak": soak,
     "compare": compare,
+    "blend": blend,
     "gpu_cost": gpu_cost,
     "gpu_memory": gpu_memory,
 }

@@ -1,13 +1,15 @@
 """The random draws of a batch: all that its masks and partners depend on.
 
 Each DALI operator costs a wake-up of the thread pool per batch, about as much as mixing several images:
-random numbers are drawn with as few operators as possible.
+random numbers are drawn with as few operators as possible, and the compiled kernel takes them in parts.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from nvidia.dali import fn, math, types
@@ -25,15 +27,22 @@ _FIRST_BETA, _SECOND_BETA, _UNIFORMS, _PARTNER, _MORE_BETAS = range(5)
 _CENTER, _COIN, _OWN = 0, 2, 3
 
 
-class Draws(NamedTuple):
-    """What was drawn for a batch or given by the caller, in one vector per sample."""
+@dataclass(frozen=True)
+class Draws:
+    """What was drawn for a batch or given by the caller, as one vector per sample, in parts."""
 
-    numbers: DataNode
-    """float64 [n], CPU."""
+    parts: list[DataNode | bytes]
+    """float64 [n] on the CPU each, or the bytes of such numbers, the same for all samples."""
     slots: dict[str, int]
     """Where in the vector a number stands: what the method's formula takes, by name; "_row" and "_column",
     uniform draws for the centre, or the caller's; "_coin", a uniform draw to compare with "_probability";
     "_paper" and "_given", which are 0 or 1."""
+
+    @functools.cached_property
+    def numbers(self) -> DataNode:
+        """The vector in one piece, float64 [n], CPU."""
+        nodes = [_constant(part) if isinstance(part, bytes) else part for part in self.parts]
+        return fn.cat(*nodes, axis=0) if len(nodes) > 1 else nodes[0]
 
     def pick(self, name: str) -> DataNode:
         """One of the numbers, [1]."""
@@ -42,8 +51,20 @@ class Draws(NamedTuple):
 
 def float64_constant(values: Sequence[float]) -> DataNode:
     """A float64 vector, bit for bit: DALI's own constants are rounded to float32, bytes are not."""
-    data = np.frombuffer(np.asarray(values, dtype="<f8").tobytes(), dtype=np.uint8)
-    return fn.reinterpret(types.Constant(data, device="cpu"), dtype=types.FLOAT64)
+    return _constant(_bytes(values))
+
+
+def _bytes(values: Sequence[float]) -> bytes:
+    return np.asarray(values, dtype="<f8").tobytes()
+
+
+def _constant(data: bytes) -> DataNode:
+    return fn.reinterpret(byte_constant(data), dtype=types.FLOAT64)
+
+
+def byte_constant(data: bytes) -> DataNode:
+    """Bytes as uint8 [n], CPU."""
+    return types.Constant(np.frombuffer(data, dtype=np.uint8), device="cpu")
 
 
 def vector(node: DataNode, length: int = 1) -> DataNode:
@@ -51,20 +72,13 @@ def vector(node: DataNode, length: int = 1) -> DataNode:
     return fn.reshape(fn.cast(node, dtype=types.FLOAT64), shape=[length])
 
 
-def _joined(parts: Sequence[float | DataNode]) -> DataNode:
-    """Concatenate numbers and nodes; neighbouring numbers share one constant."""
-    nodes: list[DataNode] = []
-    numbers: list[float] = []
-    for part in [*parts, None]:
-        if part is not None and not isinstance(part, DataNode):
-            numbers.append(float(part))
-            continue
-        if numbers:
-            nodes.append(float64_constant(numbers))
-            numbers = []
-        if part is not None:
-            nodes.append(part)
-    return fn.cat(*nodes, axis=0) if len(nodes) > 1 else nodes[0]
+def _joined(parts: Sequence[float | DataNode]) -> list[DataNode | bytes]:
+    """The same numbers; those that are neighbours and no nodes are one part."""
+    found: list[DataNode | bytes] = []
+    for is_node, group in itertools.groupby(parts, lambda part: isinstance(part, DataNode)):
+        neighbours = list(group)
+        found += neighbours if is_node else [_bytes([float(part) for part in neighbours])]
+    return found
 
 
 def _seed(seed: int | None, stream: int) -> dict[str, int]:

@@ -13,7 +13,7 @@ from nvidia.dali.pipeline import DataNode
 
 from ...arguments import MixArguments
 from ...checks import IMAGES_MOVED
-from ...draws import Draws
+from ...draws import Draws, byte_constant
 from ...masks import Separable
 from ...normalization import Normalization
 from .compat import CompiledOperator, address_as_void_pointer
@@ -46,18 +46,28 @@ def _partner(own: Any, view: Any, own_address: int) -> Any:
     return moved, carray(address_as_void_pointer(address), own.shape if moved else shape, own.dtype)
 
 
+_MOST_INPUTS = 6  # of an operator of DALI's plugin
+
 # What `compiled` puts in: the kernel that writes the masks of a method.
 _write: Any = None
 
 
-def _build_weights(version: int, height_axis: int, dense: bool) -> Callable[..., None]:
+def _build_weights(
+    version: int, height_axis: int, dense: bool, width: tuple[int, ...], total: int
+) -> Callable[..., None]:
+    # `width` is the number of elements of each input per number: 8 of one that holds bytes.
     def run(out, out_shapes, out_ndims, outs, data, shapes, ndims, ins):  # type: ignore[no-untyped-def]
         _source = version
         sides = shape3(shapes, 0)
+        numbers, at = np.empty(total, np.float64), 0
+        for part in range(1, ins):
+            count = shape1(shapes, part)[0] // width[part]
+            numbers[at : at + count] = carray(data_of(data, part), count, np.float64)
+            at += count
         _write(
             carray(data_of(out, 0), shape2(out_shapes, 0) if dense else shape1(out_shapes, 0), np.float32),
             carray(data_of(out, 1), shape1(out_shapes, 1), np.float32),
-            carray(data_of(data, 1), shape1(shapes, 1), np.float64),
+            numbers,
             sides[height_axis],
             sides[height_axis + 1],
         )
@@ -273,11 +283,15 @@ def mask_weights(
     method, height_axis = arguments.entry, arguments.layout.index("H")
     dense = method.kind == "dense"
     slots = tuple(draws.slots.items())
+    parts = draws.parts if len(draws.parts) < _MOST_INPUTS else [draws.numbers]
+    is_bytes = [isinstance(part, bytes) for part in parts]
     run = compiled(
         _build_weights,
         RUN,
         height_axis,
         dense,
+        (1, *(8 if kept else 1 for kept in is_bytes)),
+        1 + max(draws.slots.values()),
         called=("_write", mask_writer(method, slots), fingerprint(method.mask, slots)),
     )
     operator = CompiledOperator(
@@ -285,10 +299,11 @@ def mask_weights(
         setup_fn=compiled(_build_weights_shapes, SETUP, height_axis, dense),
         out_types=[types.FLOAT, types.FLOAT],
         outs_ndim=[2 if dense else 1, 1],
-        in_types=[element, types.FLOAT64],
-        ins_ndim=[3, 1],
+        in_types=[element, *(types.UINT8 if kept else types.FLOAT64 for kept in is_bytes)],
+        ins_ndim=[3] + [1] * len(parts),
     )
-    weights, lam = operator(own, draws.numbers)  # images must have three dimensions
+    nodes = [byte_constant(part) if isinstance(part, bytes) else part for part in parts]
+    weights, lam = operator(own, *nodes)  # images must have three dimensions
     return weights, lam
 
 
