@@ -10,6 +10,7 @@ columns. All take turns, round by round.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +23,6 @@ from benchmarks.common import Record, save, spread
 from benchmarks.tables import show
 from dali_msda.processors import usable_processors
 from pipelines.constants import MEAN, STD
-
-_FLOAT: dict[str, Any] = {"dtype": types.FLOAT, "no_copy": True}
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,10 @@ class Settings:
     """Turns of every pipeline, after two that do not count."""
 
 
+def _always(batch: np.ndarray[Any, Any]) -> Callable[[], np.ndarray[Any, Any]]:
+    return lambda: batch
+
+
 def build(mask: str, normalise: bool, settings: Settings) -> Pipeline:
     """A pipeline that mixes by "rows and columns", by "every pixel", or as GMix does."""
     rng, side, count = np.random.default_rng(0), settings.image_size, settings.batch_size
@@ -58,12 +61,13 @@ def build(mask: str, normalise: bool, settings: Settings) -> Pipeline:
         if mask == "gmix":
             outputs = msda.gmix(own, classes, num_classes=1000, **more)
         else:
-            given: Any = fn.external_source(source=lambda: dense, **_FLOAT)
-            if mask == "rows and columns":
-                given = [
-                    fn.external_source(source=lambda part=part: part, **_FLOAT) for part in (rows, columns)
-                ]
-            outputs = msda.blend(own, classes, mask=given, num_classes=1000, **more)
+            parts = (rows, columns) if mask == "rows and columns" else (dense,)
+            given = [
+                fn.external_source(source=_always(part), dtype=types.FLOAT, no_copy=True) for part in parts
+            ]
+            outputs = msda.blend(
+                own, classes, mask=given if len(given) == 2 else given[0], num_classes=1000, **more
+            )
         pipeline.set_outputs(*outputs)
     pipeline.build()
     return pipeline
