@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .shuffling import READER, training_order
 from .sources import Order, substitutes
 
 if TYPE_CHECKING:
-    import numpy as np
     from nvidia.dali.pipeline import DataNode
 
-READER = "Reader"
 # What DALI's decoders read; case does not matter.
 EXTENSIONS = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pnm", ".ppm", ".jp2")
 
@@ -113,17 +112,6 @@ class ImageFolder:
         """SHA-256 of the classes, files and labels, wherever the folder lies."""
         listing = json.dumps([self.classes, self.files, self.labels], separators=(",", ":"))
         return hashlib.sha256(listing.encode()).hexdigest()
-
-
-def training_order(count: int, seed: int | None) -> np.ndarray:
-    """Positions in the listing, in the order in which the reader is given them.
-
-    DALI shuffles with a seed of its own; shuffling the list first makes the order depend on ours.
-    """
-    import numpy as np
-
-    seeds = np.random.SeedSequence(0 if seed is None else seed)
-    return np.random.default_rng(seeds.spawn(1)[0]).permutation(count)
 
 
 def split_folder(data_dir: str | os.PathLike[str], split: str) -> Path:

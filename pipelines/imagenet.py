@@ -32,6 +32,7 @@ from .augment import augmented
 from .constants import MEAN, STD
 from .folders import list_images, split_folder
 from .records import Augmentation, Execution, Output, Shard
+from .shuffling import pipeline_seed
 from .sources import Order, Source
 
 msda.require_dali()
@@ -236,12 +237,6 @@ def val_pipeline(
     )
     assert isinstance(built, Pipeline)
     return built
-
-
-def pipeline_seed(seed: int, shard: Shard) -> int:
-    """The seed of one shard's pipeline: the first stream is that of the order."""
-    stream = np.random.SeedSequence(seed).spawn(1 + shard.count)[1 + shard.index]
-    return int(stream.generate_state(1)[0] >> 1)
 
 
 def decoder_arguments(device: str, hw_decoder_load: float) -> dict[str, Any]:

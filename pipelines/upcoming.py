@@ -13,9 +13,8 @@ from nvidia.dali import fn
 from nvidia.dali.pipeline import Pipeline
 
 from .checkpoints import fitted
-from .folders import READER, training_order
-from .imagenet import pipeline_seed
 from .records import Shard
+from .shuffling import READER, pipeline_seed, training_order
 
 
 def upcoming(
