@@ -62,7 +62,7 @@ def _mixing(method: str, count: int, size: int, rng: np.random.Generator) -> Cal
     fixed = entry.defaults | {"_probability": 1.0, "_paper": 0.0, "_given": 0.0}
     numbers = np.stack([drawn.get(name, np.full(count, fixed.get(name, 0.0))) for name in names], axis=1)
     write = mask_writer(entry, tuple((name, place) for place, name in enumerate(names)))
-    no_layout, shape = np.zeros(0, np.uint8), (size, size) if entry.kind == "dense" else 1 + 2 * size
+    no_layout, shape = np.zeros(0, np.uint8), (size, size) if entry.kind == "dense" else 2 + 2 * size
 
     @numba.njit(nogil=True)
     def mix(mixed: Any, own: Any, partner: Any, start: int, stop: int) -> None:

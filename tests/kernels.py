@@ -27,7 +27,7 @@ def mask_weights(
     names = [*entry.values, "_row", "_column", "_coin", "_probability", "_paper", "_given"]
     numbers = np.array([*(values[name] for name in entry.values), *center, 0.0, probability, paper, True])
     write = mask_writer(entry, tuple((name, place) for place, name in enumerate(names)))
-    weights = np.full(size if entry.kind == "dense" else 1 + sum(size), fill, np.float32)
+    weights = np.full(size if entry.kind == "dense" else 2 + sum(size), fill, np.float32)
     lam = np.full(1, fill, np.float32)
     write(weights, lam, numbers, *size)
     return weights, float(lam[0])

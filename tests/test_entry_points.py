@@ -28,7 +28,8 @@ def tables(arrays: list[np.ndarray], kept: list[np.ndarray]) -> Tables:
 
 def mixed(own: Image, partner: Image, own_address: int) -> tuple[Image, int]:
     """The partner alone, the mask being 0 everywhere, through the compiled entry point: image and fault."""
-    weights = np.zeros(1 + own.shape[0] + own.shape[1], np.float32)
+    weights = np.zeros(2 + own.shape[0] + own.shape[1], np.float32)
+    weights[1] = own.shape[0]
     view = np.array([own_address, partner.ctypes.data, *partner.shape], np.int64)
     out, fault, lam = np.zeros_like(own), np.zeros(1, np.int32), np.zeros(1, np.float32)
     kept: list[np.ndarray] = []

@@ -85,7 +85,7 @@ def _build_weights_shapes(version: int, height_axis: int, dense: bool) -> Callab
                 sides[:] = own[height_axis : height_axis + 2]
             else:
                 length = integers(integers(out_shapes, samples)[sample], 1)
-                length[0] = 1 + own[height_axis] + own[height_axis + 1]
+                length[0] = 2 + own[height_axis] + own[height_axis + 1]
             integers(integers(out_shapes, 2 * samples)[samples + sample], 1)[0] = 1
 
     return setup
@@ -112,7 +112,7 @@ def _build_joined_shapes(version: int) -> Callable[..., None]:
         for sample in range(samples):
             height = integers(integers(shapes, 3 * samples)[2 * samples + sample], 1)[0]
             width = integers(integers(shapes, 4 * samples)[3 * samples + sample], 1)[0]
-            integers(integers(out_shapes, samples)[sample], 1)[0] = 1 + height + width
+            integers(integers(out_shapes, samples)[sample], 1)[0] = 2 + height + width
             integers(integers(out_shapes, 2 * samples)[samples + sample], 1)[0] = 1
 
     return setup
@@ -276,7 +276,7 @@ def mask_weights(
     Returns
     -------
     weights : DataNode
-        float32 [1 + H + W], or [H, W] for a dense mask.
+        float32 [2 + H + W], or [H, W] for a dense mask.
     lam : DataNode
         float32 [1].
     """

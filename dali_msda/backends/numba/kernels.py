@@ -2,7 +2,7 @@
 
 Weights and products are float32 as in the graph form, in the same order, and uint8 results are rounded to the
 nearest, halves up. All functions work on plain arrays of one sample; DALI calls them through
-:mod:`.entry_points`. A mask comes as one vector, its base, its rows (with the scale in them) and its columns,
+:mod:`.entry_points`. A mask comes as one vector, its base, height, rows (with the scale in them) and columns,
 or as an array with a weight for every pixel.
 """
 
@@ -35,10 +35,10 @@ def _write_profiles(weights: Any, rows: Any, columns: Any, scale: float) -> Any:
     down, across = 0.0, 0.0
     for y in range(height):
         down += rows[y, 0]
-        weights[1 + y] = rows[y, 0] * scale
+        weights[2 + y] = rows[y, 0] * scale
     for x in range(width):
         across += columns[0, x]
-        weights[1 + height + x] = columns[0, x]
+        weights[2 + height + x] = columns[0, x]
     return (down / height) * (across / width)
 
 
@@ -47,7 +47,7 @@ def _write_constant(weights: Any, lam: Any, mask: Any, coin: float, probability:
     """:func:`_write_separable` for a mask without rows and columns."""
     lam[0] = chosen(mask.base, 1.0, coin, probability)
     weights[0] = lam[0]
-    weights[1:] = _ZERO
+    weights[2:] = _ZERO
 
 
 @numba.njit
@@ -56,7 +56,7 @@ def _write_separable(weights: Any, lam: Any, mask: Any, coin: float, probability
 
     Parameters
     ----------
-    weights : float32 [1 + H + W], output
+    weights : float32 [2 + H + W], output
     lam : float32 [1], output
     mask : Separable
     coin, probability : float
@@ -79,15 +79,15 @@ def join_mask(weights: Any, lam: Any, base: float, scale: float, rows: Any, colu
     base = min(max(base, 0.0), 1.0)
     scale = min(max(scale, -base), 1.0 - base)
     height, down, across = rows.size, 0.0, 0.0
-    weights[0] = base
+    weights[0], weights[1] = base, height
     for y in range(height):
         row = _clipped(rows[y])
         down += row
-        weights[1 + y] = scale * row
+        weights[2 + y] = scale * row
     for x in range(columns.size):
         column = _clipped(columns[x])
         across += column
-        weights[1 + height + x] = column
+        weights[2 + height + x] = column
     lam[0] = base + scale * (down / height) * (across / columns.size)
 
 
@@ -130,6 +130,8 @@ def mask_writer(method: Method, slots: tuple[tuple[str, int], ...]) -> Any:
         grid = Grid(rows, columns, numbers[paper] != 0.0, numbers[given] != 0.0)
         mask = formula(functions, grid, *to_fixed_tuple(values, count))  # type: ignore[call-arg]
         write(weights, lam, mask, numbers[coin], numbers[probability])
+        if weights.ndim == 1:
+            weights[1] = height
 
     write_weights.__qualname__ += f"_{fingerprint(method.mask, slots)}"  # see `compiled`
     return numba.njit(write_weights)
@@ -175,7 +177,7 @@ def write_mask(mask: Any, weights: Any, channels_first: bool) -> None:
         height = flat.size // width
         for y in range(height):
             for x in range(width):
-                flat[y * width + x] = weights[0] + weights[1 + y] * weights[1 + height + x]
+                flat[y * width + x] = weights[0] + weights[2 + y] * weights[2 + height + x]
 
 
 def _settled(value: Any, own: Any, partner: Any) -> Any:
@@ -236,7 +238,7 @@ def _fits(weights: Any, height: int, width: int) -> Any:
     """Whether a mask has the size of the image."""
     if weights.ndim == 2:
         return weights.shape == (height, width)
-    return weights.size == 1 + height + width
+    return weights.size == 2 + height + width and weights[1] == height
 
 
 @numba.njit
@@ -280,8 +282,8 @@ def mix_image(
         0, or one of the faults of :mod:`dali_msda.checks`; then the image is copied, unmixed.
     own, partner : uint8 or float32, three-dimensional, C-contiguous
         The images.
-    weights : float32 [1 + H + W] or [H, W]
-        The mask: base, scaled rows and columns, or a weight for every pixel.
+    weights : float32 [2 + H + W] or [H, W]
+        The mask: base, height, scaled rows and columns, or a weight for every pixel.
     channels_first : bool
         Whether the images are CxHxW.
     layout : uint8 [n]
@@ -308,8 +310,8 @@ def mix_image(
             _blend_line(out, a, b, start, start, _ZERO, _ONE, columns)
         lam[0] = total / (lines * width)
         return
-    base, rows = weights[0], weights[1 : 1 + height]
-    _repeat(columns, weights[1 + height :], repeats)
+    base, rows = weights[0], weights[2 : 2 + height]
+    _repeat(columns, weights[2 + height :], repeats)
     is_box, first, last = _box_of(columns)
     if is_box:  # all at once as if there were no box, which comes on top: long loops are fast loops
         _blend_span(out, a, b, _U(0), _U(out.size), base)
@@ -391,7 +393,7 @@ def mix_normalized(
     base, is_box, first, last = _ZERO, False, 0, 0
     if weights.ndim == 1:
         base = weights[0]
-        _repeat(columns, weights[1 + height :], channels)
+        _repeat(columns, weights[2 + height :], channels)
         is_box, first, last = _box_of(columns)
     total = 0.0
     for y in range(height):
@@ -400,13 +402,13 @@ def mix_normalized(
             total += _repeat(columns, weights[y], channels)
             _blend_line(line, a, b, _U(0), _U(start), _ZERO, _ONE, columns)
         elif is_box:
-            row = weights[1 + y]
+            row = weights[2 + y]
             own_line, partner_line = a[start : start + length], b[start : start + length]
             _blend_span(line, own_line, partner_line, _U(0), _U(length), base)
             if row != _ZERO and first < last:
                 _blend_span(line, own_line, partner_line, _U(first), _U(last), base + row)
         else:
-            _blend_line(line, a, b, _U(0), _U(start), base, weights[1 + y], columns)
+            _blend_line(line, a, b, _U(0), _U(start), base, weights[2 + y], columns)
         if channels_first:
             _normalize_planes(out, _U(y * width), _U(height * width), line, norm[0], norm[1])
         else:

@@ -23,7 +23,7 @@ class Weights(NamedTuple):
     lam: DataNode | None
     """The mean of the mask, the label weight, [1]; of a dense mask it is computed as that is applied."""
     node: DataNode
-    """Base, scaled rows and columns, [1 + H + W]; or the weight of every pixel, [H, W], yet to be clipped."""
+    """Base, height, scaled rows and columns, [2 + H + W]; or all weights, [H, W], yet to be clipped."""
 
     @property
     def dense(self) -> bool:
