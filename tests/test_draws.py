@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from nvidia.dali import Pipeline
 from scipy import stats
 
 import dali_msda as msda
 from dali_msda import draws as _draws
+from tests.graph_check import operators
 from tests.running import build, image_source, outputs, random_images, run_mix, source
 
 BACKENDS = ["kernel", "graph"]
@@ -187,3 +189,17 @@ def test_operators_of_one_pipeline_draw_apart() -> None:
 
     first, second = build(define, 64).run()
     assert (np.array(first.as_array()) != np.array(second.as_array())).mean() > 0.9
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_seeds_of_one_operator_differ(backend: str) -> None:
+    """Both lams of "stochastic", the uniform draws and the partners."""
+    with Pipeline(4, 1, None):
+        data, labels = image_source(random_images(4, (4, 4)), "HWC"), source([np.array([0], np.int32)] * 4)
+        outputs = msda.stochastic(data, labels, num_classes=1, seed=3, backend=backend)
+    seeds = [
+        operator._op._init_args["seed"]
+        for operator in operators(outputs)
+        if "seed" in getattr(operator._op, "_init_args", {})
+    ]
+    assert len(seeds) == len(set(seeds)) == 4
