@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import subprocess
 import sys
@@ -48,6 +49,16 @@ def fade(f: Functions, grid: Grid, phase: Value, lam: Value, depth: Value, waves
     half = f.constant(0.1) * 5.0
     columns = half + half * f.cos(2.0 * f.pi * turns)
     return msda.Separable(1.0, -depth * (1.0 - lam), 1.0 + 0.0 * grid.rows.pixels, columns)
+
+
+def wave(f: Functions, grid: Grid, lam: Value) -> msda.Separable:
+    """Rows and columns that are negative in places; their product stays in range."""
+    return msda.Separable(0.5, 0.5 * lam, f.cos(grid.rows.pixels), f.cos(grid.columns.pixels))
+
+
+def steep(f: Functions, grid: Grid, lam: Value) -> msda.Dense:
+    """Leaves [0, 1], where it is clipped."""
+    return msda.Dense(3.0 * lam * grid.columns.pixels / grid.columns.size - 0.5 + 0.0 * grid.rows.pixels)
 
 
 ALPHA = msda.Argument(name="alpha", default=1.0, help="lam ~ Beta(alpha, alpha).")
@@ -130,6 +141,26 @@ def test_both_backends_draw_and_mix_alike(method: str) -> None:
     assert 0 < (kernel.lam == 1).sum() < 32
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("formula", [wave, steep])
+def test_images_and_labels_follow_the_mask(formula: Any, backend: str) -> None:
+    """Whatever a formula makes, image, mask and label weight are of one mask, which is in [0, 1]."""
+    name = formula.__name__
+    msda.register(dataclasses.replace(DIAMOND, name=name, mask=formula))
+    try:
+        images = random_images(3, SIZE)
+        result = run_mix(name, images, lam=0.9, partner=0, backend=backend)
+    finally:
+        TABLE.pop(name)
+    rows, columns = np.indices(SIZE).astype(float)
+    exact = 0.5 + 0.45 * np.cos(rows) * np.cos(columns) if name == "wave" else 2.7 * columns / SIZE[1] - 0.5
+    for i in range(3):
+        np.testing.assert_allclose(result.mask[i, :, :, 0], exact.clip(0, 1), rtol=0, atol=5e-7)
+        np.testing.assert_allclose(result.lam[i], exact.clip(0, 1).mean(), rtol=0, atol=5e-7)
+        mixed = reference.blend(images[i], images[0], exact.clip(0, 1))
+        assert np.abs(result.images[i] - mixed).max() <= 0.5 + 1e-3
+
+
 def test_it_has_a_function() -> None:
     assert "diamond" in msda.METHODS
     assert "diamond" in dir(msda)
@@ -209,16 +240,7 @@ def another(f: Functions, grid: Grid, lam: Value) -> msda.Separable:
 def test_another_formula_of_the_same_name_is_compiled_again() -> None:
     """What is kept on disk is kept under what the formula computes."""
     TABLE.pop("diamond")
-    msda.register(
-        msda.Method(
-            name="diamond",
-            title="",
-            summary="",
-            arguments=(ALPHA,),
-            draws={"lam": msda.Beta("alpha")},
-            mask=another,
-        )
-    )
+    msda.register(dataclasses.replace(DIAMOND, mask=another))
     assert run_mix("diamond", random_images(2, SIZE), lam=0.5).lam.tolist() == [0.25, 0.25]
 
 
@@ -247,16 +269,7 @@ def test_what_a_formula_closes_over_is_part_of_it() -> None:
     assert fingerprint(with_closure(0.5)) == fingerprint(with_closure(0.5))
     for number, factor in enumerate((0.5, 0.25)):
         name = f"scaled{number}"
-        msda.register(
-            msda.Method(
-                name=name,
-                title="",
-                summary="",
-                arguments=(ALPHA,),
-                draws={"lam": msda.Beta("alpha")},
-                mask=with_closure(factor),
-            )
-        )
+        msda.register(dataclasses.replace(DIAMOND, name=name, mask=with_closure(factor)))
         try:
             assert mask_weights(name, (2, 3), lam=0.5)[1] == 0.5 * factor
         finally:

@@ -138,7 +138,7 @@ def make_mask(images: DataNode, draws: Draws, arguments: MixArguments) -> Weight
 def given_mask(mask: Separable | Dense) -> Weights:
     """A caller's mask; see :class:`..backends.Backend`."""
     if isinstance(mask, Dense):
-        return _weighed_dense(math.clamp(mask.values, 0.0, 1.0))._replace(given=True)
+        return _weighed_dense(mask.values)._replace(given=True)
     base = math.clamp(mask.base, 0.0, 1.0)
     scale = math.min(math.max(mask.scale, -base), 1.0 - base)
     rows, columns = (math.clamp(profile, 0.0, 1.0) for profile in (mask.rows, mask.columns))
@@ -166,6 +166,7 @@ def _weighed(base: Any, scale: Any, rows: DataNode, columns: DataNode, cut: bool
 
 
 def _weighed_dense(dense: DataNode) -> Weights:
+    dense = math.clamp(dense, 0.0, 1.0)
     return Weights(lam=fn.reshape(_float(fn.reductions.mean(dense)), shape=[1]), dense=dense)
 
 

@@ -16,7 +16,7 @@ import numba
 import numpy as np
 
 from ...checks import CHANNELS_DIFFER, LAYOUT_DIFFERS, MASK_DIFFERS, SIZES_DIFFER
-from ...masks import Axis, Grid
+from ...masks import Axis, Grid, Separable
 from ...methods import Method
 from . import functions
 from .compat import to_fixed_tuple
@@ -69,26 +69,14 @@ def _write_separable(weights: Any, lam: Any, mask: Any, coin: float, probability
 
 
 @numba.njit
-def _clipped(weight: Any) -> Any:
-    return min(max(weight, _ZERO), _ONE)
-
-
-@numba.njit
 def join_mask(weights: Any, lam: Any, base: float, scale: float, rows: Any, columns: Any) -> None:
     """A caller's base, scale, rows [H] and columns [W], clipped; written as by :func:`_write_separable`."""
     base = min(max(base, 0.0), 1.0)
     scale = min(max(scale, -base), 1.0 - base)
-    height, down, across = rows.size, 0.0, 0.0
-    weights[0], weights[1] = base, height
-    for y in range(height):
-        row = _clipped(rows[y])
-        down += row
-        weights[2 + y] = scale * row
-    for x in range(columns.size):
-        column = _clipped(columns[x])
-        across += column
-        weights[2 + height + x] = column
-    lam[0] = base + scale * (down / height) * (across / columns.size)
+    down = np.minimum(np.maximum(rows, _ZERO), _ONE).reshape(-1, 1)
+    across = np.minimum(np.maximum(columns, _ZERO), _ONE).reshape(1, -1)
+    weights[1] = rows.size
+    _write_separable(weights, lam, Separable(base, scale, down, across), 0.0, 1.0)
 
 
 @numba.njit
@@ -137,13 +125,25 @@ def mask_writer(method: Method, slots: tuple[tuple[str, int], ...]) -> Any:
     return numba.njit(write_weights)
 
 
+@numba.njit
+def _repeat(line: Any, weights: Any, repeats: int) -> None:
+    """One weight for every element of a line of pixels with `repeats` elements each."""
+    for i in range(line.size):
+        line[i] = weights[i // repeats]
+
+
+@numba.njit
+def _clipped(weight: Any) -> Any:
+    return min(max(weight, _ZERO), _ONE)
+
+
 # The sum may be taken in any order, so that the processor adds several weights at a time; in float32 only of
 # so many that rounding stays below that of the weights.
 @numba.njit(fastmath={"reassoc"})
-def _repeat(line: Any, weights: Any, repeats: int) -> Any:
-    """One weight, clipped to [0, 1], for every element of a line of pixels with `repeats` elements each.
+def _repeat_clipped(line: Any, weights: Any, repeats: int) -> Any:
+    """:func:`_repeat` for a line of a dense mask, fast, with the weights clipped to [0, 1].
 
-    Returns the sum of the weights (float64).
+    Returns the sum of the clipped weights (float64).
     """
     total, first, size = 0.0, _U(0), _U(weights.size)
     while first < size:
@@ -171,7 +171,7 @@ def write_mask(mask: Any, weights: Any, channels_first: bool) -> None:
     """Write the mask of one sample with a weight for every pixel: float32, HxWx1 or 1xHxW."""
     flat = mask.reshape(-1)
     if weights.ndim == 2:
-        _repeat(flat, weights.reshape(-1), 1)
+        _repeat_clipped(flat, weights.reshape(-1), 1)
     else:
         width = mask.shape[2] if channels_first else mask.shape[1]
         height = flat.size // width
@@ -306,7 +306,7 @@ def mix_image(
         total = 0.0
         for line in range(lines):
             start = _U(line) * length
-            total += _repeat(columns, weights[line % height], repeats)
+            total += _repeat_clipped(columns, weights[line % height], repeats)
             _blend_line(out, a, b, start, start, _ZERO, _ONE, columns)
         lam[0] = total / (lines * width)
         return
@@ -399,7 +399,7 @@ def mix_normalized(
     for y in range(height):
         start = y * length
         if weights.ndim == 2:
-            total += _repeat(columns, weights[y], channels)
+            total += _repeat_clipped(columns, weights[y], channels)
             _blend_line(line, a, b, _U(0), _U(start), _ZERO, _ONE, columns)
         elif is_box:
             row = weights[2 + y]
