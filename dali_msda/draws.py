@@ -24,7 +24,7 @@ _FIRST_BETA, _SECOND_BETA, _UNIFORMS, _PARTNER, _MORE_BETAS = range(5)
 
 # Uniform draws: two for the centre, the coin for `probability`, then the method's own. At least one of those
 # is always drawn, so that methods with and without one draw alike.
-_CENTER, _COIN, _OWN = 0, 2, 3
+_COIN, _OWN = 2, 3
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,10 @@ def draw(arguments: MixArguments) -> Draws:
     # The order is part of what a seed of the pipeline stands for: DALI hands seeds out in the order in which
     # random operators are reached.
     betas = {name: kind for name, kind in method.draws.items() if isinstance(kind, Beta)}
-    first, further = list(betas)[:1], list(betas)[1:]
-    for name in first:
-        put(_beta(betas[name], arguments, _FIRST_BETA), name)
+    # The first one comes before the uniform draws, the others after them.
+    streams = itertools.chain((_FIRST_BETA, _SECOND_BETA), itertools.count(_MORE_BETAS))
+    for name in list(betas)[:1]:
+        put(_beta(betas[name], arguments, next(streams)), name)
     for argument in method.arguments:
         value = arguments.values[argument.name]
         if argument.name in method.values:
@@ -138,9 +139,8 @@ def draw(arguments: MixArguments) -> Draws:
             put(center[1], "_column")
         rest = fn.slice(uniforms, start=[_COIN], shape=[1 + count], axes=[0])
         put(rest, "_coin", *own, size=1 + count)
-    for number, name in enumerate(further):
-        stream = _SECOND_BETA if number == 0 else _MORE_BETAS + number
-        put(_beta(betas[name], arguments, stream), name)
+    for name in list(betas)[1:]:
+        put(_beta(betas[name], arguments, next(streams)), name)
     put(_number(arguments.probability), "_probability")
     put(arguments.convention == "paper", "_paper")
     put(center is not None, "_given")

@@ -136,9 +136,7 @@ def mix(
     section 4. A batch of one has no partner and comes back as it is.
     """
     check_choice("method", method, tuple(TABLE))
-    if unknown := [name for name in arguments if not takers(name)]:
-        known = [*TABLE[method].defaults, *_COMMON]
-        raise TypeError(f"{method} has no argument {unknown[0]!r}; it takes {', '.join(known)}")
+    _check_known(TABLE[method], [name for name in arguments if not takers(name)])
     checked = MixArguments(
         method=method,
         values={name: value for name, value in {"alpha": alpha, **arguments}.items() if value is not None},
@@ -224,6 +222,13 @@ def blend(
     )
     check_inputs(images, labels, backend)
     return _blend(images, labels, _as_mask(mask, images.device, layout), checked)
+
+
+def _check_known(method: Method, unknown: Sequence[str]) -> None:
+    """Raise TypeError if the caller named arguments that there are not."""
+    if unknown:
+        known = [*method.defaults, *_COMMON]
+        raise TypeError(f"{method.name} has no argument {unknown[0]!r}; it takes {', '.join(known)}")
 
 
 def _unconverted(function: F) -> F:
@@ -320,9 +325,7 @@ def function(method: Method) -> MixFunction:
     """The function of a method: its signature and its help text are made from the table's entry."""
 
     def mixing(images: DataNode, labels: DataNode, **arguments: Any) -> tuple[Any, ...]:
-        if unknown := [name for name in arguments if name not in signature.parameters]:
-            known = [*method.defaults, *_COMMON]
-            raise TypeError(f"{method.name} has no argument {unknown[0]!r}; it takes {', '.join(known)}")
+        _check_known(method, [name for name in arguments if name not in signature.parameters])
         if "num_classes" not in arguments:
             raise TypeError(f"{method.name} needs num_classes, the length of the targets")
         return mix(images, labels, method=method.name, **arguments)

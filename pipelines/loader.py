@@ -124,11 +124,10 @@ class DALILoader:
 
     def _shard_size(self) -> int:
         """Samples of the part that is read in this epoch."""
-        order = self._order
+        shard = self._order.shard
         if self._moves:
-            turn = (order.shard.index + self._epoch) % order.shard.count
-            order = dataclasses.replace(order, shard=dataclasses.replace(order.shard, index=turn))
-        return len(order.part)
+            shard = dataclasses.replace(shard, index=(shard.index + self._epoch) % shard.count)
+        return len(shard.part(self._order.size))
 
     @property
     def longest(self) -> int:

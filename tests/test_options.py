@@ -13,9 +13,9 @@ import pytest
 import train_imagenet
 from configs import named_run
 from dali_msda import Mixing
-from dali_msda.masks import Separable
-from dali_msda.methods import TABLE, Argument, Method
+from dali_msda.methods import TABLE, Method
 from pipelines.records import Augmentation
+from tests.own_method import STRIPE
 from tests.trainer_process import Trainer
 from tests.training_runs import SMALL, status, without_clock
 from training.checkpoints import pack, unpack
@@ -52,16 +52,8 @@ OF_METHODS = {
 @pytest.fixture
 def stripe(monkeypatch: pytest.MonkeyPatch) -> Method:
     """A method of a user's own, in the table."""
-    width = Argument(name="width", default=0.25, fraction=True, help="Width of the stripe.")
-    method = Method(
-        name="stripe",
-        title="Stripe",
-        summary="`width`",
-        arguments=(width,),
-        mask=lambda f, grid, width: Separable(width),
-    )
-    monkeypatch.setitem(TABLE, "stripe", method)
-    return method
+    monkeypatch.setitem(TABLE, "stripe", STRIPE)
+    return STRIPE
 
 
 def flags(config: Config) -> list[str]:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from dali_msda import Mixing
-from dali_msda.masks import Separable
-from dali_msda.methods import TABLE, Argument, Method
+from dali_msda.methods import TABLE
 from dali_msda.validation import ArgumentError
 from pipelines.records import Augmentation, Execution, Output, Shard
+from tests.own_method import STRIPE
 from training.mix_schedule import MixSchedule
 
 SEVEN = "'none', 'mixup', 'cutmix', 'stochastic', 'hmix', 'gmix'"
@@ -198,17 +198,9 @@ def test_what_is_handed_in_can_change_afterwards() -> None:
 
 def test_a_method_of_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """The table is looked at when the record is made."""
-    width = Argument(name="width", default=0.25, fraction=True, help="Of the stripe.")
-    stripe = Method(
-        name="stripe",
-        title="Stripe",
-        summary="`width`",
-        arguments=(width,),
-        mask=lambda f, grid, width: Separable(width),
-    )
     with pytest.raises(ValueError, match="method must be one of"):
         Mixing("stripe")
-    monkeypatch.setitem(TABLE, "stripe", stripe)
+    monkeypatch.setitem(TABLE, "stripe", STRIPE)
     assert dict(Mixing("stripe").arguments) == {"width": 0.25}
     assert dict(Mixing("stripe", width=0.5).arguments) == {"width": 0.5}
     with pytest.raises(ValueError, match=r"width must be in \[0, 1\]; got 2"):

@@ -22,8 +22,7 @@ class Backend(Protocol):
 
     Masks are computed in float64 and applied in float32; uint8 is rounded to the nearest. Arguments are
     checked before; what only the content of a batch shows (a label out of range, sizes that differ) is
-    checked here, with :mod:`dali_msda.checks`. How a backend holds the masks of a batch is its own affair;
-    all it shows of them is ``lam``, their means.
+    checked here, with :mod:`dali_msda.checks`. How a backend holds the masks of a batch is its own affair.
     """
 
     def make_mask(self, images: DataNode, draws: Draws, arguments: MixArguments) -> Any:

@@ -8,6 +8,7 @@ where they are.
 from __future__ import annotations
 
 import math as scalar_math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,48 +26,28 @@ from ..normalization import asked_for, normalized
 _PIXEL_INDICES = np.arange(65536, dtype=np.float32)
 
 
-class _Functions:
-    """The functions of formulas (:class:`..masks.Functions`) as operators; numbers become nodes."""
+def _of_nodes(function: Callable[..., DataNode]) -> Any:
+    """An operator of arithmetic that takes numbers as well; those become nodes."""
 
-    @property
-    def pi(self) -> DataNode:
-        return self.constant(scalar_math.pi)
+    def applied(*values: Any) -> DataNode:
+        return function(*(x if isinstance(x, DataNode) else float64_constant([x]) for x in values))
+
+    return staticmethod(applied)
+
+
+class _Functions:
+    """The functions of formulas (:class:`..masks.Functions`) as operators."""
+
+    sqrt, exp, log, sin, cos = map(_of_nodes, (math.sqrt, math.exp, math.log, math.sin, math.cos))
+    floor, ceil, absolute = map(_of_nodes, (math.floor, math.ceil, math.abs))
+    minimum, maximum = map(_of_nodes, (math.min, math.max))
 
     def constant(self, number: float) -> DataNode:
         return float64_constant([number])
 
-    def node(self, x: Any) -> DataNode:
-        return x if isinstance(x, DataNode) else self.constant(x)
-
-    def sqrt(self, x: Any) -> DataNode:
-        return math.sqrt(self.node(x))
-
-    def exp(self, x: Any) -> DataNode:
-        return math.exp(self.node(x))
-
-    def log(self, x: Any) -> DataNode:
-        return math.log(self.node(x))
-
-    def sin(self, x: Any) -> DataNode:
-        return math.sin(self.node(x))
-
-    def cos(self, x: Any) -> DataNode:
-        return math.cos(self.node(x))
-
-    def floor(self, x: Any) -> DataNode:
-        return math.floor(self.node(x))
-
-    def ceil(self, x: Any) -> DataNode:
-        return math.ceil(self.node(x))
-
-    def absolute(self, x: Any) -> DataNode:
-        return math.abs(self.node(x))
-
-    def minimum(self, x: Any, y: Any) -> DataNode:
-        return math.min(self.node(x), self.node(y))
-
-    def maximum(self, x: Any, y: Any) -> DataNode:
-        return math.max(self.node(x), self.node(y))
+    @property
+    def pi(self) -> DataNode:
+        return self.constant(scalar_math.pi)
 
 
 _F = _Functions()
@@ -94,9 +75,9 @@ class Weights(NamedTuple):
     """Whether it is 1, and 0 inside a box: `base` 1, rows 0 or -1, columns 0 or 1."""
 
 
-def size_of(images: DataNode, layout: str) -> DataNode:
-    """Height and width, int64 [2], CPU."""
-    return fn.slice(images.shape(dtype=types.INT64), start=[layout.index("H")], shape=[2], axes=[0])
+def _size(shape: DataNode, layout: str) -> DataNode:
+    """Height and width of images of a shape (int64 [3]), [2]."""
+    return fn.slice(shape, start=[layout.index("H")], shape=[2], axes=[0])
 
 
 def _float(node: DataNode) -> DataNode:
@@ -117,7 +98,7 @@ def _pixels(length: DataNode, columns: bool) -> DataNode:
 def make_mask(images: DataNode, draws: Draws, arguments: MixArguments) -> Weights:
     """The masks of a batch from what was drawn."""
     method = arguments.entry
-    size = size_of(images, arguments.layout)
+    size = _size(images.shape(dtype=types.INT64), arguments.layout)
     sides, lengths = fn.cast(size, dtype=types.FLOAT64), fn.cast(size, dtype=types.INT32)
     rows, columns = (
         Axis(fn.slice(sides, start=[i], shape=[1], axes=[0]), _pixels(lengths[i], i == 1), draws.pick(name))
@@ -250,8 +231,7 @@ def blend(
     shape = images.shape(dtype=types.INT64)
     fault = _fault(images, shape, partner, layout)
     if weights.given:
-        size = fn.slice(shape, start=[layout.index("H")], shape=[2], axes=[0])
-        fault = math.max(fault, _mask_fault(weights, size))
+        fault = math.max(fault, _mask_fault(weights, _size(shape, layout)))
     # Everything that follows waits for the check, through the mask's first part.
     weights = _after(weights, no_fault(fault))
 
@@ -292,6 +272,6 @@ def _full(weights: Weights, shape: DataNode, layout: str) -> Weights:
     """The same weights; with rows and columns where `base` alone was enough: a mask has the image's size."""
     if weights.dense is not None or weights.rows is not None:
         return weights
-    size = fn.cast(fn.slice(shape, start=[layout.index("H")], shape=[2], axes=[0]), dtype=types.INT32)
+    size = fn.cast(_size(shape, layout), dtype=types.INT32)
     rows, columns = (_flat(_pixels(size[axis], axis == 1)) * 0.0 for axis in (0, 1))
     return weights._replace(rows=rows, columns=columns)

@@ -128,8 +128,9 @@ def mask_writer(method: Method, slots: tuple[tuple[str, int], ...]) -> Any:
 @numba.njit
 def _repeat(line: Any, weights: Any, repeats: int) -> None:
     """One weight for every element of a line of pixels with `repeats` elements each."""
-    for i in range(line.size):
-        line[i] = weights[i // repeats]
+    for x in range(_U(weights.size)):
+        for i in range(x * _U(repeats), (x + _U1) * _U(repeats)):
+            line[i] = weights[x]
 
 
 @numba.njit
