@@ -22,7 +22,7 @@ from . import functions
 from .compat import to_fixed_tuple
 from .formulas import chosen, compiled_formula, fingerprint
 
-_ONE, _ZERO = np.float32(1.0), np.float32(0.0)
+_ONE, _ZERO, _INFINITY = np.float32(1.0), np.float32(0.0), np.float32(np.inf)
 _LETTER_C, _LETTER_H = ord("C"), ord("H")
 _U = np.uint64
 _U1, _U2, _U3 = _U(1), _U(2), _U(3)
@@ -125,24 +125,11 @@ def mask_writer(method: Method, slots: tuple[tuple[str, int], ...]) -> Any:
     return numba.njit(write_weights)
 
 
-@numba.njit
-def _repeat(line: Any, weights: Any, repeats: int) -> None:
-    """One weight for every element of a line of pixels with `repeats` elements each."""
-    for x in range(_U(weights.size)):
-        for i in range(x * _U(repeats), (x + _U1) * _U(repeats)):
-            line[i] = weights[x]
-
-
-@numba.njit
-def _clipped(weight: Any) -> Any:
-    return min(max(weight, _ZERO), _ONE)
-
-
 # The sum may be taken in any order, so that the processor adds several weights at a time; in float32 only of
 # so many that rounding stays below that of the weights.
 @numba.njit(fastmath={"reassoc"})
-def _repeat_clipped(line: Any, weights: Any, repeats: int) -> Any:
-    """:func:`_repeat` for a line of a dense mask, fast, with the weights clipped to [0, 1].
+def _repeat(line: Any, weights: Any, repeats: int, low: Any, high: Any) -> Any:
+    """One weight for every element of a line of pixels with `repeats` elements each, clipped to [low, high].
 
     Returns the sum of the clipped weights (float64).
     """
@@ -151,14 +138,14 @@ def _repeat_clipped(line: Any, weights: Any, repeats: int) -> Any:
         stop, part = min(first + _U(256), size), _ZERO
         if repeats == 3:
             for x in range(first, stop):
-                at, weight = x * _U3, _clipped(weights[x])
+                at, weight = x * _U3, min(max(weights[x], low), high)
                 part += weight
                 line[at] = weight
                 line[at + _U1] = weight
                 line[at + _U2] = weight
         else:
             for x in range(first, stop):
-                weight = _clipped(weights[x])
+                weight = min(max(weights[x], low), high)
                 part += weight
                 for i in range(x * _U(repeats), (x + _U1) * _U(repeats)):
                     line[i] = weight
@@ -172,7 +159,7 @@ def write_mask(mask: Any, weights: Any, channels_first: bool) -> None:
     """Write the mask of one sample with a weight for every pixel: float32, HxWx1 or 1xHxW."""
     flat = mask.reshape(-1)
     if weights.ndim == 2:
-        _repeat_clipped(flat, weights.reshape(-1), 1)
+        _repeat(flat, weights.reshape(-1), 1, _ZERO, _ONE)
     else:
         width = mask.shape[2] if channels_first else mask.shape[1]
         height = flat.size // width
@@ -307,12 +294,12 @@ def mix_image(
         total = 0.0
         for line in range(lines):
             start = _U(line) * length
-            total += _repeat_clipped(columns, weights[line % height], repeats)
+            total += _repeat(columns, weights[line % height], repeats, _ZERO, _ONE)
             _blend_line(out, a, b, start, start, _ZERO, _ONE, columns)
         lam[0] = total / (lines * width)
         return
     base, rows = weights[0], weights[2 : 2 + height]
-    _repeat(columns, weights[2 + height :], repeats)
+    _repeat(columns, weights[2 + height :], repeats, -_INFINITY, _INFINITY)
     is_box, first, last = _box_of(columns)
     if is_box:  # all at once as if there were no box, which comes on top: long loops are fast loops
         _blend_span(out, a, b, _U(0), _U(out.size), base)
@@ -394,13 +381,13 @@ def mix_normalized(
     base, is_box, first, last = _ZERO, False, 0, 0
     if weights.ndim == 1:
         base = weights[0]
-        _repeat(columns, weights[2 + height :], channels)
+        _repeat(columns, weights[2 + height :], channels, -_INFINITY, _INFINITY)
         is_box, first, last = _box_of(columns)
     total = 0.0
     for y in range(height):
         start = y * length
         if weights.ndim == 2:
-            total += _repeat_clipped(columns, weights[y], channels)
+            total += _repeat(columns, weights[y], channels, _ZERO, _ONE)
             _blend_line(line, a, b, _U(0), _U(start), _ZERO, _ONE, columns)
         elif is_box:
             row = weights[2 + y]
