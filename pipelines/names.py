@@ -1,4 +1,4 @@
-"""Names of files and classes: how they are compared and how they are shown. Opening takes them as they came."""
+"""Names of files and classes: how they are compared and shown. Opening takes them as they came."""
 
 from __future__ import annotations
 
