@@ -3,9 +3,10 @@
     python -m benchmarks.bench_loader --data DIR [--longest-side 500] [--loaders dali-none timm-cutmix ...]
 
 Every loader reads, decodes, crops (the same random resized crop), mirrors, mixes and gives float32
-N x 3 x S x S normalised images with soft labels, on the CPU, with the same number of threads or worker
-processes. Each lives in a process of its own and is asked for one pass at a time, in turns, so that all of
-them see the same moods of the machine. ``dali-plain`` is DALI without this library and without mixing.
+N x 3 x S x S normalised images with soft labels, on the CPU (or, with ``--device gpu``, on the GPU), with the
+same number of threads or worker processes. Each lives in a process of its own and is asked for one pass at a
+time, in turns, so that all of them see the same moods of the machine. ``dali-plain`` is DALI without this
+library and without mixing.
 
 The images are linked as often as it takes for an epoch of 64 batches: what a loader does once per epoch
 (padding, starting threads) shall not count for more than it does on a real data set.
@@ -60,8 +61,8 @@ def prepared(settings: Settings, folder: Path) -> Path:
     return folder / "images"
 
 
-def _serve(name: str, settings: Settings, pipe: Connection) -> None:
-    """Build a loader, then time a pass for every message until the other side closes."""
+def serve(name: str, settings: Settings, pipe: Connection) -> None:
+    """Build a loader, then time a pass for every message, a number of images, until the other side closes."""
     import torch
 
     # Worker processes start as they do outside of this benchmark, on Linux.
@@ -73,19 +74,20 @@ def _serve(name: str, settings: Settings, pipe: Connection) -> None:
     batches = contenders()[name].batches(settings)
     next(batches)
     pipe.send(time.perf_counter() - began)
-    steps = max(1, settings.images // settings.batch_size)
     while True:
         try:
-            pipe.recv()
+            steps = max(1, pipe.recv() // settings.batch_size)
         except EOFError:
             return
         for _ in range(4):
-            next(batches)
+            images, _ = next(batches)
+        float(images.sum())  # waits for the device
         began = time.perf_counter()
         for _ in range(steps):
             images, _ = next(batches)
             # What a training step would do first: look at every value.
-            images.sum()
+            total = images.sum()
+        float(total)
         rate = steps * settings.batch_size / (time.perf_counter() - began)
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         pipe.send((rate, (own + _children_peak()) / 1024))
@@ -105,16 +107,16 @@ def measure(turns: Sequence[tuple[str, Settings]], rounds: int) -> list[Record]:
     """Images per second of every contender with its settings, in turns."""
     context = multiprocessing.get_context("spawn")
     every = contenders()
-    servers: list[tuple[Any, Connection, Record]] = []
+    servers: list[tuple[Any, Connection, Record, Settings]] = []
     for name, settings in turns:
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(name, settings, theirs))
+        process = context.Process(target=serve, args=(name, settings, theirs))
         process.start()
         theirs.close()
         record: Record = {
             "loader": every[name].loader,
             "mix": every[name].mix,
-            "device": "cpu",
+            "device": settings.device,
             "batch_size": settings.batch_size,
             "image_size": settings.image_size,
             "workers": settings.workers,
@@ -122,21 +124,21 @@ def measure(turns: Sequence[tuple[str, Settings]], rounds: int) -> list[Record]:
             "first_batch_s": ours.recv(),
             "rates": [],
         }
-        servers.append((process, ours, record))
+        servers.append((process, ours, record, settings))
     for round_number in range(rounds + 1):
-        for _, pipe, record in servers:
-            pipe.send("pass")
+        for _, pipe, record, settings in servers:
+            pipe.send(settings.images)
             rate, peak = pipe.recv()
             time.sleep(_REFILL_S)
             if round_number:
                 record["rates"].append(rate)
                 record["peak_MiB"] = peak
-    for process, pipe, record in servers:
+    for process, pipe, record, _ in servers:
         pipe.close()
         process.join(timeout=10)
         process.kill()
         record["images_per_s"] = spread(record["rates"])
-    return [record for _, _, record in servers]
+    return [record for _, _, record, _ in servers]
 
 
 def _mean_size(files: list[Path]) -> float:

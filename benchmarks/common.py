@@ -29,9 +29,11 @@ Content = dict[str, Any]  # of a file of results
 
 _PACKAGES = (
     "nvidia-dali-cuda120",
+    "nvidia-dali-cuda130",
     "numba",
     "numpy",
     "torch",
+    "triton",
     "torchvision",
     "timm",
     "kornia",

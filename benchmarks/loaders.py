@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from dali_msda.methods import TABLE
 from dali_msda.processors import usable_processors
@@ -45,6 +45,14 @@ class Settings:
     rounds: int = 7
     """Passes of every loader, after one that does not count."""
 
+    device: Literal["cpu", "gpu"] = "cpu"
+    """Where the batches are wanted. DALI decodes, mixes and normalises there; the others load on the CPU."""
+
+    @property
+    def torch_device(self) -> str:
+        """The device by PyTorch's name."""
+        return "cuda" if self.device == "gpu" else "cpu"
+
 
 def _dali(mix: str) -> Callable[[Settings], Batches]:
     def batches(settings: Settings) -> Batches:
@@ -60,6 +68,7 @@ def _dali(mix: str) -> Callable[[Settings], Batches]:
             output=Output(image_size=settings.image_size),
             batch_size=settings.batch_size,
             num_threads=settings.workers,
+            device=settings.device,
             seed=0,
         )
         loader = DALILoader(pipeline, drop_last=True)
@@ -71,20 +80,51 @@ def _dali(mix: str) -> Callable[[Settings], Batches]:
 
 def _dali_plain(settings: Settings) -> Batches:
     """DALI as its documentation shows it: no mixing, flip with the normalisation, one-hot targets."""
+    from nvidia.dali import fn
+
+    from pipelines.folders import list_images
+
+    classes = len(list_images(settings.data).classes)
+    return _plain(settings, lambda labels: fn.one_hot(labels, num_classes=classes))
+
+
+def _dali_then_torch(mix: str) -> Callable[[Settings], Batches]:
+    """DALI decodes and normalises, PyTorch mixes its batches after it, as NVIDIA's examples do."""
+
+    def batches(settings: Settings) -> Batches:
+        from nvidia.dali import fn, types
+        from torchvision.transforms import v2
+
+        from pipelines.folders import list_images
+
+        classes = len(list_images(settings.data).classes)
+        mixing = {"mixup": v2.MixUp, "cutmix": v2.CutMix}[mix](num_classes=classes)
+        for images, labels in _plain(settings, lambda labels: fn.cast(labels, dtype=types.INT64)):
+            yield mixing(images, labels)
+
+    return batches
+
+
+def _plain(settings: Settings, targets: Callable[[Any], Any]) -> Batches:
+    """DALI's own operators; `targets` of the labels, int32 scalars."""
     from nvidia.dali import fn, pipeline_def, types
 
     from pipelines.constants import MEAN, STD
-    from pipelines.folders import list_images
+    from pipelines.imagenet import decoder_arguments
     from pipelines.loader import DALILoader
 
-    classes = len(list_images(settings.data).classes)
+    gpu = settings.device == "gpu"
 
-    @pipeline_def(batch_size=settings.batch_size, num_threads=settings.workers, device_id=None, seed=0)
+    @pipeline_def(
+        batch_size=settings.batch_size, num_threads=settings.workers, device_id=0 if gpu else None, seed=0
+    )
     def pipeline() -> Any:
         encoded, labels = fn.readers.file(
             file_root=str(settings.data), shuffle_after_epoch=True, pad_last_batch=True, name="Reader"
         )
-        images = fn.decoders.image_random_crop(encoded, random_area=[0.08, 1.0], num_attempts=10)
+        images = fn.decoders.image_random_crop(
+            encoded, **decoder_arguments(settings.device, 0.65), random_area=[0.08, 1.0], num_attempts=10
+        )
         images = fn.resize(images, size=[settings.image_size] * 2)
         images = fn.crop_mirror_normalize(
             images,
@@ -94,7 +134,8 @@ def _dali_plain(settings: Settings) -> Batches:
             std=list(STD),
             mirror=fn.random.coin_flip(),
         )
-        return images, fn.one_hot(fn.squeeze(labels, axes=[0]), num_classes=classes)
+        labels = targets(fn.squeeze(labels, axes=[0]))
+        return images, labels.gpu() if gpu else labels
 
     loader = DALILoader(pipeline(), drop_last=True)
     while True:
@@ -133,10 +174,13 @@ def _torchvision(mix: str) -> Callable[[Settings], Batches]:
             num_workers=settings.workers,
             drop_last=True,
             persistent_workers=True,
+            pin_memory=settings.device == "gpu",
             collate_fn=lambda samples: mixing(*default_collate(samples)),
         )
+        device = settings.torch_device
         while True:
-            yield from loader
+            for images, labels in loader:
+                yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
     return batches
 
@@ -168,8 +212,8 @@ def _timm(mix: str) -> Callable[[Settings], Batches]:
             color_jitter=None,
             num_workers=settings.workers,
             collate_fn=collate,
-            device=torch.device("cpu"),
-            pin_memory=False,
+            device=torch.device(settings.torch_device),
+            pin_memory=settings.device == "gpu",
         )
         while True:
             yield from loader
@@ -285,6 +329,7 @@ def contenders() -> dict[str, Contender]:
     """All that can be compared, by the names that ``--loaders`` takes."""
     found = [
         *(Contender("dali", mix, _dali(mix)) for mix in TABLE),
+        *(Contender("dali-then-torch", mix, _dali_then_torch(mix)) for mix in ("mixup", "cutmix")),
         *(Contender("torchvision", mix, _torchvision(mix)) for mix in ("none", "mixup", "cutmix")),
         *(Contender("timm", mix, _timm(mix)) for mix in ("none", "mixup", "cutmix")),
         *(Contender("ffcv", mix, _ffcv(mix)) for mix in ("none", "mixup")),

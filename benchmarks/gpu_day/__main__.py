@@ -1,0 +1,218 @@
+"""Everything that must be seen on a GPU, the most telling first, within a budget of seconds.
+
+    python -m benchmarks.gpu_day --out DIR [--budget 540] [--data DIR]
+    python -m benchmarks.gpu_day --device cpu --quick --out DIR     every stage, small, without a GPU
+    python -m benchmarks.gpu_day --compare REPORT REPORT            two reports side by side
+
+Each stage has its time box and writes what it finds as soon as there is something. A stage that fails or runs
+over leaves its error in the report, and the next one runs. Started again with the same folder, it does what
+is missing. DIR gets report.json (its schema: report.py), report.md and a log for each stage.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from benchmarks.common import Content, machine, revision
+from benchmarks.documents import ROOT
+from benchmarks.gpu_day import report as reports
+from benchmarks.gpu_day.device import facts
+from benchmarks.gpu_day.stage import MISSING_STATUS, Device, Job
+from benchmarks.gpu_day.stages import STAGES, Stage
+from pipelines.demo_data import make_demo_dataset
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is done."""
+
+    out: Path | None = None
+    """Folder of the report, new or that of a day that goes on."""
+
+    budget: float = 540.0
+    """Seconds for all stages."""
+
+    device: Device = "gpu"
+    """cpu: every stage without a GPU, to see that it runs."""
+
+    quick: bool = False
+    """Small sizes and few rounds."""
+
+    data: Path | None = None
+    """Folder with train/ and val/, class folders of JPEGs. Default: images made here."""
+
+    stages: tuple[str, ...] = ()
+    """Only these. Default: all."""
+
+    compare: tuple[Path, Path] | None = None
+    """Measure nothing; print two reports side by side."""
+
+
+def main() -> int:
+    """Run the stages that are missing; 1 if one of them failed."""
+    settings = tyro.cli(Settings, description=__doc__)
+    if settings.compare is not None:
+        try:
+            print(reports.compared(*map(reports.read, settings.compare)))
+        except (OSError, ValueError) as error:
+            raise SystemExit(str(error)) from None
+        return 0
+    if settings.out is None:
+        raise SystemExit("--out must be a folder for the report; got none")
+    names = [stage.name for stage in STAGES]
+    for name in settings.stages:
+        if name not in names:
+            raise SystemExit(f"--stages must be among {', '.join(names)}; got {name}")
+    try:
+        day = Day(settings, settings.out)
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
+    day.run()
+    print((settings.out / "report.md").read_text() if settings.quick else f"wrote {settings.out}/report.md")
+    return int(any(entry["status"] == "failed" for entry in day.report["stages"]))
+
+
+class Day:
+    """The stages, one after the other, and the report."""
+
+    def __init__(self, settings: Settings, out: Path) -> None:
+        self.settings = settings
+        self.out = out
+        # Whole: stages run in the folder of the project.
+        self._scratch = out.resolve() / "scratch"
+        self._began = time.monotonic()
+        self.report = self._header()
+        path = out / "report.json"
+        if path.exists():
+            self._go_on(reports.read(path))
+
+    def _header(self) -> Content:
+        settings = self.settings
+        chosen = [stage for stage in STAGES if not settings.stages or stage.name in settings.stages]
+        return {
+            "schema": reports.SCHEMA,
+            "benchmark": "gpu_day",
+            "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "command": "python -m benchmarks.gpu_day"
+            + "".join(f" {Path(word).name if '/' in word else word}" for word in sys.argv[1:]),
+            **revision(),
+            "calculated": False,
+            "machine": machine(),
+            "device": facts() if settings.device == "gpu" else None,
+            "settings": {
+                "device": settings.device,
+                "quick": settings.quick,
+                "budget": settings.budget,
+                "data": settings.data.name if settings.data else None,
+            },
+            "stages": [_entry(stage, "not started") for stage in chosen],
+        }
+
+    def _go_on(self, before: Content) -> None:
+        """Keep what was done in this folder; only of the same machine, code and settings."""
+        for key in ("commit", "machine"):
+            if before[key] != self.report[key]:
+                raise ValueError(
+                    f"--out must be a new folder, or that of a day with the same {key}; got {self.out}, whose"
+                    f" report has {before[key]}, not {self.report[key]}"
+                )
+        for key in ("device", "quick"):
+            if before["settings"][key] != self.report["settings"][key]:
+                raise ValueError(f"--{key} must be as in the report of {self.out}, {before['settings'][key]}")
+        kept = {entry["name"]: entry for entry in before["stages"]}
+        ours = [kept.pop(entry["name"], entry) for entry in self.report["stages"]]
+        order = [stage.name for stage in STAGES]
+        self.report["stages"] = sorted([*ours, *kept.values()], key=lambda entry: order.index(entry["name"]))
+        self.report["date"] = before["date"]
+
+    def run(self) -> None:
+        """Every stage that is not done, as long as there is time."""
+        reports.write(self.out, self.report)
+        data = self._data()
+        for place, entry in enumerate(self.report["stages"]):
+            if entry["status"] == "done" or (
+                self.settings.stages and entry["name"] not in self.settings.stages
+            ):
+                continue
+            stage = next(stage for stage in STAGES if stage.name == entry["name"])
+            left = self.settings.budget - (time.monotonic() - self._began)
+            if left < 3:
+                break
+            # What earlier stages did not use is shared by those to come.
+            todo = [e["name"] for e in self.report["stages"][place:] if e["status"] != "done"]
+            share = stage.share / sum(other.share for other in STAGES if other.name in todo)
+            self.report["stages"][place] = self._stage(stage, max(3.0, left * share), data)
+            reports.write(self.out, self.report)
+            now = self.report["stages"][place]
+            print(
+                f"{stage.name}: {now['status']}, {now['seconds']:.0f} s of {now['box_s']:.0f} s", flush=True
+            )
+
+    def _data(self) -> Path:
+        settings = self.settings
+        if settings.data is not None:
+            return settings.data.resolve()
+        count = 8 if settings.quick else 160
+        return make_demo_dataset(self._scratch / f"data-{count}", train_per_class=count, val_per_class=4)
+
+    def _stage(self, stage: Stage, box: float, data: Path) -> dict[str, Any]:
+        """Run a stage in a process of its own; what came of it."""
+        settings = self.settings
+        folder = self._scratch / stage.name
+        folder.mkdir(parents=True, exist_ok=True)
+        job = Job(folder / "records.jsonl", folder, data, settings.device, settings.quick, box)
+        job.write(folder / "job.json")
+        command = [sys.executable, "-m", "benchmarks.gpu_day.stage", stage.name, str(folder / "job.json")]
+        began = time.monotonic()
+        with (self.out / f"{stage.name}.log").open("ab") as log:
+            process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+            status = "done"
+            try:
+                if process.wait(timeout=box) == MISSING_STATUS:
+                    status = "missing"
+                elif process.returncode != 0:
+                    status = "failed"
+            except subprocess.TimeoutExpired:
+                status = "out of time"
+            finally:
+                # With its children: they would disturb the next stage.
+                _kill(process)
+        end = (self.out / f"{stage.name}.log").read_text(errors="replace")[-3000:]
+        error = None if status == "done" else f"exit status {process.returncode}\n{end}"
+        found = _entry(stage, status) | {"box_s": box, "seconds": time.monotonic() - began, "error": error}
+        return found | {"records": job.found()}
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    finally:
+        process.wait()
+
+
+def _entry(stage: Stage, status: str) -> dict[str, Any]:
+    return {
+        "name": stage.name,
+        "title": stage.title,
+        "status": status,
+        "box_s": 0.0,
+        "seconds": 0.0,
+        "error": None,
+        "records": [],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""Stage: whole training loaders that leave normalised, mixed batches on the device.
+
+This project with every method, DALI with mixing in PyTorch after it (as NVIDIA's examples do), torchvision
+and timm, on the same JPEGs with the same number of threads or worker processes. Each lives in a process of
+its own and takes turns with the others.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from benchmarks.bench_loader import prepared, serve
+from benchmarks.common import spread
+from benchmarks.gpu_day.stage import Job, device_work, release_memory, used_memory
+from benchmarks.loaders import Contender, Settings, contenders
+from dali_msda.processors import usable_processors
+
+# The most telling first: where the GPU's memory is not enough for all, the last ones fail.
+NAMES = (
+    *("dali-none", "dali-hmix", "dali-then-torch-mixup", "dali-then-torch-cutmix", "dali-plain"),
+    *("timm-mixup", "torchvision-mixup", "dali-mixup", "dali-cutmix", "dali-stochastic", "dali-gmix"),
+)
+QUICK = ("dali-none", "dali-hmix", "dali-then-torch-mixup", "timm-mixup")
+_PASS_S = 1.0
+_REFILL_S = 0.3
+# What a process takes for CUDA itself.
+_CONTEXT_MIB = 700
+
+
+def _answer(pipe: Connection, seconds: float) -> Any:
+    """What a loader's process sends; an error where it has died, or says nothing for so long."""
+    if not pipe.poll(seconds):
+        raise TimeoutError(f"no answer within {seconds:.0f} s")
+    try:
+        return pipe.recv()
+    except EOFError:
+        raise RuntimeError("its process died") from None
+
+
+def _settings(job: Job, data: Path) -> Settings:
+    return Settings(
+        data=data,
+        batch_size=8 if job.quick else 256,
+        image_size=32 if job.quick else 224,
+        workers=usable_processors(),
+        device=job.device,
+    )
+
+
+def _fields(name: str, settings: Settings) -> dict[str, Any]:
+    contender: Contender = contenders()[name]
+    return {
+        "loader": contender.loader,
+        "mix": contender.mix,
+        "device": settings.device,
+        "batch_size": settings.batch_size,
+        "image_size": settings.image_size,
+        "workers": settings.workers,
+    }
+
+
+def _rates(job: Job, names: tuple[str, ...], settings: Settings) -> None:
+    """Images per second, in turns."""
+    context = multiprocessing.get_context("spawn")
+    servers: dict[str, tuple[Any, Connection]] = {}
+    for name in names:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=serve, args=(name, settings, theirs))
+        process.start()
+        theirs.close()
+        servers[name] = process, ours
+    answers: dict[str, Any] = {}
+
+    def ask(name: str, action: Callable[[Connection], Any]) -> bool:
+        """Do something with a loader; without it from then on where it fails."""
+        try:
+            answers[name] = action(servers[name][1])
+        except (RuntimeError, TimeoutError, OSError) as error:
+            job.add(**_fields(name, settings), error=str(error))
+            servers.pop(name)[0].kill()
+            return False
+        return True
+
+    def timed_pass(images: int, pipe: Connection) -> Any:
+        pipe.send(images)
+        return _answer(pipe, 60)
+
+    try:
+        first: dict[str, float] = {}
+        for name in names:
+            if ask(name, lambda pipe: _answer(pipe, 90)):
+                first[name] = answers[name]
+        few = 2 * settings.batch_size
+        images: dict[str, int] = {}
+        for name in list(servers):
+            if ask(name, partial(timed_pass, 4 * few)) and ask(name, partial(timed_pass, 4 * few)):
+                images[name] = max(few, 0 if job.quick else int(answers[name][0] * _PASS_S))
+        rates: dict[str, list[float]] = {name: [] for name in servers}
+        for _ in range(2 if job.quick else 5):
+            for name in list(servers):
+                if ask(name, partial(timed_pass, images[name])):
+                    rates[name].append(answers[name][0])
+                time.sleep(0.0 if job.quick else _REFILL_S)
+        for name in servers:
+            job.add(
+                **_fields(name, settings),
+                images_per_s=spread(rates[name]),
+                first_batch_s=first[name],
+                host_peak_MiB=answers[name][1],
+            )
+    finally:
+        for process, _ in servers.values():
+            process.kill()
+
+
+def _work(job: Job, name: str, settings: Settings) -> None:
+    """How long the GPU is at work for a batch, and the memory that the pipeline takes."""
+    before = used_memory(job)
+    batches = contenders()[name].batches(settings)
+    for _ in range(4):
+        next(batches)
+    found = device_work(job, lambda: next(batches), 2 if job.quick else 8)
+    after = used_memory(job)
+    memory = None if before is None or after is None else (after - before) >> 20
+    job.add(section="gpu work", **_fields(name, settings), memory_MiB=memory, **found)
+
+
+def _fitting(job: Job, names: tuple[str, ...]) -> tuple[str, ...]:
+    """As many loaders as fit the GPU's memory side by side, if each of DALI's takes as much as the first."""
+    each = next(record["memory_MiB"] for record in job.found() if record.get("section") == "gpu work")
+    if each is None:
+        return names
+    import torch
+
+    room = int(0.85 * torch.cuda.mem_get_info()[0]) >> 20
+    of_dali = [name for name in names if name.startswith("dali")]
+    left_out = of_dali[max(1, room // (each + _CONTEXT_MIB)) :]
+    for name in left_out:
+        job.add(section="left out", loader=name, error=f"{each} MiB each: no room beside the others")
+    return tuple(name for name in names if name not in left_out)
+
+
+def run(job: Job) -> None:
+    """Rates of all, then what DALI's pipelines ask of the GPU."""
+    names = QUICK if job.quick else NAMES
+    data = job.scratch / "linked"
+    settings = _settings(job, job.data / "train")
+    if not (data / "images").exists():
+        prepared(settings, data)
+    settings = _settings(job, data / "images")
+    if not job.has(section="gpu work", **_fields(names[0], settings)):
+        _work(job, names[0], settings)
+        release_memory(job)
+    if not job.has(loader="dali", mix="none", section=None):
+        _rates(job, _fitting(job, names), settings)
+    for name in names:
+        if name.startswith("dali") and not job.has(section="gpu work", **_fields(name, settings)):
+            with job.part(section="gpu work", **_fields(name, settings)):
+                release_memory(job)
+                _work(job, name, settings)

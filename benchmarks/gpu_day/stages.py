@@ -1,0 +1,27 @@
+"""The stages, the most telling first, and their shares of the time."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Stage(NamedTuple):
+    """A stage of the day."""
+
+    name: str
+    """Of its module."""
+    title: str
+    share: float
+    """Of the budget: its time box. A box that was not used up is the next ones'."""
+
+
+STAGES = (
+    Stage("doctor", "The doctor", 0.10),
+    Stage("tests", "The tests with the GPU as device", 0.22),
+    Stage("mixing", "Mixing alone", 0.16),
+    Stage("pipeline", "The training pipeline", 0.18),
+    Stage("trainer", "The trainer, ResNet-50", 0.14),
+    Stage("resume", "Killed and resumed in the middle of an epoch", 0.08),
+    Stage("rounding", "Rounding: the GPU's graph, the CPU's graph, the kernel", 0.06),
+    Stage("decoder", "Settings of the decoder", 0.12),
+)

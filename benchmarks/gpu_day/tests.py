@@ -1,0 +1,51 @@
+"""Stage: ``pytest -m gpu``, the suite's own tests with the GPU as device."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from xml.etree import ElementTree
+
+from benchmarks.documents import ROOT
+from benchmarks.gpu_day.stage import Job
+
+
+def run(job: Job) -> None:
+    """Run them; a record with the counts, and one for each that failed."""
+    if job.has(section="counts"):
+        return
+    report = job.scratch / "junit.xml"
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-n", "0", "-p", "no:cacheprovider"]
+    command += [f"--junitxml={report}", "-o", "junit_logging=no"]
+    command += ["--maxfail=30"]
+    if job.quick:
+        command += ["tests/test_operators.py"]
+    began = time.perf_counter()
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    (job.scratch / "pytest.txt").write_text(ended.stdout + ended.stderr)
+    if not report.exists():
+        raise RuntimeError(f"pytest wrote no report (exit status {ended.returncode}): {ended.stderr[-2000:]}")
+    cases = list(ElementTree.parse(report).iter("testcase"))
+    kinds = {"failure": 0, "error": 0, "skipped": 0}
+    reasons: dict[str, int] = {}
+    for case in cases:
+        for kind in kinds:
+            for found in case.findall(kind):
+                kinds[kind] += 1
+                message = found.get("message") or ""
+                if kind == "skipped":
+                    reasons[message] = reasons.get(message, 0) + 1
+                else:
+                    name = f"{case.get('classname')}::{case.get('name')}"
+                    job.add(section=kind, test=name, message=message[:600], text=(found.text or "")[-2500:])
+    job.add(
+        section="counts",
+        passed=len(cases) - sum(kinds.values()),
+        failed=kinds["failure"],
+        errors=kinds["error"],
+        skipped=kinds["skipped"],
+        skipped_because=[{"reason": reason, "count": count} for reason, count in reasons.items()],
+        test_seconds=time.perf_counter() - began,
+        exit_status=ended.returncode,
+    )
