@@ -19,6 +19,7 @@ _LIBRARIES = {
     "dali": "this project",
     "dali-msda": "this project",
     "dali-plain": "DALI without this project",
+    "dali-then-torch": "DALI, then PyTorch",
     "ffcv": "FFCV",
     "numpy": "NumPy",
     "torch": "PyTorch",

@@ -6,7 +6,7 @@
 
 Each stage has its time box and writes what it finds as soon as there is something. A stage that fails or runs
 over leaves its error in the report, and the next one runs. Started again with the same folder, it does what
-is missing. DIR gets report.json (its schema: report.py), report.md and a log for each stage.
+is missing. DIR gets report.json (its schema: report.py), report.md, pictures and a log for each stage.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from benchmarks.common import Content, machine, revision
 from benchmarks.documents import ROOT
 from benchmarks.gpu_day import report as reports
 from benchmarks.gpu_day.device import facts
+from benchmarks.gpu_day.plots import draw
 from benchmarks.gpu_day.stage import MISSING_STATUS, Device, Job
 from benchmarks.gpu_day.stages import STAGES, Stage
 from pipelines.demo_data import make_demo_dataset
@@ -153,6 +154,7 @@ class Day:
             share = stage.share / sum(other.share for other in STAGES if other.name in todo)
             self.report["stages"][place] = self._stage(stage, max(3.0, left * share), data)
             reports.write(self.out, self.report)
+            draw(self.out, self.report)
             now = self.report["stages"][place]
             print(
                 f"{stage.name}: {now['status']}, {now['seconds']:.0f} s of {now['box_s']:.0f} s", flush=True
@@ -171,6 +173,7 @@ class Day:
         folder = self._scratch / stage.name
         folder.mkdir(parents=True, exist_ok=True)
         job = Job(folder / "records.jsonl", folder, data, settings.device, settings.quick, box)
+        job.forget_errors()
         job.write(folder / "job.json")
         command = [sys.executable, "-m", "benchmarks.gpu_day.stage", stage.name, str(folder / "job.json")]
         began = time.monotonic()
@@ -187,10 +190,14 @@ class Day:
             finally:
                 # With its children: they would disturb the next stage.
                 _kill(process)
-        end = (self.out / f"{stage.name}.log").read_text(errors="replace")[-3000:]
+        records = job.found()
+        errors = [record["error"] for record in records if "error" in record]
+        if status == "done" and errors and len(errors) == len(records):
+            status = "failed"
+        end = errors[-1] if errors else (self.out / f"{stage.name}.log").read_text(errors="replace")[-3000:]
         error = None if status == "done" else f"exit status {process.returncode}\n{end}"
         found = _entry(stage, status) | {"box_s": box, "seconds": time.monotonic() - began, "error": error}
-        return found | {"records": job.found()}
+        return found | {"records": records}
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

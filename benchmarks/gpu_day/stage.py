@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.common import Record, spread
+from pipelines.files import write_whole
 
 Device = Literal["cpu", "gpu"]
 
@@ -73,6 +74,12 @@ class Job:
     def has(self, **fields: Any) -> bool:
         """Whether there is a record with these fields: a stage that starts again goes past those."""
         return any(all(record.get(key) == value for key, value in fields.items()) for record in self.found())
+
+    def forget_errors(self) -> None:
+        """Drop what failed in an earlier start: it is tried again."""
+        good = [record for record in self.found() if "error" not in record]
+        if self.records.exists():
+            write_whole(self.records, "".join(json.dumps(record) + "\n" for record in good).encode())
 
     def add(self, **record: Any) -> None:
         """Write a record."""

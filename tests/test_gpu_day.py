@@ -1,0 +1,181 @@
+"""The GPU day: its report, its time boxes, and how it goes on."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.common import Content
+from benchmarks.gpu_day import report as reports
+from benchmarks.gpu_day.stage import Job, Timed, device_work, in_turns
+from benchmarks.gpu_day.stages import STAGES
+from pipelines.demo_data import make_demo_dataset
+
+ROOT = Path(__file__).parent.parent
+
+
+def day(out: Path, *arguments: str) -> tuple[int, str]:
+    """Exit status and what was printed."""
+    command = [sys.executable, "-m", "benchmarks.gpu_day", "--out", str(out), *arguments]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return ended.returncode, ended.stdout + ended.stderr
+
+
+def statuses(out: Path) -> dict[str, str]:
+    return {entry["name"]: entry["status"] for entry in reports.read(out / "report.json")["stages"]}
+
+
+@pytest.fixture(scope="module")
+def gone_on(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[int, str]], Content]:
+    """A day whose first start fails for want of images, and whose second has them."""
+    folder = tmp_path_factory.mktemp("day")
+    out, data = folder / "out", folder / "data"
+    options = ("--device", "cpu", "--quick", "--stages", "tests", "decoder", "--data", str(data))
+    first = day(out, *options)
+    report = reports.read(out / "report.json")
+    make_demo_dataset(data, train_per_class=2, val_per_class=1)
+    return out, [first, day(out, *options)], report
+
+
+def test_a_stage_that_fails_leaves_its_error(gone_on: Any) -> None:
+    _, (first, _), report = gone_on
+    assert first[0] == 1
+    assert {entry["name"]: entry["status"] for entry in report["stages"]} == {
+        "tests": "done",
+        "decoder": "failed",
+    }
+    records = reports.stage(report, "decoder")
+    assert records
+    assert all("error" in record for record in records)
+    assert "- device cpu" in reports.markdown(report)
+
+
+def test_a_day_goes_on_where_it_stopped(gone_on: Any) -> None:
+    out, (_, second), before = gone_on
+    assert second[0] == 0, second[1]
+    assert statuses(out) == {"tests": "done", "decoder": "done"}
+    after = reports.read(out / "report.json")
+    # What was done is not done again; what only left errors is.
+    assert reports.stage(after, "tests") == reports.stage(before, "tests")
+    assert [r for r in reports.stage(after, "decoder") if "images_per_s" in r]
+    assert not [r for r in reports.stage(after, "decoder") if "error" in r]
+    assert not reports.problems(after)
+
+
+def test_a_stage_that_runs_over_its_box_is_stopped(tmp_path: Path) -> None:
+    options = ("--device", "cpu", "--quick", "--stages", "resume", "--data", str(tmp_path))
+    status, text = day(tmp_path / "out", *options, "--budget", "10")
+    assert status == 0, text
+    assert statuses(tmp_path / "out") == {"resume": "out of time"}
+    assert "out of time" in (tmp_path / "out" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--stages", "mix"), "--stages must be among doctor, tests, .*; got mix"),
+        (("--compare", "a.json", "b.json"), "a.json"),
+    ],
+)
+def test_bad_arguments(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    status, text = day(tmp_path, *arguments)
+    assert status == 1
+    assert re.search(message, text)
+    assert "Traceback" not in text
+
+
+def _report() -> Content:
+    spread = {"median": 2.0, "q1": 1.0, "q3": 3.0, "rounds": 5}
+    stages: list[Any] = [
+        {
+            "name": stage.name,
+            "title": stage.title,
+            "status": "not started",
+            "box_s": 0.0,
+            "seconds": 0.0,
+            "error": None,
+            "records": [],
+        }
+        for stage in STAGES
+    ]
+    decoder = stages[[stage.name for stage in STAGES].index("decoder")]
+    decoder["status"] = "done"
+    decoder["records"] = [{"device": "mixed", "load": 0.5, "images_per_s": spread}]
+    return {
+        "schema": reports.SCHEMA,
+        "benchmark": "gpu_day",
+        "date": "2026-11-26T12:00:00+00:00",
+        "command": "python -m benchmarks.gpu_day",
+        "commit": "0" * 40,
+        "dirty": False,
+        "calculated": False,
+        "machine": {"processor": "P", "cores": 2, "memory_GiB": 1.0, "gpu": "none", "versions": {}},
+        "device": None,
+        "settings": {},
+        "stages": stages,
+    }
+
+
+def _broken(change: str) -> Any:
+    report: Any = copy.deepcopy(_report())
+    if change == "no stages":
+        del report["stages"]
+    elif change == "unknown field":
+        report["stages"][0]["notes"] = ""
+    elif change == "status":
+        report["stages"][0]["status"] = "good"
+    elif change == "silent failure":
+        report["stages"][0]["status"] = "failed"
+    elif change == "schema":
+        report["schema"] += 1
+    elif change == "text as seconds":
+        report["stages"][0]["seconds"] = "3"
+    return report
+
+
+def test_a_report_fits_its_schema() -> None:
+    assert reports.problems(_report()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("no stages", "must have stages"),
+        ("unknown field", "unknown field notes"),
+        ("status", "status must be one of done, out of time"),
+        ("silent failure", "must say how"),
+        ("schema", "schema must be"),
+        ("text as seconds", "seconds is a str"),
+    ],
+)
+def test_what_the_schema_refuses(change: str, message: str, tmp_path: Path) -> None:
+    assert message in reports.problems(_broken(change))[0]
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(_broken(change)))
+    with pytest.raises(ValueError, match="must be a report of the GPU day"):
+        reports.read(path)
+
+
+def test_two_reports_side_by_side() -> None:
+    other = _report()
+    spread = other["stages"][-1]["records"][0]["images_per_s"]
+    other["stages"][-1]["records"][0]["images_per_s"] = spread | {"median": 5.0}
+    (row,) = [line for line in reports.compared(_report(), other).splitlines() if "images_per_s" in line]
+    assert [cell.strip() for cell in row.split("|")][2:5] == ["2", "5", "2.500"]
+
+
+def test_contenders_take_turns(tmp_path: Path) -> None:
+    calls: list[str] = []
+    job = Job(tmp_path / "r", tmp_path, tmp_path, "cpu", quick=True, seconds=1.0)
+    timed = [Timed({}, lambda name=name: calls.append(name)) for name in "ab"]  # type: ignore[misc]
+    found = in_turns(job, timed, rounds=3, warm_up=1)
+    assert calls == list("abababab")
+    assert [spread["rounds"] for spread in found] == [3, 3]
+    assert device_work(job, lambda: None, 1) == {"gpu_ms": None, "kernels": None}
