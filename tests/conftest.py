@@ -15,8 +15,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import devices
 from tests.image_sets import CLASSES, TRAIN_COUNTS, VAL_COUNTS, photo, plain, write_split
 from tests.trainer_process import Trainer, plain_classifier
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With ``-m gpu``: only what takes a device. A machine with a GPU may lack what other tests import."""
+    if config.getoption("markexpr") != "gpu" or not collection_path.name.startswith("test_"):
+        return None
+    return None if "from tests.devices import" in collection_path.read_text() else True
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none."""
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if on_gpu and (reason := devices.missing()):
+        for item in on_gpu:
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Run a mixing operator on arrays, through a real DALI pipeline on the CPU."""
+"""Run mixing operators on arrays, through a real DALI pipeline on a device."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from nvidia.dali import Pipeline, fn, types
 
 import dali_msda as msda
 from dali_msda.methods import MIXING
+from tests.devices import array, device_id, placed
 
 # "stochastic" draws which of two others makes the mask.
 ONE_MASK = [name for name in MIXING if name != "stochastic"]
@@ -40,9 +41,9 @@ def random_images(
     return noise.astype(dtype) if dtype == np.uint8 else ((noise - 117) / 57).astype(dtype)
 
 
-def build(define: Callable[[], Any], batch_size: int, seed: int = 1234) -> Pipeline:
-    """A CPU pipeline whose outputs are what `define` returns."""
-    pipeline = Pipeline(batch_size, 2, None, seed=seed)
+def build(define: Callable[[], Any], batch_size: int, seed: int = 1234, device: str = "cpu") -> Pipeline:
+    """A pipeline for a device, whose outputs are what `define` returns."""
+    pipeline = Pipeline(batch_size, 2, device_id(device), seed=seed)
     with pipeline:
         pipeline.set_outputs(*define())
     pipeline.build()
@@ -50,11 +51,11 @@ def build(define: Callable[[], Any], batch_size: int, seed: int = 1234) -> Pipel
 
 
 def outputs(
-    define: Callable[[], Any], batch_size: int, seed: int = 1234, batches: int = 1
+    define: Callable[[], Any], batch_size: int, seed: int = 1234, batches: int = 1, device: str = "cpu"
 ) -> list[list[np.ndarray]]:
-    """The outputs of a pipeline, batch by batch, stacked; copies, because DALI reuses its buffers."""
-    pipeline = build(define, batch_size, seed)
-    return [[np.array(tensors.as_array()) for tensors in pipeline.run()] for _ in range(batches)]
+    """The outputs of a pipeline, batch by batch, stacked."""
+    pipeline = build(define, batch_size, seed, device)
+    return [[array(tensors) for tensors in pipeline.run()] for _ in range(batches)]
 
 
 def source(values: Sequence[Any] | np.ndarray, **arguments: Any) -> Any:
@@ -62,10 +63,53 @@ def source(values: Sequence[Any] | np.ndarray, **arguments: Any) -> Any:
     return fn.external_source(source=lambda: list(values), **arguments)
 
 
-def image_source(images: Sequence[np.ndarray] | np.ndarray, layout: str, *, typed: bool = True) -> Any:
-    """Images as a node; `typed` tells DALI their type when the graph is built."""
+def image_source(
+    images: Sequence[np.ndarray] | np.ndarray, layout: str, *, typed: bool = True, device: str = "cpu"
+) -> Any:
+    """Images as a node on a device; `typed` tells DALI their type when the graph is built."""
     known = {"dtype": _TYPES[images[0].dtype], "ndim": 3} if typed else {}
-    return source(images, layout=layout, **known)
+    return placed(source(images, layout=layout, **known), device)
+
+
+def mix_nodes(
+    method: str,
+    images: Sequence[np.ndarray] | np.ndarray,
+    labels: Sequence[int] | None = None,
+    *,
+    num_classes: int = 10,
+    layout: str = "HWC",
+    typed: bool = True,
+    device: str = "cpu",
+    **arguments: Any,
+) -> tuple[Any, ...]:
+    """The nodes of a :class:`Result`, without its layout, from :func:`dali_msda.mix`.
+
+    Arguments given as arrays become nodes, one value per sample.
+    """
+    labels = [i % num_classes for i in range(len(images))] if labels is None else labels
+    nodes = {
+        name: source(value) if isinstance(value, np.ndarray) else value for name, value in arguments.items()
+    }
+    mixed, targets, params = msda.mix(
+        image_source(images, layout, typed=typed, device=device),
+        source([np.array([label], np.int32) for label in labels]),
+        method=method,
+        num_classes=num_classes,
+        layout=layout,
+        return_params=True,
+        **nodes,
+    )
+    return mixed, targets, params.lam, params.partner, params.mask
+
+
+def results(pipeline: Pipeline) -> list[Result]:
+    """The next batch of a pipeline whose outputs are one or more times those of :func:`mix_nodes`."""
+    lists = pipeline.run()
+    found = []
+    for start in range(0, len(lists), 5):
+        images, targets, lam, partner, mask = map(array, lists[start : start + 5])
+        found.append(Result(images, targets, lam, partner, mask, lists[start].layout()))
+    return found
 
 
 def run_mix(
@@ -73,34 +117,14 @@ def run_mix(
     images: Sequence[np.ndarray] | np.ndarray,
     labels: Sequence[int] | None = None,
     *,
-    num_classes: int = 10,
-    layout: str = "HWC",
     pipeline_seed: int = 1234,
-    typed: bool = True,
+    device: str = "cpu",
     **arguments: Any,
 ) -> Result:
-    """One batch through :func:`dali_msda.mix`.
-
-    Arguments given as arrays become nodes, one value per sample.
-    """
-    labels = [i % num_classes for i in range(len(images))] if labels is None else labels
+    """One batch of :func:`mix_nodes`."""
 
     def define() -> Any:
-        nodes = {
-            name: source(value) if isinstance(value, np.ndarray) else value
-            for name, value in arguments.items()
-        }
-        mixed, targets, params = msda.mix(
-            image_source(images, layout, typed=typed),
-            source([np.array([label], np.int32) for label in labels]),
-            method=method,
-            num_classes=num_classes,
-            layout=layout,
-            return_params=True,
-            **nodes,
-        )
-        return mixed, targets, params.lam, params.partner, params.mask
+        return mix_nodes(method, images, labels, device=device, **arguments)
 
-    lists = build(define, len(images), pipeline_seed).run()
-    images, targets, lam, partner, mask = (np.array(tensors.as_array()) for tensors in lists)
-    return Result(images, targets, lam, partner, mask, lists[0].layout())
+    (result,) = results(build(define, len(images), pipeline_seed, device))
+    return result

@@ -11,11 +11,11 @@ from nvidia.dali import Pipeline, types
 
 import dali_msda as msda
 from tests import reference
+from tests.devices import array, in_every_form, on_each_device, placed
 from tests.graph_check import problems
 from tests.running import build, image_source, random_images, source
 from tests.test_gpu_graph import trace, values
 
-BACKENDS = ["kernel", "graph"]
 COUNT, SIZE = 6, (13, 18)
 PARTNER = np.array([3, 0, 2, 1, 5, 4], np.int32)
 LABELS = [np.array([i % 4], np.int32) for i in range(COUNT)]
@@ -32,24 +32,37 @@ def profiles(masks: Arrays) -> tuple[Arrays, Arrays]:
     return np.ascontiguousarray(masks[:, :, 0]), np.ascontiguousarray(masks[:, 0, :])
 
 
+def blend_nodes(
+    images: Arrays,
+    mask: Callable[[], Any],
+    *,
+    layout: str = "HWC",
+    typed: bool = True,
+    device: str = "cpu",
+    **arguments: Any,
+) -> tuple[Any, ...]:
+    """images, targets, lam, partner and mask."""
+    mixed, targets, params = msda.blend(
+        image_source(images, layout, typed=typed, device=device),
+        source(LABELS),
+        mask=mask(),
+        num_classes=4,
+        layout=layout,
+        return_params=True,
+        **{"partner": source(PARTNER), **arguments},
+    )
+    return mixed, targets, *params
+
+
 def run_blend(
-    images: Arrays, mask: Callable[[], Any], *, layout: str = "HWC", typed: bool = True, **arguments: Any
+    images: Arrays, mask: Callable[[], Any], *, device: str = "cpu", **arguments: Any
 ) -> list[Arrays]:
-    """images, targets, lam, partner and mask of a batch."""
+    """A batch of :func:`blend_nodes`."""
 
     def define() -> Any:
-        mixed, targets, params = msda.blend(
-            image_source(images, layout, typed=typed),
-            source(LABELS),
-            mask=mask(),
-            num_classes=4,
-            layout=layout,
-            return_params=True,
-            **{"partner": source(PARTNER), **arguments},
-        )
-        return mixed, targets, *params
+        return blend_nodes(images, mask, device=device, **arguments)
 
-    return [np.array(tensors.as_array()) for tensors in build(define, COUNT).run()]
+    return [array(tensors) for tensors in build(define, COUNT, device=device).run()]
 
 
 def assert_blended(result: list[Arrays], images: Arrays, masks: Arrays, layout: str = "HWC") -> None:
@@ -66,24 +79,32 @@ def assert_blended(result: list[Arrays], images: Arrays, masks: Arrays, layout: 
         np.testing.assert_allclose(targets[i], expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@in_every_form
 @pytest.mark.parametrize("typed", [True, False], ids=["typed", "untyped"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32])
 @pytest.mark.parametrize("layout", ["HWC", "CHW"])
-def test_a_weight_for_every_pixel(layout: str, dtype: Any, typed: bool, backend: str) -> None:
-    for channels in (1, 3, 4):
-        images = random_images(COUNT, SIZE, channels, dtype=dtype)
-        if layout == "CHW":
-            images = images.transpose(0, 3, 1, 2).copy()
-        masks = weights()
-        result = run_blend(images, lambda: source(masks), layout=layout, typed=typed, backend=backend)  # noqa: B023
+def test_a_weight_for_every_pixel(layout: str, dtype: Any, typed: bool, backend: str, device: str) -> None:
+    masks = weights()
+    batches = [random_images(COUNT, SIZE, channels, dtype=dtype) for channels in (1, 3, 4)]
+    if layout == "CHW":
+        batches = [images.transpose(0, 3, 1, 2).copy() for images in batches]
+
+    def define() -> list[Any]:
+        form: dict[str, Any] = {"layout": layout, "typed": typed, "backend": backend, "device": device}
+        return [node for images in batches for node in blend_nodes(images, lambda: source(masks), **form)]
+
+    found = [array(tensors) for tensors in build(define, COUNT, device=device).run()]
+    for images, start in zip(batches, range(0, len(found), 5), strict=True):
+        result = found[start : start + 5]
         assert_blended(result, images, masks, layout)
         assert result[4].shape[1:] == ((*SIZE, 1) if layout == "HWC" else (1, *SIZE))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("beside", [False, True], ids=["CPU", "beside"])
+@in_every_form
 @pytest.mark.parametrize("form", ["HxWx1", "1xHxW", "float64", "bool"])
-def test_forms_of_a_mask(form: str, backend: str) -> None:
+def test_forms_of_a_mask(form: str, backend: str, device: str, beside: bool) -> None:
+    """On the CPU, and beside the images."""
     layout = "CHW" if form == "1xHxW" else "HWC"
     images = random_images(COUNT, SIZE)
     images = images.transpose(0, 3, 1, 2).copy() if layout == "CHW" else images
@@ -94,31 +115,37 @@ def test_forms_of_a_mask(form: str, backend: str) -> None:
         "float64": masks.astype(np.float64),
         "bool": masks.astype(bool),
     }[form]
-    result = run_blend(images, lambda: source(given), layout=layout, backend=backend)
+
+    def mask() -> Any:
+        return placed(source(given), device if beside else "cpu")
+
+    result = run_blend(images, mask, layout=layout, backend=backend, device=device)
     assert_blended(result, images, masks, layout)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_rows_and_columns(backend: str) -> None:
+@in_every_form
+def test_rows_and_columns(backend: str, device: str) -> None:
     images = random_images(COUNT, SIZE)
     rng = np.random.default_rng(1)
     rows: Arrays = rng.uniform(size=(COUNT, SIZE[0])).astype(np.float32)
     columns: Arrays = rng.uniform(size=(COUNT, SIZE[1])).astype(np.float32)
     masks: Arrays = rows[:, :, None] * columns[:, None]
-    result = run_blend(images, lambda: (source(rows), source(columns)), backend=backend)
+    result = run_blend(images, lambda: (source(rows), source(columns)), backend=backend, device=device)
     assert_blended(result, images, masks)
     scale = -rng.uniform(0, 0.75, (COUNT, 1)).astype(np.float32)
     result = run_blend(
         images,
         lambda: msda.Separable(0.75, source(scale), source(rows), source(columns[..., None])),
         backend=backend,
+        device=device,
     )
     assert_blended(result, images, scale[..., None] * masks + np.float32(0.75))
 
 
+@on_each_device
 @pytest.mark.parametrize("form", ["dense", "separable", "cut"])
-def test_kernel_and_graph_agree_to_the_bit(form: str) -> None:
-    """uint8, halves included: of the same weights both make the same pixels."""
+def test_kernel_and_graph_agree_to_the_bit(form: str, device: str) -> None:
+    """uint8: of the same weights both make the same pixels; halves too, which a GPU rounds its own way."""
     images = random_images(COUNT, SIZE)
     masks = weights()
     rows, columns = profiles(masks)
@@ -128,25 +155,37 @@ def test_kernel_and_graph_agree_to_the_bit(form: str) -> None:
     def mask() -> Any:
         return source(masks) if form == "dense" else (source(rows), source(columns))
 
-    kernel, graph = (run_blend(images, mask, backend=backend) for backend in BACKENDS)
+    kernel = run_blend(images, mask, backend="kernel")
+    graph = run_blend(images, mask, backend="graph", device=device)
     for name, ours, theirs in zip(msda.MixParams._fields, kernel[2:], graph[2:], strict=True):
         # lam is a sum, and the order of its terms is another.
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-7 if name == "lam" else 0)
+    if device == "gpu":
+        exact = np.stack(
+            [reference.blend(images[i], images[j], graph[4][i].reshape(SIZE)) for i, j in enumerate(PARTNER)]
+        )
+        halves = exact % 1 == 0.5
+        assert (halves.sum() > 100) == (form != "cut")
+        np.testing.assert_array_equal(np.abs(graph[0][halves] - exact[halves]), 0.5)
+        kernel[0][halves] = graph[0][halves]
     np.testing.assert_array_equal(kernel[0], graph[0])
     np.testing.assert_allclose(kernel[1], graph[1], rtol=0, atol=2e-7)
     halves = (masks[:, :, :, None] * images * 8).astype(int) % 8 == 4
     assert halves.any()  # what would show another rounding
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_weights_outside_are_clipped(backend: str) -> None:
+@in_every_form
+def test_weights_outside_are_clipped(backend: str, device: str) -> None:
     images, masks = random_images(COUNT, SIZE), weights()
     wide = masks * 3 - 1
-    result = run_blend(images, lambda: source(wide), backend=backend)
+    result = run_blend(images, lambda: source(wide), backend=backend, device=device)
     assert_blended(result, images, wide.clip(0, 1))
     rows, columns = profiles(wide)
     result = run_blend(
-        images, lambda: msda.Separable(0.5, 2.0, source(rows), source(columns)), backend=backend
+        images,
+        lambda: msda.Separable(0.5, 2.0, source(rows), source(columns)),
+        backend=backend,
+        device=device,
     )
     clipped = rows.clip(0, 1)[:, :, None] * columns.clip(0, 1)[:, None]
     assert_blended(result, images, np.float32(0.5) + np.float32(0.5) * clipped)
@@ -171,11 +210,11 @@ def test_normalised_in_the_same_pass(output_layout: str, dense: bool) -> None:
     np.testing.assert_allclose(found, exact, rtol=2e-6, atol=2e-6)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_partners_are_drawn(backend: str) -> None:
+@in_every_form
+def test_partners_are_drawn(backend: str, device: str) -> None:
     images, masks = random_images(COUNT, SIZE), weights()
     partners = [
-        run_blend(images, lambda: source(masks), backend=backend, partner=None, seed=seed)[3]
+        run_blend(images, lambda: source(masks), backend=backend, device=device, partner=None, seed=seed)[3]
         for seed in (1, 1, 2)
     ]
     assert sorted(partners[0]) == list(range(COUNT))
@@ -183,9 +222,9 @@ def test_partners_are_drawn(backend: str) -> None:
     assert (partners[0] != partners[2]).any()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@in_every_form
 @pytest.mark.parametrize("form", ["dense", "transposed", "rows", "rows for columns"])
-def test_a_mask_of_another_size_stops_the_pipeline(form: str, backend: str) -> None:
+def test_a_mask_of_another_size_stops_the_pipeline(form: str, backend: str, device: str) -> None:
     images, masks = random_images(COUNT, SIZE), weights()
     is_turned = form in ("transposed", "rows for columns")
     masks = masks.transpose(0, 2, 1).copy() if is_turned else masks[:, :-1].copy()
@@ -194,7 +233,7 @@ def test_a_mask_of_another_size_stops_the_pipeline(form: str, backend: str) -> N
         return tuple(map(source, profiles(masks))) if form.startswith("rows") else source(masks)
 
     with pytest.raises(RuntimeError, match="4: mask") as caught:
-        run_blend(images, mask, backend=backend)
+        run_blend(images, mask, backend=backend, device=device)
     assert "slice_anchor={4}" in str(caught.value)
 
 

@@ -11,6 +11,7 @@ from scipy import stats
 
 import dali_msda as msda
 from dali_msda import draws as _draws
+from tests.devices import in_every_form
 from tests.graph_check import operators
 from tests.running import build, image_source, outputs, random_images, run_mix, source
 
@@ -108,19 +109,25 @@ def test_partner_is_a_uniform_permutation() -> None:
     assert stats.chisquare(counts).pvalue > SIGNIFICANCE
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@in_every_form
 @pytest.mark.parametrize("by", ["operator", "pipeline"])
-def test_same_seed_same_batches(by: str, backend: str) -> None:
+def test_same_seed_same_batches(by: str, backend: str, device: str) -> None:
+    """The draws of a seed are those of the kernel in every form, so the same on every device."""
     images = random_images(8, (24, 24))
 
-    def run(seed: int) -> list[list[np.ndarray]]:
+    def run(seed: int, backend: str = backend, device: str = device) -> list[list[np.ndarray]]:
         arguments: dict[str, Any] = {"seed": seed} if by == "operator" else {}
         labels = [np.array([i], np.int32) for i in range(8)]
         return outputs(
             lambda: msda.stochastic(
-                image_source(images, "HWC"), source(labels), num_classes=8, backend=backend, **arguments
+                image_source(images, "HWC", device=device),
+                source(labels),
+                num_classes=8,
+                backend=backend,
+                **arguments,
             ),
             8,
+            device=device,
             seed=1 if by == "operator" else seed,
             batches=3,
         )
@@ -129,6 +136,8 @@ def test_same_seed_same_batches(by: str, backend: str) -> None:
     for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(a[0], b[0])
         np.testing.assert_array_equal(a[1], b[1])
+    for a, b in zip(first, run(5, "kernel", "cpu"), strict=True):
+        np.testing.assert_allclose(a[1], b[1], rtol=0, atol=3e-7)
     assert (first[0][0] != other[0][0]).any()
     assert (first[0][0] != first[1][0]).any()  # batches of one run differ, too
 

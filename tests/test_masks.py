@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 import numpy as np
 import pytest
 
 from dali_msda.methods import MIXING
 from tests import reference
-from tests.running import ONE_MASK, random_images, run_mix
+from tests.devices import in_every_form, on_each_device, with_device
+from tests.running import ONE_MASK, build, mix_nodes, random_images, results, run_mix
 
 SIZES = [(1, 1), (2, 3), (5, 5), (7, 12), (32, 32), (33, 20), (64, 64)]
 LAMS = [0.0, 1e-6, 0.1, 0.25, 0.36, 0.4999999, 0.5, 0.65, 0.75, 0.9, 0.999999, 1.0]
@@ -27,11 +31,16 @@ def assert_rounded(image: np.ndarray, exact: np.ndarray) -> None:
     assert np.abs(image - exact).max() <= 0.5 + 1e-4
 
 
-@pytest.mark.parametrize("backend", ["kernel", "graph"])
 @pytest.mark.parametrize("convention", ["reference", "paper"])
 @pytest.mark.parametrize("method", ONE_MASK)
-@pytest.mark.parametrize("size", SIZES, ids=str)
-def test_mask_label_and_image(size: tuple[int, int], method: str, convention: str, backend: str) -> None:
+@with_device(
+    ["size", "backend"],
+    itertools.product(SIZES, ["kernel", "graph"]),
+    itertools.product([(1, 1), (7, 12), (33, 20)], ["graph"]),
+)
+def test_mask_label_and_image(
+    size: tuple[int, int], backend: str, device: str, method: str, convention: str
+) -> None:
     lam, ratio, center, partner = draws(size, seed=7)
     images = random_images(len(lam), size)
     labels = [i % 4 for i in range(len(lam))]
@@ -45,6 +54,7 @@ def test_mask_label_and_image(size: tuple[int, int], method: str, convention: st
         partner=partner,
         convention=convention,
         backend=backend,
+        device=device,
         label_smoothing=0.1,
         ratio=ratio if method == "hmix" else None,
     )
@@ -62,8 +72,8 @@ def test_mask_label_and_image(size: tuple[int, int], method: str, convention: st
         np.testing.assert_allclose(result.targets[i], targets, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("backend", ["kernel", "graph"])
-def test_boxes_at_the_edge_of_rounding(backend: str) -> None:
+@in_every_form
+def test_boxes_at_the_edge_of_rounding(backend: str, device: str) -> None:
     """Sides that are whole numbers up to rounding: the box must be the one of float64, pixel for pixel.
 
     In float32 the side of the second case, 112.00000000000003, falls below 112, and the box loses a row.
@@ -71,20 +81,29 @@ def test_boxes_at_the_edge_of_rounding(backend: str) -> None:
     for side, lam, ratio in [(224, 0.25, 0.75), (224, 0.5, 0.5), (64, 0.5, 0.5), (100, 0.36, 1.0)]:
         images = random_images(2, (side, side))
         center = (side // 2, side // 2)
-        result = run_mix("hmix", images, lam=lam, ratio=ratio, center=center, partner=1, backend=backend)
+        result = run_mix(
+            "hmix", images, lam=lam, ratio=ratio, center=center, partner=1, backend=backend, device=device
+        )
         expected = reference.mask("hmix", (side, side), lam, center=center, ratio=ratio)
         np.testing.assert_allclose(result.mask[0, :, :, 0], expected, rtol=0, atol=2e-7)
         assert (expected == 0).sum() == (result.mask[0] == 0).sum()
 
 
-@pytest.mark.parametrize("backend", ["kernel", "graph"])
+@in_every_form
 @pytest.mark.parametrize("convention", ["reference", "paper"])
-def test_stochastic_is_mixup_or_cutmix(convention: str, backend: str) -> None:
+def test_stochastic_is_mixup_or_cutmix(convention: str, backend: str, device: str) -> None:
     size = (24, 17)
     lam, _, center, partner = draws(size, seed=3)
     images = random_images(len(lam), size)
     result = run_mix(
-        "stochastic", images, lam=lam, center=center, partner=partner, convention=convention, backend=backend
+        "stochastic",
+        images,
+        lam=lam,
+        center=center,
+        partner=partner,
+        convention=convention,
+        backend=backend,
+        device=device,
     )
     chosen = []
     for i in range(len(lam)):
@@ -103,15 +122,15 @@ def test_stochastic_is_mixup_or_cutmix(convention: str, backend: str) -> None:
     assert set(chosen) == {0, 1}
 
 
+@on_each_device
 @pytest.mark.parametrize("convention", ["reference", "paper"])
 @pytest.mark.parametrize("method", MIXING)
-def test_kernel_and_graph_agree(method: str, convention: str) -> None:
+def test_kernel_and_graph_agree(method: str, convention: str, device: str) -> None:
     """Own draws, so that both forms also draw alike: pixels to the last bit, weights to float32 rounding."""
     images = random_images(16, (48, 37))
-    kernel, graph = (
-        run_mix(method, images, convention=convention, seed=11, backend=backend, probability=0.8)
-        for backend in ("kernel", "graph")
-    )
+    common: dict[str, Any] = {"convention": convention, "seed": 11, "probability": 0.8}
+    kernel = run_mix(method, images, backend="kernel", **common)
+    graph = run_mix(method, images, backend="graph", device=device, **common)
     np.testing.assert_array_equal(kernel.partner, graph.partner)
     np.testing.assert_allclose(kernel.mask, graph.mask, rtol=0, atol=1.2e-7)
     np.testing.assert_allclose(kernel.lam, graph.lam, rtol=0, atol=2e-7)
@@ -122,26 +141,35 @@ def test_kernel_and_graph_agree(method: str, convention: str) -> None:
 
 
 @pytest.mark.parametrize("method", MIXING)
-@pytest.mark.parametrize("backend", ["kernel", "graph"])
-def test_channels_first_equals_channels_last(method: str, backend: str) -> None:
+@in_every_form
+def test_channels_first_equals_channels_last(method: str, backend: str, device: str) -> None:
     images = random_images(8, (19, 26))
-    last = run_mix(method, images, seed=4, backend=backend)
-    first = run_mix(method, images.transpose(0, 3, 1, 2).copy(), seed=4, layout="CHW", backend=backend)
+    common: dict[str, Any] = {"seed": 4, "backend": backend, "device": device}
+
+    def define() -> Any:
+        first = images.transpose(0, 3, 1, 2).copy()
+        return *mix_nodes(method, images, **common), *mix_nodes(method, first, layout="CHW", **common)
+
+    last, first = results(build(define, 8, device=device))
     assert first.layout == "CHW"
     np.testing.assert_array_equal(first.images, last.images.transpose(0, 3, 1, 2))
     np.testing.assert_array_equal(first.mask, last.mask.transpose(0, 3, 1, 2))
     np.testing.assert_array_equal(first.targets, last.targets)
 
 
-@pytest.mark.parametrize("backend", ["kernel", "graph"])
+@in_every_form
 @pytest.mark.parametrize("typed", [True, False], ids=["typed", "untyped"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32])
 @pytest.mark.parametrize("method", ["mixup", "hmix", "gmix"])
-def test_dtypes(method: str, dtype: type, typed: bool, backend: str) -> None:
+def test_dtypes(method: str, dtype: type, typed: bool, backend: str, device: str) -> None:
     """Every element type, whether or not the graph shows it, one and four channels included."""
-    for channels in (1, 3, 4):
-        images = random_images(6, (15, 22), channels, dtype=dtype)
-        result = run_mix(method, images, seed=2, typed=typed, backend=backend)
+    batches = [random_images(6, (15, 22), channels, dtype=dtype) for channels in (1, 3, 4)]
+
+    def define() -> list[Any]:
+        common: dict[str, Any] = {"seed": 2, "typed": typed, "backend": backend, "device": device}
+        return [node for images in batches for node in mix_nodes(method, images, **common)]
+
+    for images, result in zip(batches, results(build(define, 6, device=device)), strict=True):
         assert result.images.dtype == dtype
         for i in range(len(images)):
             exact = reference.blend(images[i], images[result.partner[i]], result.mask[i, :, :, 0])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import dali_msda as msda
 from dali_msda.backends.numba.kernels import mix_image, mix_normalized, write_mask
 from tests import reference
+from tests.devices import on_each_device
 from tests.kernels import NO_LAYOUT, mask_weights
 from tests.running import ONE_MASK, random_images, run_mix
 
@@ -109,6 +110,7 @@ def test_kernel_is_the_reference_and_stays_in_its_buffers(
     assert size == own.size
 
 
+@on_each_device
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     method=st.sampled_from(msda.METHODS),
@@ -137,6 +139,7 @@ def test_every_combination_keeps_its_promises(
     smoothing: float,
     alpha: float,
     seed: int,
+    device: str,
 ) -> None:
     """Real pipelines: dtype, layout, label = mean of mask, image = blend by the mask, rows sum to 1."""
     images = random_images(count, size, dtype=dtype, seed=seed)
@@ -151,7 +154,8 @@ def test_every_combination_keeps_its_promises(
         layout=layout,
         convention=convention,
         granularity=granularity,
-        backend=backend,
+        backend="graph" if device == "gpu" else backend,
+        device=device,
         probability=probability,
         label_smoothing=smoothing,
         alpha=alpha,
