@@ -13,6 +13,7 @@ from PIL import Image
 
 from pipelines.imagenet import train_pipeline, val_pipeline
 from pipelines.records import Augmentation, Execution, Output
+from tests.devices import array
 
 # ImageNet's statistics as torchvision documents them, on the scale of the pixels.
 MEAN: np.ndarray = 255 * np.array([0.485, 0.456, 0.406])
@@ -33,8 +34,9 @@ def index_color(index: int) -> tuple[int, int, int]:
 
 
 def pixels(images: Any) -> np.ndarray:
-    """Undo the normalisation of N x 3 x H x W: float64 on the scale of the pixels."""
-    scaled: np.ndarray = np.asarray(images, np.float64) * STD[:, None, None]
+    """Undo the normalisation of N x 3 x H x W, an array or a tensor: float64 on the scale of the pixels."""
+    on_cpu = images if isinstance(images, np.ndarray) else images.cpu()
+    scaled: np.ndarray = np.asarray(on_cpu, np.float64) * STD[:, None, None]
     return np.asarray(scaled + MEAN[:, None, None])
 
 
@@ -83,9 +85,9 @@ def photo(height: int, width: int, seed: int, channels: int = 3) -> np.ndarray:
 
 
 def run(pipeline: Any, batches: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The next batches of a pipeline with two outputs; copies, because DALI reuses its buffers."""
+    """The next batches of a pipeline with two outputs."""
     for _ in range(batches):
-        first, second = (np.array(tensors.as_array()) for tensors in pipeline.run())
+        first, second = map(array, pipeline.run())
         yield first, second
 
 

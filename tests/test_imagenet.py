@@ -12,6 +12,7 @@ import pytest
 import torch
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
+from nvidia.dali.tensors import TensorListGPU
 from PIL import Image
 from scipy import stats
 from torchvision.transforms.v2 import functional as tv
@@ -20,6 +21,7 @@ from dali_msda import Mixing
 from dali_msda.methods import METHODS
 from pipelines.loader import DALILoader
 from pipelines.records import Shard
+from tests.devices import array, on_each_device, with_device
 from tests.image_sets import (
     MEAN,
     STD,
@@ -64,39 +66,49 @@ def bilinear(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 # Training
 
 
-@pytest.mark.parametrize("layout", ["CHW", "HWC"])
-@pytest.mark.parametrize("mix", METHODS)
-def test_train_outputs(mix: str, layout: str, coded: Path) -> None:
-    pipeline = train(coded, mix=Mixing(mix, label_smoothing=0.1), layout=layout, num_classes=5, image_size=12)
-    images, targets = pipeline.run()
-    assert (images.layout(), images.dtype) == (layout, types.FLOAT)
-    assert images.as_array().shape == ((4, 3, 12, 12) if layout == "CHW" else (4, 12, 12, 3))
-    assert (targets.dtype, targets.as_array().shape) == (types.FLOAT, (4, 5))
-    np.testing.assert_allclose(targets.as_array().sum(1), 1, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(targets.as_array().min(1), 0.1 / 5, rtol=0, atol=1e-7)
+@with_device(
+    ["mix", "layout"], itertools.product(METHODS, ["CHW", "HWC"]), [("cutmix", "CHW"), ("hmix", "HWC")]
+)
+def test_train_outputs(mix: str, layout: str, device: str, coded: Path) -> None:
+    mixing = Mixing(mix, label_smoothing=0.1)
+    pipeline = train(coded, mix=mixing, layout=layout, num_classes=5, image_size=12, device=device)
+    outputs = pipeline.run()
+    assert all((type(output) is TensorListGPU) == (device == "gpu") for output in outputs)
+    assert (outputs[0].layout(), outputs[0].dtype, outputs[1].dtype) == (layout, types.FLOAT, types.FLOAT)
+    images, targets = map(array, outputs)
+    assert images.shape == ((4, 3, 12, 12) if layout == "CHW" else (4, 12, 12, 3))
+    assert targets.shape == (4, 5)
+    np.testing.assert_allclose(targets.sum(1), 1, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(targets.min(1), 0.1 / 5, rtol=0, atol=1e-7)
 
 
-def test_train_layouts_hold_the_same_numbers(coded: Path) -> None:
+@on_each_device
+def test_train_layouts_hold_the_same_numbers(device: str, coded: Path) -> None:
     first, last = (
-        next(run(train(coded, mix="hmix", image_size=12, layout=layout))) for layout in ("CHW", "HWC")
+        next(run(train(coded, mix="hmix", image_size=12, layout=layout, device=device)))
+        for layout in ("CHW", "HWC")
     )
-    np.testing.assert_array_equal(first[0], last[0].transpose(0, 3, 1, 2))
+    # On the GPU each layout has a kernel of its own, which need not round alike.
+    atol = 1e-6 if device == "gpu" else 0
+    np.testing.assert_allclose(first[0], last[0].transpose(0, 3, 1, 2), rtol=0, atol=atol)
     np.testing.assert_array_equal(first[1], last[1])
 
 
-def test_train_targets_are_the_classes_of_the_images(coded: Path) -> None:
+@on_each_device
+def test_train_targets_are_the_classes_of_the_images(device: str, coded: Path) -> None:
     seen = set()
-    for images, targets in run(train(coded), 12):
+    for images, targets in run(train(coded, device=device), 12):
         found = indices(images)
         np.testing.assert_array_equal(targets, np.eye(3, dtype=np.float32)[TRAIN_LABELS[found]])
         seen |= set(found)
     assert seen == set(range(TRAIN))
 
 
+@on_each_device
 @pytest.mark.parametrize("mix", METHODS)
-def test_mixed_targets_are_the_shares_of_the_images(mix: str, primaries: Path) -> None:
+def test_mixed_targets_are_the_shares_of_the_images(mix: str, device: str, primaries: Path) -> None:
     """The classes are plain red, green and blue, so the mean colour of a mixed image is its target."""
-    pipeline = train(primaries, mix=mix, batch_size=12, image_size=32)
+    pipeline = train(primaries, mix=mix, batch_size=12, image_size=32, device=device)
     mixed = 0
     for images, targets in run(pipeline, 3):
         shares = pixels(images).mean((2, 3)) / 255
@@ -105,10 +117,11 @@ def test_mixed_targets_are_the_shares_of_the_images(mix: str, primaries: Path) -
     assert mixed == 0 if mix == "none" else mixed >= 12
 
 
-def test_train_normalisation(coded: Path) -> None:
+@on_each_device
+def test_train_normalisation(device: str, coded: Path) -> None:
     """Plain images come out as (colour - mean) / std, to float32 rounding."""
     checked = 0
-    for images, _ in run(train(coded), 6):
+    for images, _ in run(train(coded, device=device), 6):
         for image, index in zip(images, indices(images), strict=True):
             if is_exact(index):
                 expected = (np.array(index_color(index)) - MEAN) / STD
@@ -119,9 +132,10 @@ def test_train_normalisation(coded: Path) -> None:
     assert checked >= TRAIN // 2
 
 
-@pytest.mark.parametrize("probability", [0.0, 1.0, 0.5, 0.2])
-def test_mirror(probability: float, halves: Path) -> None:
-    pipeline = train(halves, **{**WHOLE, "mirror_probability": probability}, batch_size=64, num_classes=1)
+@with_device("probability", [0.0, 1.0, 0.5, 0.2], [0.0, 1.0, 0.5])
+def test_mirror(probability: float, device: str, halves: Path) -> None:
+    whole = {**WHOLE, "mirror_probability": probability}
+    pipeline = train(halves, **whole, batch_size=64, num_classes=1, device=device)
     mirrored = 0
     for images, _ in run(pipeline, 8):
         left, right = (pixels(images)[..., half].mean((1, 2, 3)) for half in (slice(3), slice(5, 8)))
@@ -133,17 +147,21 @@ def test_mirror(probability: float, halves: Path) -> None:
         assert stats.binomtest(mirrored, 512, probability).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("mirror", [0.0, 1.0])
-@pytest.mark.parametrize("side", [97, 64, 41, 32, 20])
-def test_resize(side: int, mirror: float, tmp_path: Path) -> None:
-    """Without a crop: torchvision's antialiased resize, rounded, and DALI's own up to its roundings."""
+@with_device(
+    ["side", "mirror"], itertools.product([97, 64, 41, 32, 20], [0.0, 1.0]), [(97, 0.0), (97, 1.0), (20, 1.0)]
+)
+def test_resize(side: int, mirror: float, device: str, tmp_path: Path) -> None:
+    """Without a crop: torchvision's antialiased resize, rounded, and DALI's own up to its roundings.
+
+    On the GPU it is DALI's own that resizes.
+    """
     sources = [photo(side, side, seed) for seed in range(4)]
     (tmp_path / "a").mkdir()
     for i, source in enumerate(sources):
         Image.fromarray(source).save(tmp_path / "a" / f"{i}.png")
-    resized = pixels(
-        next(run(train(tmp_path, **{**WHOLE, "mirror_probability": mirror}, image_size=32, num_classes=1)))[0]
-    )
+    whole = {**WHOLE, "mirror_probability": mirror}
+    pipeline = train(tmp_path, **whole, image_size=32, num_classes=1, device=device)
+    resized = pixels(next(run(pipeline))[0])
 
     def plain_resize() -> Any:
         images = image_source([source[:, :: -1 if mirror else 1].copy() for source in sources], "HWC")
@@ -154,7 +172,7 @@ def test_resize(side: int, mirror: float, tmp_path: Path) -> None:
         errors = np.abs(resized - bilinear(source, (32, 32))[:, :, :: -1 if mirror else 1])
         found = errors.max((1, 2, 3)).argmin()  # the order is random
         # The nearest integer; the tensor went through uint8 and the normalisation.
-        assert errors[found].max() < 0.501
+        assert errors[found].max() < (0.501 if device == "cpu" else 2.501)
         assert np.delete(errors, found, axis=0).mean((1, 2, 3)).min() > 20
         # DALI rounds between its passes as well; measured against torchvision: 0.28 in the mean, at most 2.1.
         assert np.abs(resized[found] - same).max() < 2.501
@@ -210,20 +228,24 @@ def test_random_crops(bounds: tuple[tuple[float, float], tuple[float, float]], r
         assert stats.spearmanr(first, second).pvalue > 1e-3
 
 
+@on_each_device
 @pytest.mark.parametrize("make", [train, val])
-def test_half_precision(make: Any, coded: Path) -> None:
+def test_half_precision(make: Any, device: str, coded: Path) -> None:
     """The images are those of single precision, rounded; the targets or labels stay as they are."""
-    single, half = (next(run(make(coded, dtype=dtype))) for dtype in ("float32", "float16"))
+    single, half = (next(run(make(coded, dtype=dtype, device=device))) for dtype in ("float32", "float16"))
     assert single[0].dtype == np.float32
     assert half[0].dtype == np.float16
-    np.testing.assert_array_equal(half[0], single[0].astype(np.float16))
+    # On the GPU each has a kernel of its own: a last bit of float32 that differs may round to the next half.
+    atol = 2**-9 if device == "gpu" else 0
+    np.testing.assert_allclose(half[0], single[0].astype(np.float16), rtol=0, atol=atol)
     assert half[1].dtype == single[1].dtype
     np.testing.assert_array_equal(half[1], single[1])
 
 
-def test_seed(coded: Path, halves: Path) -> None:
+@on_each_device
+def test_seed(device: str, coded: Path, halves: Path) -> None:
     def batches(data: Path, **changes: Any) -> tuple[np.ndarray, np.ndarray]:
-        images, targets = zip(*run(train(data, mix="hmix", **changes), 8), strict=True)
+        images, targets = zip(*run(train(data, mix="hmix", device=device, **changes), 8), strict=True)
         return np.stack(images), np.stack(targets)
 
     for data in (coded, halves):
@@ -234,7 +256,7 @@ def test_seed(coded: Path, halves: Path) -> None:
     for first, second in ((5, 6), (0, 5), (None, None), (None, 0)):
         images, others = (batches(halves, seed=seed)[0] for seed in (first, second))
         assert not any(map(np.array_equal, images, others))
-    assert epochs(train(coded), 1) != epochs(train(coded, seed=6), 1)
+    assert epochs(train(coded, device=device), 1) != epochs(train(coded, seed=6, device=device), 1)
 
 
 @pytest.mark.parametrize("seed", [0, 5])
@@ -349,13 +371,13 @@ def test_folder_errors(make: Any, unreadable: Path) -> None:
         make(unreadable)
 
 
-@pytest.mark.parametrize("mix", METHODS)
-def test_checkpoint(mix: str, coded: Path) -> None:
+@with_device("mix", METHODS, ["stochastic", "gmix"])
+def test_checkpoint(mix: str, device: str, coded: Path) -> None:
     """A pipeline that starts from a checkpoint goes on with the very next batch, into the next epochs."""
-    pipeline = train(coded, mix=mix, enable_checkpointing=True)
+    pipeline = train(coded, mix=mix, enable_checkpointing=True, device=device)
     for _ in run(pipeline, 4):
         pass
-    restored = train(coded, mix=mix, enable_checkpointing=True)
+    restored = train(coded, mix=mix, enable_checkpointing=True, device=device)
     restored._checkpoint = pipeline.checkpoint()
     for expected, found in zip(run(pipeline, 10), run(restored, 10), strict=True):
         np.testing.assert_array_equal(found[0], expected[0])
@@ -406,12 +428,13 @@ SIZES = {
 }
 
 
+@on_each_device
 @pytest.mark.parametrize("layout", ["CHW", "HWC"])
-def test_val_is_torchvisions(layout: str, tmp_path: Path) -> None:
+def test_val_is_torchvisions(layout: str, device: str, tmp_path: Path) -> None:
     """Resize, CenterCrop and Normalize, of photo-like images in files without loss."""
     encode(tmp_path, {f"{i}.png": Image.fromarray(photo(*size, i)) for i, size in enumerate(SIZES.values())})
-    pipeline = val(tmp_path, image_size=32, resize_size=36, batch_size=len(SIZES), layout=layout)
-    images, labels = next(run(pipeline))
+    sizes: dict[str, Any] = {"image_size": 32, "resize_size": 36, "batch_size": len(SIZES)}
+    images, labels = next(run(val(tmp_path, **sizes, layout=layout, device=device)))
     images = images if layout == "CHW" else images.transpose(0, 3, 1, 2)
     assert images.shape == (len(SIZES), 3, 32, 32)
     assert labels.shape == (len(SIZES),)
@@ -424,7 +447,7 @@ def test_val_is_torchvisions(layout: str, tmp_path: Path) -> None:
         errors = np.abs(pixels(images[i]) - expected)
         # Rounding to uint8 makes a mean of 0.25 and a maximum of 0.5; measured: 0.26 and 0.52.
         assert errors.mean() < 0.3
-        assert errors.max() < 0.7
+        assert errors.max() < (0.7 if device == "cpu" else 1.01)
 
 
 @pytest.mark.parametrize(("shorter", "crop"), [(37, 32), (40, 35), (32, 32), (64, 56)])
@@ -454,7 +477,8 @@ def errors_of_shift(found: np.ndarray, expected: np.ndarray, axis: int) -> float
     return float(min(np.abs(found[inner] - image).mean() for image in moved))
 
 
-def test_val_default_size_and_formats(tmp_path: Path) -> None:
+@on_each_device
+def test_val_default_size_and_formats(device: str, tmp_path: Path) -> None:
     """256/224 of the crop by default; JPEGs, grey images, and a file whose name tells another format."""
     sources = {
         "colour.jpg": Image.fromarray(photo(128, 160, 1)),
@@ -465,16 +489,19 @@ def test_val_default_size_and_formats(tmp_path: Path) -> None:
     encode(tmp_path, sources)
     folder = tmp_path / "val" / "a"
     Image.fromarray(photo(96, 64, 5)).save(folder / "png.JPEG", "PNG")
-    images, _ = next(run(val(tmp_path, image_size=56, batch_size=5)))
+    images, _ = next(run(val(tmp_path, image_size=56, batch_size=5, device=device)))
+    # Measured on the CPU: 0.26 and 0.51; the slack is for the decoders, which there agree to the last bit. A
+    # GPU's does not interpolate colours, of which JPEG keeps a quarter, and the grain of these is in colours.
+    mean, most = (0.5, 4) if device == "cpu" else (3, 30)
     for image, path in zip(images, sorted(folder.iterdir()), strict=True):
         errors = np.abs(pixels(image) - reference(decoded(path), 64, 56, torchvision=True))
-        # Measured: 0.26 and 0.51; the slack is for the decoders, which here agree to the last bit.
-        assert errors.mean() < 0.5
-        assert errors.max() < 4
+        assert errors.mean() < mean
+        assert errors.max() < most
 
 
-def test_val_normalisation(coded: Path) -> None:
-    images, _ = next(run(val(coded, batch_size=VAL)))
+@on_each_device
+def test_val_normalisation(device: str, coded: Path) -> None:
+    images, _ = next(run(val(coded, batch_size=VAL, device=device)))
     assert indices(images) == list(range(VAL))
     for index in filter(is_exact, range(VAL)):
         expected = (np.array(index_color(index)) - MEAN) / STD
@@ -483,14 +510,11 @@ def test_val_normalisation(coded: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("shards", [1, 2, 3])
-@pytest.mark.parametrize("batch_size", [1, 3, 4, 17, 20])
-def test_val_order(batch_size: int, shards: int, coded: Path) -> None:
+@with_device(["batch_size", "shards"], itertools.product([1, 3, 4, 17, 20], [1, 2, 3]), [(4, 2)])
+def test_val_order(batch_size: int, shards: int, device: str, coded: Path) -> None:
     """The shards one after the other are the sorted files, in every epoch, with their labels."""
-    loaders = [
-        DALILoader(val(coded, batch_size=batch_size, shard=Shard(index=shard, count=shards)))
-        for shard in range(shards)
-    ]
+    parts = [Shard(index=shard, count=shards) for shard in range(shards)]
+    loaders = [DALILoader(val(coded, batch_size=batch_size, shard=part, device=device)) for part in parts]
     for _ in range(2):
         batches = [batch for loader in loaders for batch in loader]
         assert [index for images, _ in batches for index in indices(images)] == list(range(VAL))

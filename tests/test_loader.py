@@ -12,6 +12,7 @@ from nvidia.dali import Pipeline, fn
 
 from pipelines.loader import DALILoader
 from pipelines.records import Shard
+from tests.devices import on_each_device, with_device
 from tests.image_sets import TRAIN_COUNTS, TRAIN_LABELS, VAL_COUNTS, VAL_LABELS, indices, train, val
 
 TRAIN, VAL = sum(TRAIN_COUNTS), sum(VAL_COUNTS)
@@ -29,14 +30,17 @@ def epoch(loader: DALILoader) -> list[list[int]]:
     return batches
 
 
-@pytest.mark.parametrize("drop_last", [False, True])
-@pytest.mark.parametrize("batch_size", [1, 4, 5, 12, 17])
-@pytest.mark.parametrize(("make", "size"), [(train, TRAIN), (val, VAL)], ids=["train", "val"])
-def test_epochs(make: Any, size: int, batch_size: int, drop_last: bool, coded: Path) -> None:
+@with_device(
+    ["make", "batch_size", "drop_last"],
+    itertools.product([train, val], [1, 4, 5, 12, 17], [False, True]),
+    [(train, 5, False), (train, 5, True), (val, 5, False)],
+)
+def test_epochs(make: Any, batch_size: int, drop_last: bool, device: str, coded: Path) -> None:
     """Full batches and, unless it is dropped, one for the rest; nothing twice, in any epoch."""
+    size = TRAIN if make is train else VAL
     full, rest = divmod(size, batch_size)
     sizes = [batch_size] * full + ([rest] if rest and not drop_last else [])
-    loader = DALILoader(make(coded, batch_size=batch_size), drop_last=drop_last)
+    loader = DALILoader(make(coded, batch_size=batch_size, device=device), drop_last=drop_last)
     assert len(loader) == len(sizes)
     left_out = set()
     for _ in range(4):
@@ -183,16 +187,18 @@ def test_state_and_pipeline_belong_together(coded: Path) -> None:
         DALILoader(train(coded)).state()
 
 
-def test_channels_last(coded: Path) -> None:
+@on_each_device
+def test_channels_last(device: str, coded: Path) -> None:
     """HWC gives the same batches in PyTorch's channels_last format, CHW in the contiguous one."""
     first, last = (
-        list(DALILoader(train(coded, mix="hmix", image_size=12, layout=layout), layout=layout))
+        list(DALILoader(train(coded, mix="hmix", image_size=12, layout=layout, device=device), layout=layout))
         for layout in ("CHW", "HWC")
     )
     assert len(first) == len(last) == 6
     for (images, targets), (same_images, same_targets) in zip(first, last, strict=True):
         assert images.shape[1:] == (3, 12, 12)
-        assert torch.equal(images, same_images)
+        # On the GPU each layout has a kernel of its own, which need not round alike.
+        torch.testing.assert_close(images, same_images, rtol=0, atol=1e-6 if device == "gpu" else 0)
         assert torch.equal(targets, same_targets)
         assert images.is_contiguous()
         assert not images.is_contiguous(memory_format=torch.channels_last)
@@ -200,21 +206,24 @@ def test_channels_last(coded: Path) -> None:
         assert not same_images.is_contiguous()
 
 
+@on_each_device
 @pytest.mark.parametrize("layout", ["CHW", "HWC"])
-def test_tensors(layout: str, coded: Path) -> None:
-    loaders = [DALILoader(make(coded, layout=layout), layout=layout) for make in (train, val)]
+def test_tensors(layout: str, device: str, coded: Path) -> None:
+    loaders = [DALILoader(make(coded, layout=layout, device=device), layout=layout) for make in (train, val)]
+    kind_of_device = "cuda" if device == "gpu" else "cpu"
     for loader, kind in zip(loaders, (torch.float32, torch.int64), strict=True):
         for images, targets in loader:
             assert type(images) is type(targets) is torch.Tensor
             assert (images.dtype, targets.dtype) == (torch.float32, kind)
-            assert (images.device.type, targets.device.type) == ("cpu", "cpu")
+            assert (images.device.type, targets.device.type) == (kind_of_device, kind_of_device)
             assert images.shape == (len(targets), 3, 8, 8)
             assert targets.shape[1:] == ((3,) if loader is loaders[0] else ())
 
 
-def test_batches_may_be_kept(coded: Path) -> None:
+@on_each_device
+def test_batches_may_be_kept(device: str, coded: Path) -> None:
     """No later batch is written over one that is still in use."""
-    loader = DALILoader(train(coded, mix="hmix"))
+    loader = DALILoader(train(coded, mix="hmix", device=device))
     kept: list[torch.Tensor] = []
     copies: list[torch.Tensor] = []
     for _ in range(3):
@@ -223,6 +232,31 @@ def test_batches_may_be_kept(coded: Path) -> None:
             copies += [tensor.clone() for tensor in batch]
     assert all(map(torch.equal, kept, copies))
     assert not torch.equal(kept[0], kept[2])
+
+
+@on_each_device
+def test_batches_may_be_read_late(device: str, coded: Path) -> None:
+    """On a GPU: work that was queued, on a stream of the caller's, reads the batch that it was given.
+
+    The tensors are gone by then, and batches are made all the time.
+    """
+
+    def read(late: bool) -> torch.Tensor:
+        loader = DALILoader(train(coded, mix="hmix", device=device))
+        own_stream = late and device == "gpu"
+        stream = torch.cuda.Stream() if own_stream else None  # type: ignore[no-untyped-call]
+        found = []
+        with torch.cuda.stream(stream):  # None: nothing changes
+            for _ in range(6):
+                for images, targets in loader:
+                    if stream is not None:
+                        # Cycles, some milliseconds: longer than a batch takes.
+                        torch.cuda._sleep(10_000_000)  # type: ignore[no-untyped-call]
+                    found.append(torch.cat([images.flatten(), targets.flatten()]))
+                    del images, targets
+            return torch.cat(found).cpu()
+
+    assert torch.equal(read(late=True), read(late=False))
 
 
 def test_layout_error(coded: Path) -> None:
