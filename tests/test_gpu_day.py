@@ -34,13 +34,17 @@ def statuses(out: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def gone_on(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[int, str]], Content]:
-    """A day whose first start fails for want of images, and whose second has them."""
+    """A day that first meets images which cannot be decoded, and then the same ones, whole."""
     folder = tmp_path_factory.mktemp("day")
-    out, data = folder / "out", folder / "data"
+    out, data = folder / "out", make_demo_dataset(folder / "data", train_per_class=2, val_per_class=1)
+    whole = {path: path.read_bytes() for path in data.glob("train/*/*.jpg")}
+    for path in whole:
+        path.write_bytes(b"no image")
     options = ("--device", "cpu", "--quick", "--stages", "tests", "decoder", "--data", str(data))
     first = day(out, *options)
     report = reports.read(out / "report.json")
-    make_demo_dataset(data, train_per_class=2, val_per_class=1)
+    for path, content in whole.items():
+        path.write_bytes(content)
     return out, [first, day(out, *options)], report
 
 
@@ -70,17 +74,17 @@ def test_a_day_goes_on_where_it_stopped(gone_on: Any) -> None:
 
 
 def test_a_stage_that_runs_over_its_box_is_stopped(tmp_path: Path) -> None:
-    options = ("--device", "cpu", "--quick", "--stages", "resume", "--data", str(tmp_path))
-    status, text = day(tmp_path / "out", *options, "--budget", "10")
+    status, text = day(tmp_path, "--device", "cpu", "--quick", "--stages", "resume", "--budget", "12")
     assert status == 0, text
-    assert statuses(tmp_path / "out") == {"resume": "out of time"}
-    assert "out of time" in (tmp_path / "out" / "report.md").read_text()
+    assert statuses(tmp_path) == {"resume": "out of time"}
+    assert "out of time" in (tmp_path / "report.md").read_text()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--stages", "mix"), "--stages must be among doctor, tests, .*; got mix"),
+        (("--data", "no such folder"), "--data must be a folder with train/ and val/"),
         (("--compare", "a.json", "b.json"), "a.json"),
     ],
 )

@@ -12,6 +12,7 @@ is missing. DIR gets report.json (its schema: report.py), report.md, pictures an
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from typing import Any
 
 import tyro
 
+from benchmarks.bench_loader import prepared
 from benchmarks.common import Content, machine, revision
 from benchmarks.documents import ROOT
 from benchmarks.gpu_day import report as reports
@@ -30,6 +32,7 @@ from benchmarks.gpu_day.device import facts
 from benchmarks.gpu_day.plots import draw
 from benchmarks.gpu_day.stage import MISSING_STATUS, Device, Job
 from benchmarks.gpu_day.stages import STAGES, Stage
+from benchmarks.loaders import Settings as Loading
 from pipelines.demo_data import make_demo_dataset
 
 
@@ -143,7 +146,12 @@ class Day:
     def run(self) -> None:
         """Every stage that is not done, as long as there is time."""
         reports.write(self.out, self.report)
-        data = self._data()
+        try:
+            data = self._data()
+        except (OSError, ValueError) as error:
+            raise SystemExit(
+                f"--data must be a folder with train/ and val/, class folders of JPEGs; {error}"
+            ) from None
         for place, entry in enumerate(self.report["stages"]):
             if entry["status"] == "done" or (
                 self.settings.stages and entry["name"] not in self.settings.stages
@@ -165,11 +173,21 @@ class Day:
             )
 
     def _data(self) -> Path:
+        """The images, those for training linked as often as an epoch of 64 batches takes."""
         settings = self.settings
-        if settings.data is not None:
-            return settings.data.resolve()
         count = 8 if settings.quick else 160
-        return make_demo_dataset(self._scratch / f"data-{count}", train_per_class=count, val_per_class=4)
+        images = (
+            make_demo_dataset(self._scratch / f"data-{count}", train_per_class=count, val_per_class=4)
+            if settings.data is None
+            else settings.data.resolve()
+        )
+        folder = self._scratch / "linked"
+        if not (folder / "val").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            made = prepared(Loading(data=images / "train", batch_size=8 if settings.quick else 256), folder)
+            made.rename(folder / "train")
+            (folder / "val").symlink_to(images / "val")
+        return folder
 
     def _stage(self, stage: Stage, box: float, data: Path) -> dict[str, Any]:
         """Run a stage in a process of its own; what came of it."""

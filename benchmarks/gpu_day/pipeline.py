@@ -12,10 +12,9 @@ import time
 from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
-from benchmarks.bench_loader import prepared, serve
+from benchmarks.bench_loader import serve
 from benchmarks.common import spread
 from benchmarks.gpu_day.stage import Job, device_work, release_memory, used_memory
 from benchmarks.loaders import Contender, Settings, contenders
@@ -43,9 +42,9 @@ def _answer(pipe: Connection, seconds: float) -> Any:
         raise RuntimeError("its process died") from None
 
 
-def _settings(job: Job, data: Path) -> Settings:
+def _settings(job: Job) -> Settings:
     return Settings(
-        data=data,
+        data=job.data / "train",
         batch_size=8 if job.quick else 256,
         image_size=32 if job.quick else 224,
         workers=usable_processors(),
@@ -149,11 +148,7 @@ def _fitting(job: Job, names: tuple[str, ...]) -> tuple[str, ...]:
 def run(job: Job) -> None:
     """Rates of all, then what DALI's pipelines ask of the GPU."""
     names = QUICK if job.quick else NAMES
-    data = job.scratch / "linked"
-    settings = _settings(job, job.data / "train")
-    if not (data / "images").exists():
-        prepared(settings, data)
-    settings = _settings(job, data / "images")
+    settings = _settings(job)
     if not job.has(section="gpu work", **_fields(names[0], settings)):
         _work(job, names[0], settings)
         release_memory(job)
