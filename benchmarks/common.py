@@ -8,7 +8,6 @@ machine, settings) and a list of records. A record is a dict of fields: what was
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import platform
@@ -22,14 +21,13 @@ from typing import Any
 from dali_msda.methods import TABLE
 from dali_msda.processors import usable_processors
 from pipelines.files import write_whole
-from training.revision import git
+from training.revision import DALI_PACKAGES, commit, git, installed_versions
 
 Record = dict[str, Any]
 Content = dict[str, Any]  # of a file of results
 
 _PACKAGES = (
-    "nvidia-dali-cuda120",
-    "nvidia-dali-cuda130",
+    *DALI_PACKAGES,
     "numba",
     "numpy",
     "torch",
@@ -52,12 +50,9 @@ def machine() -> dict[str, Any]:
         ),
         platform.processor(),
     )
+    installed = installed_versions(_PACKAGES)
     versions = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not installed"
+    versions |= {name: installed.get(name, "not installed") for name in _PACKAGES}
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
         "processor": model,
@@ -75,12 +70,12 @@ def _gpu() -> str:
 
 
 def revision(root: Path = Path(__file__).parent.parent) -> dict[str, Any]:
-    """The commit of the code and whether there were changes on top; None where git does not know.
+    """The commit of the code, and whether there were changes on top; None where that is not known.
 
     Other results are no change.
     """
     changes = git(root, "status", "--porcelain", "--", ".", ":(exclude)benchmarks/results")
-    return {"commit": git(root, "rev-parse", "HEAD"), "dirty": None if changes is None else changes != ""}
+    return {"commit": commit(root), "dirty": None if changes is None else changes != ""}
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from training.output import describe_software
+from training.revision import installed_versions
 
 
 def test_image_is_named_where_there_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -36,3 +38,8 @@ def test_commit_of_a_checkout_goes_first(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setenv("DALI_MSDA_COMMIT", "0" * 40)
     assert describe_software(tmp_path)["commit"] == "abc"
+
+
+def test_only_what_is_installed_has_a_version() -> None:
+    """DALI is installed in one of its builds; config.json is written with either."""
+    assert installed_versions(["numpy", "no-such-package"]) == {"numpy": np.__version__}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import importlib.metadata
 import io
 import json
 import os
@@ -21,9 +20,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from .checkpoints import SaveError, write_whole
 from .inputs import METRICS
-from .revision import git
+from .revision import DALI_PACKAGES, commit, installed_versions
 
-_PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda120", "numba", "numpy")
+_PACKAGES = ("torch", "torchvision", *DALI_PACKAGES, "numba", "numpy")
 
 
 class Output:
@@ -143,10 +142,8 @@ def _append(file: io.FileIO, data: bytes) -> None:
 def describe_software(root: Path) -> dict[str, Any]:
     """Versions, the commit of the code in `root`, the image, the command and the time, for config.json."""
     return {
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in _PACKAGES},
-        # An image has no git, and is told its commit when it is built.
-        "commit": git(root, "rev-parse", "HEAD") or os.environ.get("DALI_MSDA_COMMIT") or None,
+        "versions": {"python": platform.python_version()} | installed_versions(_PACKAGES),
+        "commit": commit(root),
         "image": os.environ.get("DALI_MSDA_IMAGE") or None,
         "command": sys.argv,
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),

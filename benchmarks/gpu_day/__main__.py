@@ -58,9 +58,6 @@ class Settings:
     stages: tuple[str, ...] = ()
     """Only these. Default: all."""
 
-    commit: str | None = None
-    """The commit of the code, where it is a copy that git knows nothing of."""
-
     compare: tuple[Path, Path] | None = None
     """Measure nothing; print two reports side by side."""
 
@@ -114,7 +111,6 @@ class Day:
             + "".join(f" {Path(word).name if '/' in word else word}" for word in sys.argv[1:]),
             **revision(),
             "calculated": False,
-            **({"commit": settings.commit, "dirty": False} if settings.commit else {}),
             "machine": machine(),
             "device": facts() if settings.device == "gpu" else None,
             "settings": {
