@@ -19,25 +19,37 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from pathlib import Path
 
 from configs import asked_for, named_run
 from training.config import DEMO, Config, complain, resolve
 from training.inputs import Listing, check_output, list_dataset
 from training.options import parse
 from training.ranks import Ranks
+from training.weight_files import read_weight_file
+from training.weight_settings import About
 
 
 def settings_of(arguments: list[str]) -> Config:
-    """The settings that a command line asks for; those of the run without data where it names none."""
+    """The settings that a command line asks for.
+
+    Where it does not give them, they are those that --init-weights names, those of --config, those of the run
+    without data, or the defaults, in this order.
+    """
     name = asked_for(arguments)
     own_data = _names(arguments, "--data", "--help", "-h")
     default = (Config() if own_data else DEMO) if name is None else named_run(name)
     default = dataclasses.replace(default, config=name)
+    weights = asked_for(arguments, "--init-weights")
+    if weights is not None and Path(weights).is_file():
+        sized = _names(arguments, "--image-size")
+        about = About.of(read_weight_file(Path(weights)).content)
+        default = dataclasses.replace(default, **about.defaults(sized=sized))
     return parse(arguments, default, prog="train_imagenet.py", description=__doc__)
 
 
 def _names(arguments: list[str], *options: str) -> bool:
-    return any(argument.split("=")[0] in options for argument in arguments)
+    return any(argument.split("=")[0].replace("_", "-") in options for argument in arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,7 +70,8 @@ def main(arguments: list[str] | None = None) -> int:
     from training.distributed import Processes
 
     # Without data and without a wish of its own the run is as large as this machine is fast.
-    fit = config.data is None and not _names(arguments, "--image-size", "--epochs", "--max-steps")
+    sizes = ("--image-size", "--epochs", "--max-steps", "--init-weights")
+    fit = config.data is None and not _names(arguments, *sizes)
     return run(config, Processes.from_environment(), listing, fit=fit)
 
 

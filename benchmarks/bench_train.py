@@ -69,7 +69,7 @@ def create_learner(config: Config, num_classes: int, batches: int) -> Learner:
     """The trainer's own model and step."""
     processes, progress = Processes(), Progress()
     device = start_device(config, processes)
-    model = create_model(config, num_classes, device, processes, None)
+    model = create_model(config, [str(label) for label in range(num_classes)], device, processes, None)
     progress.plan(config, batches)
     optimizer = create_optimizer(config, model)
     scaler = GradScaler(device.type, enabled=config.amp == "fp16")

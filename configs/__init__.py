@@ -33,12 +33,11 @@ def named_run(name: str) -> Config:
     return config
 
 
-def asked_for(arguments: Sequence[str]) -> str | None:
-    """What follows ``--config`` on a command line; the last one counts, as for all options."""
+def asked_for(arguments: Sequence[str], option: str = "--config") -> str | None:
+    """What follows an option on a command line; the last one counts, as for all options."""
     found = None
     for position, argument in enumerate(arguments):
-        if argument == "--config":
-            found = next(iter(arguments[position + 1 :]), "")
-        elif argument.startswith("--config="):
-            found = argument.partition("=")[2]
+        name, equals, value = argument.partition("=")
+        if name.replace("_", "-") == option:
+            found = value if equals else next(iter(arguments[position + 1 :]), "")
     return found

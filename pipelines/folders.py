@@ -121,7 +121,10 @@ def split_folder(data_dir: str | os.PathLike[str], split: str) -> Path:
 
 
 def check_dataset(
-    data_dir: str | os.PathLike[str], file_list: str | os.PathLike[str] | None = None
+    data_dir: str | os.PathLike[str],
+    file_list: str | os.PathLike[str] | None = None,
+    *,
+    all_classes: bool = True,
 ) -> tuple[ImageFolder, ImageFolder]:
     """List ``train/`` and ``val/`` of a dataset and check that they belong together.
 
@@ -131,6 +134,8 @@ def check_dataset(
         A folder with ``train/`` and ``val/`` in it.
     file_list : path, optional
         A folder with ``train.txt`` and ``val.txt``, which name the images to take; see :func:`list_images`.
+    all_classes : bool
+        Whether ``val/`` must have all classes of ``train/``; otherwise some are enough.
 
     Raises
     ------
@@ -145,11 +150,11 @@ def check_dataset(
         ("val", sorted(set(train.classes) - set(val.classes))),
         ("train", sorted(set(val.classes) - set(train.classes))),
     ):
-        if missing:
+        if missing and (all_classes or name == "train"):
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise ValueError(
-                f"train/ and val/ must hold the same classes; {Path(data_dir) / name} lacks"
-                f" {missing[0]}{more}"
+                "train/ and val/ must hold the same classes (--absent-classes takes a val/ with some);"
+                f" {Path(data_dir) / name} lacks {missing[0]}{more}"
             )
     return train, val
 

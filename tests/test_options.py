@@ -93,6 +93,7 @@ def test_names_are_those_of_before() -> None:
     now = settings(resolve(Config(device="cpu", amp="none", workers=1)))
     assert {name: now[name] for name in FLAT} == FLAT
     new = {"mix_mixup_alpha", "mix_cutmix_alpha", "mix_switch_probability", "mix_granularity"}
+    new |= {"init_entry", "new_classifier", "class_names", "absent_classes"}
     assert now.keys() - FLAT.keys() == new | {"crop_aspect_ratio", "mirror_probability"}
     assert [option.name for option in options()] == list(now)
 

@@ -359,7 +359,7 @@ def as_version_1(content: dict[str, Any]) -> bytes:
         "images": run["images"],
         "processes": run["processes"],
         "arch": run["settings"]["arch"],
-        "num_classes": run["num_classes"],
+        "num_classes": len(run["classes"]),
         "metrics_bytes": content["output"]["metrics_bytes"],
     }
     buffer = io.BytesIO()
@@ -377,8 +377,9 @@ def test_a_checkpoint_of_version_1(
     expected, output = undisturbed("gmix", 1, True), tmp_path / "run"
     path = Path(f"checkpoints/step-{step:08d}.pt")
     content = torch.load(expected / path, weights_only=True)
-    assert (content["version"], checkpoints.VERSION) == (2, 2)
+    assert (content["version"], checkpoints.VERSION) == (3, 3)
     old = as_version_1(content)
+    content["run"]["classes"] = None  # older ones do not name them
     assert flat(checkpoints.unpack(old)).keys() == flat(content).keys()
     (output / "checkpoints").mkdir(parents=True)
     (output / path).write_bytes(old)
@@ -398,13 +399,13 @@ def test_a_checkpoint_of_version_1(
 def test_a_checkpoint_of_a_newer_version(copy: Path, data: Path, capfd: pytest.CaptureFixture[str]) -> None:
     newest = copy / "checkpoints" / "step-00000015.pt"
     content = torch.load(newest, weights_only=True)
-    newest.write_bytes(checkpoints.pack(content | {"version": 3}))
+    newest.write_bytes(checkpoints.pack(content | {"version": 4}))
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
     for resume in ("auto", newest):
         assert run(data, "--output", copy, "--resume", resume) == 2
         (line,) = capfd.readouterr().err.splitlines()
         assert line == (
-            f"train_imagenet.py: error: {newest} is of version 3 of checkpoints; this trainer reads 1 to 2"
+            f"train_imagenet.py: error: {newest} is of version 4 of checkpoints; this trainer reads 1 to 3"
         )
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
 

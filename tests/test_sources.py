@@ -254,7 +254,7 @@ def test_bad_samples_are_skipped(bad: set[int], shuffle: bool, damaged: Any, tmp
 def test_trainer(damaged: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trains, evaluates, skips, resumes: bit for bit, and of another listing it does not."""
     train_set, val_set = damaged("train", {3, 8}), damaged("val", {1})
-    monkeypatch.setattr("training.inputs.check_dataset", lambda *_: (train_set, val_set))
+    monkeypatch.setattr("training.inputs.check_dataset", lambda *_, **__: (train_set, val_set))
     extra = ["--image-size", 8, "--mix", "hmix", "--checkpoint-every", 1, "--keep", 9]
     whole = train(tmp_path, tmp_path / "whole", *extra)
     assert len(losses(whole)) == 4

@@ -97,7 +97,7 @@ def test_eval_only_counts_what_it_evaluated(
 def test_init_weights(
     photos: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A run begins with them; with other classes all but the classifier."""
+    """A run begins with them; with other classes, on request, all but the classifier."""
     extra = ["--lr", 0, "--weight-decay", 0, "--max-steps", 1, "--init-weights", trained / "best.pt"]
     train(photos, tmp_path / "same", *extra)
     wanted = torch.load(trained / "best.pt", weights_only=True)["ema"]
@@ -107,7 +107,11 @@ def test_init_weights(
     other = tmp_path / "two classes"
     for split in ("train", "val"):
         write_split(other / split, (12, 12), plain)
-    train(other, tmp_path / "other", *extra)
+    assert status(other, tmp_path / "other", *extra) == 2
+    error = capsys.readouterr().err
+    assert "train/ lacks cat" in error
+    assert "--new-classifier" in error
+    train(other, tmp_path / "other", *extra, "--new-classifier")
     assert "but for the classifier fc" in capsys.readouterr().out
     found = torch.load(tmp_path / "other" / "last.pt", weights_only=True)["model"]
     assert found["fc.weight"].shape == (2, 512)
@@ -124,19 +128,20 @@ def test_bad_weights(photos: Path, trained: Path, tmp_path: Path, capsys: pytest
 
     assert "there is no file" in error(tmp_path / "none.pt")
     (tmp_path / "text.pt").write_text("no weights")
-    assert "cannot be read as weights" in error(tmp_path / "text.pt")
+    assert "text.pt is a text file" in error(tmp_path / "text.pt")
     torch.save([1, 2], tmp_path / "list.pt")
-    assert "holds no weights by name; got list" in error(tmp_path / "list.pt")
+    assert "holds no weights by name; it is of the type list" in error(tmp_path / "list.pt")
     torch.save({"a": 1}, tmp_path / "numbers.pt")
-    assert "other things than tensors" in error(tmp_path / "numbers.pt")
+    assert "holds no weights by name; it is a dict of a" in error(tmp_path / "numbers.pt")
     message = error(trained / "last.pt", "--arch", "resnet34")
-    assert "must hold the weights of --arch: it lacks layer1.2.conv1.weight" in message
+    assert "must hold the weights of --arch resnet34: it lacks layer1.2.conv1.weight" in message
     assert "more" in message
+    assert "it says that it is of resnet18" in message
     content = torch.load(trained / "last.pt", weights_only=True)["model"]
     content["fc.weight"], content["fc.bias"] = torch.zeros(9, 512), torch.zeros(9)
     torch.save(content, tmp_path / "nine.pt")
     message = error(tmp_path / "nine.pt", "--eval-only")
-    assert "fc.weight of shape [9, 512] for [3, 512]" in message
+    assert "has a classifier fc for 9 classes; here are 3" in message
     content["conv1.weight"] = torch.zeros(64, 1, 7, 7)
     torch.save(content, tmp_path / "grey.pt")
     assert "conv1.weight of shape [64, 1, 7, 7] for [64, 3, 7, 7]" in error(tmp_path / "grey.pt")

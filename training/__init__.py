@@ -10,6 +10,9 @@ file                                       what is in it
 `evaluation`                               top-1, top-5 and loss
 `state`, `progress`, `random_states`       what survives a stop: registered parts; counters; generators
 `checkpoints`, `resume`                    files that are whole; which of them a run may continue from
+`weights`                                  weights of any origin into a model, by the names of their tensors
+`weight_files`, `inert_pickle`             what such a file holds; pickles, read without running them
+`weight_settings`, `classes`               the architecture, sizes and classes that it names; classes by name
 `output`, `report`                         the output folder; the picture and the table
 `signals`, `nonfinite`                     what ends a run early
 `config`, `options`, `mix_schedule`        settings and their checks, the command line

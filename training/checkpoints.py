@@ -2,7 +2,7 @@
 
 A checkpoint is a file of ``torch.save``: a ZIP archive, which holds a CRC32 of each of its members. PyTorch
 checks none of them, so :func:`unpack` lets the standard library read the members. Its content is
-``{"version": 2, "model": ..., ...}``: the ``state_dict()`` of every part of a run (`training.state`).
+``{"version": 3, "model": ..., ...}``: the ``state_dict()`` of every part of a run (`training.state`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 
 from pipelines import files
 
-VERSION = 2
+VERSION = 3
 FOLDER = "checkpoints"
 _NAME = re.compile(r"step-(\d{8,})\.pt")
 # File systems without hard links say one of these.
@@ -96,18 +96,20 @@ def upgrade(content: Any, name: object = "the checkpoint") -> dict[str, Any]:
     """The content of a checkpoint in the layout of today, whichever version of the trainer wrote it.
 
     Version 1 has no number: its entries lay side by side, the counters among them, and the average of the
-    weights had a count of its updates.
+    weights had a count of its updates. Neither it nor version 2 names the classes.
     """
     version = content.get("version", 1) if isinstance(content, dict) else None
     if version == VERSION:
         return content  # type: ignore[no-any-return]
-    if isinstance(version, int) and version != 1:
+    if version == 2 and isinstance(content.get("run"), dict):
+        return content | {"version": VERSION, "run": content["run"] | {"classes": None}}  # type: ignore[no-any-return]
+    if isinstance(version, int) and version > VERSION:
         raise ValueError(f"{name} is of version {version} of checkpoints; this trainer reads 1 to {VERSION}")
     if version != 1:
         raise DamagedError(f"{name} is no checkpoint of this trainer")
     try:
         parts = {
-            "run": {key: content[key] for key in ("settings", "images", "processes", "num_classes")},
+            "run": {key: content[key] for key in ("settings", "images", "processes")} | {"classes": None},
             "progress": {key: content[key] for key in ("epoch", "step", "evaluation", "best")},
             **{key: content[key] for key in ("model", "optimizer", "scaler", "ranks")},
             "output": {"metrics_bytes": content["metrics_bytes"]},

@@ -6,8 +6,12 @@ import os
 from pathlib import Path
 
 import torch
+from torch import nn
+
+from pipelines.sources import Source
 
 from .bad_files import BadFileError, Quarantine
+from .classes import ClassMap, known_classes, map_classes
 from .config import Config, complain
 from .demo import data_folder
 from .distributed import Processes
@@ -15,8 +19,11 @@ from .evaluation import evaluate
 from .hardware import autocast, choose_hardware, start_device
 from .inputs import Listing, list_dataset
 from .loaders import Loaders
-from .model import build_model, load_weights
+from .model import build_model
 from .recipe import train
+from .weight_files import read_weight_file
+from .weight_settings import About
+from .weights import load_weights
 
 
 def evaluate_only(config: Config, processes: Processes, listing: Listing | None) -> None:
@@ -24,10 +31,7 @@ def evaluate_only(config: Config, processes: Processes, listing: Listing | None)
     config = choose_hardware(config, processes)
     device = start_device(config, processes)
     images = (listing or list_dataset(config, data_folder(config, processes), processes))["val"]
-    num_classes = len(images.classes)
-    model = build_model(config.arch, num_classes)
-    assert config.init_weights is not None
-    said = load_weights(model, config.init_weights, new_classifier=False)
+    model, said, classes = _load(config, images, processes)
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     folder = Path(os.devnull) if config.output is None else config.output / "quarantine.jsonl"
     loader = Loaders(
@@ -36,15 +40,42 @@ def evaluate_only(config: Config, processes: Processes, listing: Listing | None)
         Quarantine(folder, skip=config.bad_files == "skip"),
         lambda: {"epoch": 0, "step": 0, "rank": processes.rank},
     ).val(images)
-    result = evaluate(model, loader, processes, lambda: autocast(config, device))
+    result = evaluate(model, loader, processes, lambda: autocast(config, device), classes=classes)
     assert result is not None
     bad = sorted(set().union(*processes.gather(loader.left_out)))  # each knows those that it met
     if bad:
         processes.say(f"Left out, because they cannot be decoded: {', '.join(bad)}")
     processes.say(
         f"{said}: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %, loss {result['loss']:.4f} on"
-        f" {len(images) - len(bad)} images of {config.val_image_size} pixels",
+        f" {len(images) - len(bad)} images of {config.val_image_size} pixels and of {classes}",
     )
+
+
+def _load(config: Config, images: Source, processes: Processes) -> tuple[nn.Module, str, ClassMap]:
+    """The model with its weights; what they are, for people; which of its outputs the images' classes are."""
+    assert config.init_weights is not None
+    file = read_weight_file(config.init_weights)
+    known = known_classes(config, file)
+    outputs = images.classes if known is None else known
+    classes = map_classes(
+        images.classes,
+        outputs,
+        absent=config.absent_classes,
+        split="val/",
+        model=str(config.class_names or config.init_weights),
+    )
+    model = build_model(config.arch, len(outputs))
+    remedy = (
+        " folders in val/; --class-names says which they are"
+        if known is None
+        else f" names of classes in {config.class_names or 'it'}"
+    )
+    taken = load_weights(model, file, config.arch, entry=config.init_entry, remedy=remedy)
+    said = f"{taken.kind} of {config.init_weights}"
+    names = "it names no classes: those of val/ are taken, in their order" if known is None else ""
+    notes = filter(None, (About.of(file.content).compare(config), taken.left, names))
+    processes.say(f"Evaluating the {'; '.join((said, *notes))}")
+    return model, said, classes
 
 
 def run(config: Config, processes: Processes, listing: Listing | None, *, fit: bool = False) -> int:

@@ -96,7 +96,19 @@ class Config:
     """Any classification model of torchvision."""
 
     init_weights: Path | None = None
-    """Weights to begin with: a checkpoint of this trainer, or a state_dict. Default: random ones."""
+    """Weights to begin with: a checkpoint of this trainer or another, a state_dict, or safetensors. What it
+    says of --arch and --image-size is their default. Default: random weights."""
+
+    init_entry: str | None = None
+    """Which entry of --init-weights to take, such as model or state_dict.net, where it holds several.
+    Default: the average of the weights, where there is one."""
+
+    new_classifier: bool = False
+    """Begin with a random classifier, for other classes than those of --init-weights."""
+
+    class_names: Path | None = None
+    """The classes of --init-weights in the order of its outputs, where it does not name them: a text file
+    with a class a line, or a folder of class folders."""
 
     image_size: int = 224
     """Side of the training and validation images in pixels."""
@@ -181,6 +193,10 @@ class Config:
     eval_only: bool = False
     """Evaluate --init-weights on the images of val/ and leave."""
 
+    absent_classes: Literal["keep", "mask"] | None = None
+    """For a val/ with some of the classes, as ImageNet-A has 200 of 1000: keep the logits of the others in
+    the comparison, or mask them. Default: keep with --eval-only; otherwise val/ must have all classes."""
+
     checkpoint_every: int = 1000
     """Steps between two checkpoints; there is one after each epoch as well."""
 
@@ -243,6 +259,9 @@ FREE_OPTIONS = frozenset(
         "--demo-data",
         "--file-list",
         "--init-weights",
+        "--init-entry",
+        "--new-classifier",
+        "--class-names",
         "--bad-files",
         "--output",
         "--resume",
@@ -321,6 +340,21 @@ def _check_together(config: Config, ranks: Ranks) -> None:
         not config.eval_only or config.init_weights is not None,
         "eval_only",
         "used with --init-weights",
+    )
+    for name in ("init_entry", "new_classifier", "class_names"):
+        unused = config.init_weights is not None or not getattr(config, name)
+        require(config, unused, name, "used with --init-weights")
+    require(
+        config,
+        not (config.new_classifier and config.eval_only),
+        "new_classifier",
+        "left out with --eval-only: a random classifier knows no class",
+    )
+    require(
+        config,
+        not (config.new_classifier and config.class_names),
+        "class_names",
+        "left out with --new-classifier, which takes no classes from the weights",
     )
     require(config, not config.eval_only or config.resume is None, "resume", "left out with --eval-only")
     require(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .bad_files import GuardedLoader
+from .classes import ClassMap
 from .distributed import Processes
 
 
@@ -19,6 +20,7 @@ def evaluate(
     processes: Processes,
     autocast: Callable[[], AbstractContextManager[object]],
     has_to_stop: Callable[[], bool] = lambda: False,
+    classes: ClassMap | None = None,
 ) -> dict[str, float] | None:
     """Top-1, top-5 in percent and the cross-entropy over the validation images, each counted once.
 
@@ -33,6 +35,8 @@ def evaluate(
         The precision of the forward pass, a context.
     has_to_stop : callable
         Asked before every batch, in all processes alike.
+    classes : ClassMap, optional
+        Which outputs of the model the labels are, where these are not their positions.
 
     Returns
     -------
@@ -40,6 +44,7 @@ def evaluate(
         ``top1``, ``top5``, ``loss``; None where there was a reason to stop.
     """
     device = next(model.parameters()).device
+    mapped = None if classes is None or classes.is_identity else _Mapped(classes, device)
     totals = torch.zeros(4, dtype=torch.float64, device=device)
     processes.copy_buffers_of_main(model)
     was_training = model.training
@@ -54,12 +59,28 @@ def evaluate(
                 if (batch := next(batches, None)) is None:
                     continue
                 images, labels = batch
-                totals = totals + _measured(model(images).float(), labels)
+                logits = model(images).float()
+                totals = totals + _measured(*((logits, labels) if mapped is None else mapped(logits, labels)))
             next(batches, None)  # lets the loader finish its epoch
     finally:
         model.train(was_training)
     top1, top5, loss, count = map(float, processes.mean(totals).cpu())
     return {"top1": 100 * top1 / count, "top5": 100 * top5 / count, "loss": loss / count}
+
+
+class _Mapped:
+    """Labels as positions of the outputs; with a mask, logits of absent classes that never win."""
+
+    def __init__(self, classes: ClassMap, device: torch.device) -> None:
+        self._positions = torch.tensor(classes.positions, device=device)
+        absent = torch.ones(classes.num_outputs, dtype=torch.bool, device=device)
+        absent[self._positions] = False
+        self._absent = absent if classes.mask_absent else None
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        if self._absent is not None:
+            logits = logits.masked_fill(self._absent, -torch.inf)
+        return logits, self._positions[labels]
 
 
 def _measured(logits: Tensor, labels: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from pipelines.sources import Source
 
 from .config import Config
 from .ranks import Ranks
+from .weight_files import read_weight_file
 
 METRICS = "metrics.jsonl"
 
@@ -26,7 +27,7 @@ def list_dataset(config: Config, data: Path, ranks: Ranks) -> Listing:
     """
     if config.eval_only:
         return {"val": list_split(data, "val", config.file_list)}
-    train, val = check_dataset(data, config.file_list)
+    train, val = check_dataset(data, config.file_list, all_classes=config.absent_classes is None)
     largest = len(train) // ranks.size * ranks.size
     if largest < config.batch_size:
         raise ValueError(
@@ -41,8 +42,8 @@ def check_output(config: Config, ranks: Ranks) -> None:
     With several processes the main one looks once more, for all of them: the folder is made by the first that
     comes, and a process that leaves now would let the others wait.
     """
-    if config.init_weights is not None and not config.init_weights.is_file():
-        raise ValueError(f"--init-weights must be a file of weights; there is no file {config.init_weights}")
+    if config.init_weights is not None:
+        read_weight_file(config.init_weights)
     if config.resume == "auto":
         if config.output is None:
             raise ValueError("--resume auto needs --output, the folder to look into; got none")

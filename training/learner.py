@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional
 from torch.optim.lr_scheduler import LRScheduler
 
+from .classes import known_classes, require_same_classes
 from .config import Config
 from .distributed import Processes
 from .hardware import autocast
@@ -20,10 +21,12 @@ from .model import (
     build_model,
     build_schedule,
     checkpoint_activations,
-    load_weights,
     parameter_groups,
 )
 from .progress import Progress
+from .weight_files import read_weight_file
+from .weight_settings import About
+from .weights import load_weights
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "ce": functional.cross_entropy,
@@ -32,16 +35,41 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def create_model(
-    config: Config, num_classes: int, device: torch.device, processes: Processes, weights: Path | None
+    config: Config, classes: Sequence[str], device: torch.device, processes: Processes, weights: Path | None
 ) -> nn.Module:
     """The model on its device, with random weights of --seed or those of the file `weights`."""
     torch.manual_seed(config.seed)
-    model = build_model(config.arch, num_classes)
+    model = build_model(config.arch, len(classes))
     if weights is not None:
-        processes.say(f"Beginning with the {load_weights(model, weights, new_classifier=True)}")
+        processes.say(f"Beginning with the {_begin(model, config, classes, weights)}")
     if config.sync_bn:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     return model.to(device).to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
+
+
+def _begin(model: nn.Module, config: Config, classes: Sequence[str], weights: Path) -> str:
+    """Load the first weights; what was loaded, for people."""
+    file = read_weight_file(weights)
+    known = None if config.new_classifier else known_classes(config, file)
+    remedy = "--new-classifier begins with a new one"
+    rows: list[int] | None = None
+    if known is not None:
+        rows = require_same_classes(
+            classes, known, f"--init-weights must be of the classes of train/ ({remedy}); with {weights}"
+        )
+    taken = load_weights(
+        model,
+        file,
+        config.arch,
+        entry=config.init_entry,
+        new_classifier=config.new_classifier,
+        rows=rows,
+        remedy=f"; {remedy}",
+    )
+    unnamed = known is None and not config.new_classifier
+    names = "it names no classes: they are taken in the order of the folders" * unnamed
+    about = About.of(file.content).compare(config)
+    return "; ".join(filter(None, (f"{taken.kind} of {weights}{taken.except_for}", about, taken.left, names)))
 
 
 def create_optimizer(config: Config, model: nn.Module) -> torch.optim.SGD:

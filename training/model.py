@@ -1,4 +1,4 @@
-"""The model of a run, what optimises it, and weights from files."""
+"""The model of a run, and what optimises it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import contextlib
 import functools
 import itertools
 import math
-import pickle
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,69 +32,6 @@ def build_model(arch: str, num_classes: int) -> nn.Module:
         extra = {"zero_init_residual": True}
     model: nn.Module = torchvision.models.get_model(arch, weights=None, num_classes=num_classes, **extra)
     return model
-
-
-# -- Weights from a file --------------------------------------------------------------------------------
-
-
-def load_weights(model: nn.Module, path: Path, *, new_classifier: bool) -> str:
-    """Load the weights of a checkpoint of this trainer or of a ``state_dict``.
-
-    Parameters
-    ----------
-    model : Module
-    path : Path
-        A file of ``torch.save``; no code that it may hold is run. Of a checkpoint the averaged weights are
-        taken where it has them. The names may begin with ``module.`` (DistributedDataParallel).
-    new_classifier : bool
-        Leave the last layer as it is where it has another number of classes; otherwise that is an error.
-
-    Returns
-    -------
-    str
-        What was taken, for people.
-
-    Raises
-    ------
-    ValueError
-        The file holds no weights, or those of another model.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"--init-weights {path} cannot be read as weights: {reason}") from error
-    kind = "weights"
-    for key, name in (("ema", "averaged weights"), ("model", "weights"), ("state_dict", "weights")):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content, kind = content[key], name
-            break
-    if not isinstance(content, dict) or not content:
-        raise ValueError(f"--init-weights {path} holds no weights by name; got {type(content).__name__}")
-    weights = {str(name).removeprefix("module."): value for name, value in content.items()}
-    if not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise ValueError(f"--init-weights {path} holds other things than tensors: no weights of a model")
-    own = model.state_dict()
-    # The classifier: the last layer with weights.
-    last = list(own)[-1].rpartition(".")[0]
-    other = [name for name in own if name in weights and own[name].shape != weights[name].shape]
-    renewed = new_classifier and other != [] and all(name.rpartition(".")[0] == last for name in other)
-    if renewed:
-        weights |= {name: own[name] for name in own if name.rpartition(".")[0] == last}
-    problems = [f"lacks {name}" for name in own if name not in weights]
-    problems += [f"has {name}, which the model has not" for name in weights if name not in own]
-    if not renewed:
-        problems += [
-            f"has {name} of shape {list(weights[name].shape)} for {list(own[name].shape)}" for name in other
-        ]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ValueError(
-            f"--init-weights {path} must hold the weights of --arch: it {'; it '.join(problems[:3])}{more}"
-        )
-    model.load_state_dict(weights)
-    said = f"{kind} of {path}"
-    return f"{said}, but for the classifier {last}, which has another number of classes" if renewed else said
 
 
 # -- Optimiser, schedule, average -----------------------------------------------------------------------

@@ -11,6 +11,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from .bad_files import BadFileError, Quarantine
 from .checkpoints import Checkpoints, SaveError
+from .classes import map_classes
 from .config import Config, complain
 from .demo import choose_size, data_folder
 from .distributed import Processes
@@ -58,6 +59,12 @@ def train(config: Config, processes: Processes, listing: Listing | None = None, 
     images = listing or list_dataset(config, data_folder(config, processes), processes)
     identity = Identity.of(config, images, processes)
     identity.require_same()
+    val_classes = map_classes(
+        *(images["val"].classes, identity.classes),
+        absent=config.absent_classes,
+        split="val/",
+        model="train/",
+    )
 
     # The checkpoint to resume, if there is one. Every part gets its state back from it when it is registered.
     start = processes.from_main(lambda: find_start(config.resume, config.output, _new_folder(config)))
@@ -68,7 +75,7 @@ def train(config: Config, processes: Processes, listing: Listing | None = None, 
 
     # Model, and the average of its weights.
     weights = config.init_weights if state.saved is None else None
-    model = state.register("model", create_model(config, identity.num_classes, device, processes, weights))
+    model = state.register("model", create_model(config, identity.classes, device, processes, weights))
     average = None if config.ema_decay is None else state.register("ema", Average(model, config.ema_decay))
 
     # Batches.
@@ -89,7 +96,8 @@ def train(config: Config, processes: Processes, listing: Listing | None = None, 
     checkpoints = Checkpoints(start.folder, config.keep)
     watch = FiniteWatch(device, train_loader, config.accumulate, checkpoints, processes, progress.step)
     run = Run(
-        config, processes, progress, state, learner, train_loader, val_loader, checkpoints, watch, output
+        *(config, processes, progress, state, learner, train_loader, val_loader),
+        *(val_classes, checkpoints, watch, output),
     )
     processes.from_main(partial(run.open_output, start, loaders))
     run.announce(images, minutes)

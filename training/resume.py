@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .checkpoints import Checkpoints, unpack
+from .classes import require_same_classes
 from .config import FREE_OPTIONS, Config, option
 from .distributed import Processes
 from .inputs import METRICS, Listing, require_new
@@ -90,20 +91,21 @@ class Identity:
     config : Config
     images : dict
         SHA-256 of the list of images, by split.
-    num_classes : int
+    classes : tuple of str
+        Names of the classes, in the order of the model's outputs.
     processes : Processes
     """
 
     config: Config
     images: dict[str, str]
-    num_classes: int
+    classes: tuple[str, ...]
     processes: Processes
 
     @classmethod
     def of(cls, config: Config, images: Listing, processes: Processes) -> Identity:
         """That of a run on these images."""
         digests = {split: listed.digest() for split, listed in images.items()}
-        return cls(config, digests, len(images["train"].classes), processes)
+        return cls(config, digests, images["train"].classes, processes)
 
     def require_same(self) -> None:
         """Raise ValueError, in all processes, unless it is the same in all; where things lie may differ."""
@@ -111,11 +113,11 @@ class Identity:
         self.processes.require_same({name: it for name, it in named.items() if name not in FREE_OPTIONS})
 
     def state_dict(self) -> dict[str, Any]:
-        """Settings, images and number of processes."""
+        """Settings, images, classes and number of processes."""
         return {
             "settings": settings(self.config),
             "images": self.images,
-            "num_classes": self.num_classes,
+            "classes": list(self.classes),
             "processes": self.processes.size,
         }
 
@@ -127,6 +129,13 @@ class Identity:
                 f" {state_dict['processes']}; got {self.processes.size}: with other shards of the images it"
                 " would be another run"
             )
+        if (classes := state_dict["classes"]) is None:
+            self.processes.say(
+                "The checkpoint is of an earlier version and names no classes: the list of the images is"
+                " compared alone"
+            )
+        else:
+            require_same_classes(self.classes, classes, "--resume needs a checkpoint of these classes;")
         then = _named(saved_settings(state_dict["settings"]), state_dict["images"])
         now = _named(settings(self.config), self.images)
         check_same(then, now, free=FREE_OPTIONS, may_grow=("--epochs",))

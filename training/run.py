@@ -12,8 +12,11 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from pipelines.names import shown
+
 from .bad_files import GuardedLoader
 from .checkpoints import Checkpoints
+from .classes import ClassMap
 from .config import Config
 from .distributed import Processes
 from .evaluation import evaluate
@@ -44,6 +47,8 @@ class Run:
         What is saved.
     learner : Learner
     train_loader, val_loader : GuardedLoader
+    val_classes : ClassMap
+        Which outputs of the model the labels of the validation images are.
     checkpoints : Checkpoints
     watch : FiniteWatch
     output : Output
@@ -58,6 +63,7 @@ class Run:
     learner: Learner
     train_loader: GuardedLoader
     val_loader: GuardedLoader
+    val_classes: ClassMap
     checkpoints: Checkpoints
     watch: FiniteWatch
     output: Output
@@ -69,7 +75,8 @@ class Run:
 
     def open_output(self, start: Start, loaders: Loaders) -> None:
         """Make the output folder ready, in the main process."""
-        about = {"settings": settings(self.config), "processes": self.processes.size}
+        about: dict[str, Any] = {"settings": settings(self.config), "processes": self.processes.size}
+        about["classes"] = [shown(name) for name in self.train_loader.images.classes]
         about |= describe_software(Path(__file__).parent.parent)
         self.output.open(self.progress.step)
         if start.source is None:
@@ -94,7 +101,8 @@ class Run:
         config, train, val = self.config, images["train"], images["val"]
         self.processes.say(
             f"{config.arch} on {len(train)} training and {len(val)} validation images"
-            f" of {len(train.classes)} classes, --mix {config.mixing.method}, {config.image_size} pixels,"
+            f" of {len(train.classes)} classes{self._partial},"
+            f" --mix {config.mixing.method}, {config.image_size} pixels,"
             f" {self.progress.total_steps} steps of {config.batch_size} images, {self.learner.device},"
             f" precision {config.amp}.\n"
             + (f"Expected time, by a short measurement: about {minutes:.1f} minutes.\n" if minutes else "")
@@ -164,7 +172,7 @@ class Run:
         if self.processes.is_main:
             bar.write(
                 f"epoch {progress.epoch + 1}: top-1 {result['top1']:.1f} %, top-5 {result['top5']:.1f} %,"
-                f" loss {result['loss']:.3f}"
+                f" loss {result['loss']:.3f}{self._partial}"
                 + ("" if self.learner.average is None else f"; averaged weights: top-1 {top1:.1f} %")
             )
         progress.record(result, top1)
@@ -183,6 +191,7 @@ class Run:
                 self.processes,
                 self.learner.autocast,
                 lambda: stop is not None and self._has_to_stop(stop),
+                self.val_classes,
             )
             if found is None:
                 return None
@@ -218,7 +227,7 @@ class Run:
         best, steps = progress.best, progress.step - self._first_step
         rows = {
             "best top-1": f"{best['top1']:.1f} %{kind}, epoch {best['epoch'] + 1} of {progress.epoch}",
-            "last epoch": f"top-1 {top1:.1f} %, top-5 {top5:.1f} %, loss {loss:.3f}",
+            "last epoch": f"top-1 {top1:.1f} %, top-5 {top5:.1f} %, loss {loss:.3f}{self._partial}",
             "time": f"{minutes:.1f} minutes for {steps} steps",
         }
         if steps:
@@ -236,6 +245,11 @@ class Run:
             count = len(quarantine.read_bytes().splitlines())
             rows["bad files"] = f"{count} lines in {quarantine}"
         return rows | {"results": str(folder)}
+
+    @property
+    def _partial(self) -> str:
+        """Over which classes the results are, where val/ does not have all."""
+        return "" if self.val_classes.is_complete else f" (val/: {self.val_classes})"
 
     def _has_to_stop(self, stop: StopSignals) -> bool:
         """Whether a signal has come, to any of the processes."""

@@ -1,0 +1,137 @@
+"""Names of classes: which output of a model is which class of the images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.folders import class_folders
+from pipelines.names import positions, shown
+
+from .config import Config
+from .weight_files import WeightFile
+from .weight_settings import About
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """Which outputs of a model the labels of a split stand for.
+
+    Attributes
+    ----------
+    positions : tuple of int
+        For each label of the split, the position of its class among the outputs.
+    num_outputs : int
+    mask_absent : bool
+        Whether outputs of classes that the split does not have are left out of the comparison.
+    """
+
+    positions: tuple[int, ...]
+    num_outputs: int
+    mask_absent: bool = False
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the split has every class of the model."""
+        return len(set(self.positions)) == self.num_outputs
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether labels are the positions of the outputs already."""
+        return self.positions == tuple(range(self.num_outputs))
+
+    def __str__(self) -> str:
+        """Over how many classes a result is."""
+        present = len(set(self.positions))
+        if self.is_complete:
+            return f"{present} classes"
+        absent = "masked" if self.mask_absent else "kept"
+        return f"{present} of {self.num_outputs} classes, the logits of the others {absent}"
+
+
+def map_classes(
+    names: Sequence[str], outputs: Sequence[str], *, absent: str | None, split: str, model: str
+) -> ClassMap:
+    """Find the classes of a split among those of a model, by names that look the same.
+
+    Parameters
+    ----------
+    names : sequence of str
+        The classes of the split.
+    outputs : sequence of str
+        The classes of the model.
+    absent : "keep", "mask" or None
+        What to do with the logits of classes that the split lacks.
+    split, model : str
+        What errors call them.
+
+    Raises
+    ------
+    ValueError
+        The split has classes that the model has not.
+    """
+    found = positions(names, outputs)
+    unknown = [name for name, place in zip(names, found, strict=True) if place is None]
+    if unknown:
+        known = "" if len(unknown) == len(names) else f" beside {len(names) - len(unknown)} of those"
+        raise ValueError(
+            f"{split} must hold classes of {model}, which are {few(outputs)}; got {few(unknown)}{known}"
+        )
+    places = tuple(place for place in found if place is not None)
+    return ClassMap(places, len(outputs), mask_absent=absent == "mask")
+
+
+def require_same_classes(names: Sequence[str], outputs: Sequence[str], message: str) -> list[int]:
+    """For each of `names` its position in `outputs`, which have to be the same classes in any order.
+
+    Raises
+    ------
+    ValueError
+        They are not: `message`, and the missing and the unknown ones.
+    """
+    missing = [name for name, place in zip(outputs, positions(outputs, names), strict=True) if place is None]
+    unknown = [name for name, place in zip(names, positions(names, outputs), strict=True) if place is None]
+    said = [f"train/ lacks {few(missing)}"] * bool(missing)
+    said += [f"it knows no {few(unknown)}"] * bool(unknown)
+    if said:
+        raise ValueError(f"{message} {' and '.join(said)}")
+    return [place for place in positions(names, outputs) if place is not None]
+
+
+def known_classes(config: Config, file: WeightFile) -> tuple[str, ...] | None:
+    """Names of the outputs of weights: those of ``--class-names``, or of the file; None without both."""
+    if config.class_names is not None:
+        return read_class_names(config.class_names)
+    return About.of(file.content).classes
+
+
+def few(names: Sequence[str], count: int = 5) -> str:
+    """Some names for a message, and how many more there are."""
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(map(shown, names[:count])) + more
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """The classes of ``--class-names``: the folders in a folder, or the lines of a text file.
+
+    Raises
+    ------
+    ValueError
+        There is no such file or folder, it names none, or one twice.
+    """
+    if path.is_dir():
+        return tuple(class_folders(path))
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise ValueError(
+            "--class-names must be a text file with a class a line, or a folder of class folders; got"
+            f" {path}: {reason}"
+        ) from error
+    names = tuple(line.strip() for line in lines if line.strip())
+    if not names:
+        raise ValueError(f"--class-names must name at least one class; {path} is empty")
+    positions(names, names)  # refuses a name that is there twice
+    return names

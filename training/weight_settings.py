@@ -1,0 +1,124 @@
+"""What a file of weights says of the model that they are of: architecture, image size, class names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .architectures import TORCHVISION
+from .config import Config, option
+from .inert_pickle import items_of
+
+# Where settings are kept: by this trainer, by torchvision's references and timm, by Lightning, by others.
+_SETTINGS = ("settings", "args", "hyper_parameters", "hparams", "config", "cfg")
+_ARCH = ("arch", "model", "model_name", "architecture", "backbone")
+_IMAGE_SIZE = ("image_size", "img_size", "input_size", "train_crop_size", "crop_size")
+_VAL_IMAGE_SIZE = ("val_image_size", "val_crop_size")
+_CLASSES = ("classes", "class_names")
+
+
+@dataclass(frozen=True)
+class About:
+    """What a file of weights says; None where it does not.
+
+    Attributes
+    ----------
+    arch : str
+        A model of torchvision.
+    other_arch : str
+        The name of a model that torchvision does not have.
+    image_size, val_image_size : int
+        Pixels of the images that it was trained with, and evaluated.
+    classes : tuple of str
+        Names in the order of the outputs.
+    """
+
+    arch: str | None = None
+    other_arch: str | None = None
+    image_size: int | None = None
+    val_image_size: int | None = None
+    classes: tuple[str, ...] | None = None
+
+    def compare(self, config: Config) -> str:
+        """What the file says, for people, and what is otherwise in the settings of this run; may be empty."""
+        names = ("arch", "image_size", "val_image_size")
+        said = {option(name): getattr(self, name) for name in names if getattr(self, name) is not None}
+        here = {name: getattr(config, name[2:].replace("-", "_")) for name in said}
+        here = {name: value for name, value in here.items() if value != said[name]}
+        text = ", ".join(f"{name} {value}" for name, value in said.items())
+        if here:
+            text += f"; here: {', '.join(f'{name} {value}' for name, value in here.items())}"
+        return f"the file says {text}" if text else ""
+
+    def defaults(self, *, sized: bool) -> dict[str, Any]:
+        """The settings that it stands for where others are not given; `sized`: --image-size is given."""
+        found = {"arch": self.arch} | ({} if sized else {"image_size": self.image_size})
+        if not sized and self.val_image_size != self.image_size:
+            found["val_image_size"] = self.val_image_size
+        return {name: value for name, value in found.items() if value is not None}
+
+    @classmethod
+    def of(cls, content: Any) -> About:
+        """Look it up in the content of a :class:`.weight_files.WeightFile`."""
+        places = list(_places(content))
+        named = [name for name in _values(places, _ARCH) if isinstance(name, str)]
+        # timm adds to the name which weights they are: resnet50.a1_in1k
+        known = [name for name in (name.partition(".")[0] for name in named) if name in TORCHVISION]
+        sizes = [size for value in _values(places, _IMAGE_SIZE) if (size := _side(value))]
+        val_sizes = [size for value in _values(places, _VAL_IMAGE_SIZE) if (size := _side(value))]
+        return cls(
+            arch=next(iter(known), None),
+            other_arch=None if known else next(iter(named), None),
+            image_size=next(iter(sizes), None),
+            val_image_size=next(iter(val_sizes + sizes), None),
+            classes=next(_class_lists(places), None),
+        )
+
+
+def _places(content: Any) -> Iterator[Mapping[Any, Any]]:
+    """The dicts that may hold settings; the first that has one counts."""
+    top = items_of(content)
+    run = items_of(top.get("run"))  # of this trainer
+    for holder in (run, top):
+        for name in _SETTINGS:
+            value = holder.get(name)
+            # safetensors holds text only.
+            yield items_of(_parsed(value) if isinstance(value, str) else value)
+    yield run
+    yield top
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _values(places: list[Mapping[Any, Any]], names: tuple[str, ...]) -> Iterator[Any]:
+    for place in places:
+        yield from (place[name] for name in names if place.get(name) is not None)
+
+
+def _side(value: Any) -> int | None:
+    """The side of square images from 224, "224", [224, 224] or [3, 224, 224]; None for anything else."""
+    if isinstance(value, (list, tuple)) and value and value[-1] == value[-2:][0]:
+        value = value[-1]
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value)
+    return value if type(value) is int and 0 < value < 2**15 else None
+
+
+def _class_lists(places: list[Mapping[Any, Any]]) -> Iterator[tuple[str, ...]]:
+    for value in _values(places, _CLASSES):
+        names = _parsed(value) if isinstance(value, str) else value
+        if isinstance(names, (list, tuple)) and names and all(isinstance(name, str) for name in names):
+            yield tuple(names)
+    for value in _values(places, ("class_to_idx",)):  # of torchvision's ImageFolder
+        numbered = _parsed(value) if isinstance(value, str) else items_of(value)
+        if isinstance(numbered, dict) and sorted(numbered.values(), key=str) == sorted(
+            range(len(numbered)), key=str
+        ):
+            yield tuple(sorted(numbered, key=numbered.__getitem__))
