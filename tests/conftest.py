@@ -20,16 +20,28 @@ from tests.image_sets import CLASSES, TRAIN_COUNTS, VAL_COUNTS, photo, plain, wr
 from tests.trainer_process import Trainer, plain_classifier
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """With ``-m gpu``: a package that is missing costs the tests that import it, and no others."""
+    if config.getoption("markexpr") == "gpu":
+        config.option.continue_on_collection_errors = True
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """With ``-m gpu``: only what takes a device. A machine with a GPU may lack what other tests import."""
     if config.getoption("markexpr") != "gpu" or not collection_path.name.startswith("test_"):
         return None
-    return None if "from tests.devices import" in collection_path.read_text() else True
+    return None if _takes_a_device(collection_path) else True
+
+
+def _takes_a_device(path: Path) -> bool:
+    return "from tests.devices import" in path.read_text()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs a GPU where there is none."""
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if unseen := {item.path.name for item in on_gpu if not _takes_a_device(item.path)}:
+        raise pytest.UsageError(f"-m gpu would not see {unseen}: take the device from tests.devices")
     if on_gpu and (reason := devices.missing()):
         for item in on_gpu:
             item.add_marker(pytest.mark.skip(reason=reason))

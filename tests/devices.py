@@ -45,7 +45,7 @@ def with_device(names: str | Sequence[str], cases: Iterable[Any], on_gpu: Iterab
 
 
 def _id(value: Any) -> str:
-    return str(getattr(value, "__name__", value))
+    return str(getattr(value, "__name__", getattr(value, "name", value)))
 
 
 @functools.cache
@@ -57,6 +57,11 @@ def missing() -> str:
 def device_id(device: str) -> int | None:
     """The argument of a pipeline."""
     return 0 if device == "gpu" else None
+
+
+def trainer_options(device: str) -> list[str]:
+    """Options of the trainer, after those of a run on the CPU."""
+    return ["--device", "cuda", "--deterministic"] if device == "gpu" else []
 
 
 def placed(node: Any, device: str) -> Any:

@@ -16,6 +16,7 @@ from dali_msda import Mixing
 from pipelines.imagenet import train_pipeline
 from pipelines.ramps import Ramp
 from pipelines.records import Augmentation
+from tests.devices import array, on_each_device, with_device
 from tests.graph_check import operators, problems
 from tests.image_sets import photo, pixels, run, train, write_split
 
@@ -41,8 +42,9 @@ def images_of(pipeline: Any, batches: int = 1) -> np.ndarray:
     return pixels(found).transpose(0, 2, 3, 1)
 
 
+@on_each_device
 @pytest.mark.parametrize("auto_augment", ["rand", "trivial"])
-def test_auto_augment(auto_augment: str, eight_photos: Path) -> None:
+def test_auto_augment(auto_augment: str, device: str, eight_photos: Path) -> None:
     """Most images change, each in its own way: one image, at the same place, never twice alike."""
     same_place = {
         "batch_size": 8,
@@ -51,10 +53,10 @@ def test_auto_augment(auto_augment: str, eight_photos: Path) -> None:
         "crop_aspect_ratio": (1.0, 1.0),
         "mirror_probability": 0.0,
     }
-    plain = images_of(train(eight_photos, **same_place))
+    plain = images_of(train(eight_photos, device=device, **same_place))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        pipeline = train(eight_photos, auto_augment=auto_augment, **same_place)
+        pipeline = train(eight_photos, auto_augment=auto_augment, device=device, **same_place)
     changed = images_of(pipeline)
     assert changed.shape == plain.shape
     difference = np.abs(changed - plain).max((1, 2, 3))
@@ -77,7 +79,8 @@ def test_rand_augment_takes_n_and_m(eight_photos: Path) -> None:
     assert found[1] < found[2]
 
 
-def test_color_jitter(tmp_path: Path) -> None:
+@on_each_device
+def test_color_jitter(device: str, tmp_path: Path) -> None:
     """Brightness, contrast and saturation are three factors, each uniform in [0.6, 1.4] and on its own.
 
     Two greys give brightness (from their middle, which contrast keeps) and contrast (from their distance), a
@@ -93,8 +96,8 @@ def test_color_jitter(tmp_path: Path) -> None:
     for path in (tmp_path / "train").rglob("*.JPEG"):
         path.unlink()  # JPEG would blur the borders and the colour
     still = {"crop_area": (1.0, 1.0), "crop_aspect_ratio": (1.0, 1.0), "mirror_probability": 0.0}
-    pipeline = train(tmp_path, batch_size=12, image_size=48, color_jitter=0.4, **still)
-    found = images_of(pipeline, 40)
+    form: dict[str, Any] = {"batch_size": 12, "image_size": 48, "device": device, **still}
+    found = images_of(train(tmp_path, color_jitter=0.4, **form), 40)
     dark, light, color = found[:, 24, 8], found[:, 24, 24], found[:, 24, 40]
     brightness = (dark + light).mean(1) / 2 / 128
     contrast = (light - dark).mean(1) / 56 / brightness
@@ -105,7 +108,7 @@ def test_color_jitter(tmp_path: Path) -> None:
         assert factor.max() < 1.4 + 0.08
         assert stats.kstest(factor, stats.uniform(0.6, 0.8).cdf).pvalue > 1e-3
     assert np.abs(np.corrcoef([brightness, contrast, saturation]) - np.eye(3)).max() < 0.2
-    plain = images_of(train(tmp_path, batch_size=12, image_size=48, **still))
+    plain = images_of(train(tmp_path, **form))
     assert np.abs(plain[:, 24, [8, 24]].mean(2) - [100, 156]).max() < 1
 
 
@@ -124,8 +127,8 @@ def test_bad_arguments(arguments: dict[str, Any], words: str, eight_photos: Path
         train(eight_photos, **arguments)
 
 
-@pytest.mark.parametrize("auto_augment", ["rand", "trivial"])
-def test_checkpoint(auto_augment: str, eight_photos: Path) -> None:
+@with_device("auto_augment", ["rand", "trivial"], ["trivial"])
+def test_checkpoint(auto_augment: str, device: str, eight_photos: Path) -> None:
     """With conditionals, augmentations and ramps: a restored pipeline makes the same batches."""
     arguments: dict[str, Any] = {
         "mix": Mixing("hmix", alpha=Ramp(0.1, 2.0, 5), probability=Ramp(0.0, 1.0, 6)),
@@ -133,6 +136,7 @@ def test_checkpoint(auto_augment: str, eight_photos: Path) -> None:
         "color_jitter": 0.3,
         "image_size": 16,
         "enable_checkpointing": True,
+        "device": device,
     }
     pipeline = train(eight_photos, **arguments)
     pipeline.build()
@@ -146,15 +150,17 @@ def test_checkpoint(auto_augment: str, eight_photos: Path) -> None:
         np.testing.assert_array_equal(labels, targets)
 
 
-def test_masks_come_along_and_change_nothing(eight_photos: Path) -> None:
+@on_each_device
+def test_masks_come_along_and_change_nothing(device: str, eight_photos: Path) -> None:
     """The mean of each mask is the weight of the own label; images and targets are those of without."""
     arguments: dict[str, Any] = {"mix": "gmix", "image_size": 16, "batch_size": 8, "num_classes": 3}
+    arguments["device"] = device
     plain = train(eight_photos, **arguments)
     with_masks = train(eight_photos, **arguments, return_masks=True)
     for pipeline in (plain, with_masks):
         pipeline.build()
     for images, targets in run(plain, 3):
-        found, labels, masks = (np.array(output.as_array()) for output in with_masks.run())
+        found, labels, masks = map(array, with_masks.run())
         np.testing.assert_array_equal(found, images)
         np.testing.assert_array_equal(labels, targets)
         assert masks.shape == (8, 16, 16, 1)

@@ -28,6 +28,7 @@ from pipelines.records import Output
 from tests import fake_decoders
 from tests.checking import BAD, KINDS, images, run, state
 from tests.damage import Kind, write_kinds
+from tests.devices import device_id, with_device
 from tests.image_sets import TRAIN_COUNTS, VAL_COUNTS, plain
 
 ROOT = Path(check.__file__).resolve().parent.parent
@@ -36,32 +37,37 @@ ROOT = Path(check.__file__).resolve().parent.parent
 # What DALI does
 
 
-def file_pipeline(path: Path, whole: bool = True) -> Pipeline:
+def file_pipeline(path: Path, whole: bool = True, device: str = "cpu") -> Pipeline:
     """One file through the reader and the decoder of the validation (whole) or the training pipeline."""
 
-    @pipeline_def(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
+    @pipeline_def(batch_size=1, num_threads=1, device_id=device_id(device), prefetch_queue_depth=1)
     def pipeline() -> Any:
         encoded, _ = fn.readers.file(file_root=str(path.parent), files=[path.name])
         decode = fn.decoders.image if whole else fn.decoders.image_random_crop
-        return decode(encoded, device="cpu", output_type=types.RGB)
+        return decode(encoded, device="mixed" if device == "gpu" else "cpu", output_type=types.RGB)
 
     return pipeline()
 
 
-@pytest.mark.parametrize(
-    "kind", [kind for kind in KINDS.values() if kind.outcome != "kills"], ids=lambda k: k.name
+@with_device(
+    "kind",
+    [kind for kind in KINDS.values() if kind.outcome != "kills"],
+    [kind for kind in KINDS.values() if kind.outcome == "decodes"],
 )
-def test_what_dali_makes_of_a_kind(kind: Kind, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_dali_makes_of_a_kind(
+    kind: Kind, device: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """On a GPU: what decodes on the CPU decodes there."""
     path = tmp_path / kind.name
     path.write_bytes(kind.data)
     if kind.outcome == "raises":
         with pytest.raises(RuntimeError):
             file_pipeline(path).run()
         return
-    file_pipeline(path).run()
-    assert bool(capfd.readouterr().err) == (kind.outcome == "complains")
+    file_pipeline(path, device=device).run()
+    assert device == "gpu" or bool(capfd.readouterr().err) == (kind.outcome == "complains")
     # What decodes whole decodes in part: the check of whole images is enough for training.
-    crops = file_pipeline(path, whole=False)
+    crops = file_pipeline(path, whole=False, device=device)
     for _ in range(5):
         crops.run()
 

@@ -7,12 +7,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
 from dali_msda import Mixing
 from pipelines import checkpoints
 from pipelines.folders import list_split
+from tests.devices import with_device
 from training.config import Config, resolve
 from training.distributed import Processes
 from training.loaders import Loaders
@@ -28,8 +28,8 @@ def renumbered(checkpoint: bytes) -> bytes:
     return found
 
 
-@pytest.mark.parametrize("method", ["stochastic", "gmix"])
-def test_the_run_continues(method: str, coded: Path) -> None:
+@with_device("method", ["stochastic", "gmix"], ["gmix"])
+def test_the_run_continues(method: str, device: str, coded: Path) -> None:
     """The reader, the crop, the mirror, every draw: the batches that come next are the same to the bit."""
     config = resolve(
         Config(
@@ -37,7 +37,7 @@ def test_the_run_continues(method: str, coded: Path) -> None:
             image_size=16,
             batch_size=4,
             workers=1,
-            device="cpu",
+            device="cuda" if device == "gpu" else "cpu",
             amp="none",
             data=coded,
         )

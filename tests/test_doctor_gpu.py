@@ -24,6 +24,7 @@ from dali_msda.doctor.gpu import Device, Driver
 from dali_msda.doctor.libraries import opened_libraries
 from dali_msda.doctor.report import NOTE, OK, PROBLEM
 from dali_msda.methods import METHODS
+from tests.devices import on_each_device
 
 ROOT = Path(__file__).resolve().parent.parent
 DEVICE = Device("Some GPU", 80 << 30, (9, 0))
@@ -382,11 +383,14 @@ def test_gpu_check_that_fails(ended: Any, says: str, monkeypatch: pytest.MonkeyP
     assert says in found.text
 
 
-def test_gpu_process() -> None:
+@on_each_device
+def test_gpu_process(device: str) -> None:
     """The process itself; where there is no GPU every check in it fails, and says so, and it ends well."""
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
     run = subprocess.run(
         [sys.executable, "-m", "dali_msda.doctor.selfcheck", "gpu", "1", "quick"],
         cwd=ROOT,
+        env={**os.environ, **hidden},
         capture_output=True,
         text=True,
         check=False,
@@ -394,9 +398,13 @@ def test_gpu_process() -> None:
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout.splitlines()[-1])
     assert [result["method"] for result in found["methods"]] == list(METHODS)
-    if not _gpu.find_driver().devices:
+    if device == "cpu":
         assert all("RuntimeError" in result["error"] for result in found["methods"])
         assert found["hardware_decoder"]["engines"] is None
+        return
+    assert not [result for result in found["methods"] if result["error"]]
+    assert all(set(result["errors"]) == {"reference", "paper"} for result in found["methods"])
+    assert (found["hardware_decoder"]["engines"] is None) == bool(found["hardware_decoder"]["error"])
 
 
 class FakeNvjpeg:

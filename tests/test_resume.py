@@ -23,6 +23,7 @@ from PIL import Image
 
 import train_imagenet
 from pipelines import files
+from tests.devices import trainer_options, with_device
 from tests.image_sets import photo, write_split
 from tests.trainer_process import Outcome, Trainer, restless_classifier
 from tests.training_runs import without_clock
@@ -65,12 +66,13 @@ def trainer(trainer: Trainer) -> Callable[..., Outcome]:
 def undisturbed(
     trainer: Callable[..., Outcome], data: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Path]:
-    """The output folder of a run that nothing happens to, by method and number of processes."""
+    """The output folder of a run that nothing happens to, by method, number of processes and device."""
 
     @functools.cache
-    def make(mix: str = "hmix", processes: int = 1, full: bool = False) -> Path:
+    def make(mix: str = "hmix", processes: int = 1, full: bool = False, device: str = "cpu") -> Path:
         output = tmp_path_factory.mktemp("undisturbed") / f"{mix}-{processes}"
         command = ["--data", data, "--output", output, "--mix", mix, *SETTINGS, *shared(processes)]
+        command += trainer_options(device)
         command += FULL if full else []
         outcome = trainer(*command, processes=processes)
         assert outcome.statuses == [0] * processes, outcome.said
@@ -170,9 +172,10 @@ def test_killed_at_every_kind_of_event(
     assert_same_run(output, undisturbed())
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@with_device("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1], [signal.SIGTERM])
 def test_signal_saves_the_step(
     number: signal.Signals,
+    device: str,
     trainer: Callable[..., Outcome],
     data: Path,
     undisturbed: Callable[..., Path],
@@ -181,6 +184,7 @@ def test_signal_saves_the_step(
     """At step 8, which no checkpoint is due at."""
     output = tmp_path / "run"
     command = ["--data", data, "--output", output, *SETTINGS, *AGAIN, "--checkpoint-every", "100"]
+    command += trainer_options(device)
     plan = {"event": "step", "number": 8, "do": [int(number), 0.2]}
     outcome = trainer(*command, plan=plan)
     assert outcome.statuses == [128 + number]
@@ -191,8 +195,9 @@ def test_signal_saves_the_step(
     outcome = trainer(*command)
     assert "step-00000008.pt" in outcome.said
     assert outcome.statuses == [0]
-    assert without_clock(output) == without_clock(undisturbed())
-    weights = [torch.load(path / "last.pt", weights_only=True)["model"] for path in (output, undisturbed())]
+    expected = undisturbed(device=device)
+    assert without_clock(output) == without_clock(expected)
+    weights = [torch.load(path / "last.pt", weights_only=True)["model"] for path in (output, expected)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
 
 

@@ -22,6 +22,7 @@ from pipelines.imagenet import val_pipeline
 from pipelines.loader import DALILoader
 from pipelines.records import Output
 from tests import training_runs
+from tests.devices import on_each_device, trainer_options
 from training.model import build_model, build_schedule, parameter_groups
 
 SMALL = [*training_runs.SMALL, "--log-every", "2"]
@@ -129,8 +130,11 @@ def test_every_method_trains(mix: str, data: Path, tmp_path: Path) -> None:
     assert alpha == {"none": None, "mixup": 0.8}.get(mix, 1.0)
 
 
-def test_bf16_and_other_architecture(data: Path, tmp_path: Path) -> None:
-    lines = train(data, tmp_path / "run", "--amp", "bf16", "--arch", "mobilenet_v3_small", "--max-steps", "2")
+@on_each_device
+def test_bf16_and_other_architecture(device: str, data: Path, tmp_path: Path) -> None:
+    other = ["--amp", "bf16", "--arch", "mobilenet_v3_small", "--max-steps", "2"]
+    # Not with --deterministic, which this process would keep.
+    lines = train(data, tmp_path / "run", *other, *trainer_options(device)[:2])
     assert math.isfinite(lines[-1]["loss"])
 
 
