@@ -204,6 +204,7 @@ def _tests(records: list[Record]) -> str:
     counts = [record for record in records if record["section"] == "counts"]
     lines = [
         f"{c['passed']} passed, {c['failed']} failed, {c['errors']} errors, {c['skipped']} skipped"
+        + ("" if c["whole"] else "; stopped before the others, for want of time")
         for c in counts
     ]
     lines += [f"- {r['test']}: {r['message'][:300]}" for r in records if r["section"] in ("failure", "error")]

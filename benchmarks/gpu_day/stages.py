@@ -17,7 +17,7 @@ class Stage(NamedTuple):
 
 STAGES = (
     Stage("doctor", "The doctor", 0.10),
-    Stage("tests", "The tests with the GPU as device", 0.22),
+    Stage("tests", "The tests with the GPU as device", 0.26),
     Stage("mixing", "Mixing alone", 0.16),
     Stage("pipeline", "The training pipeline", 0.18),
     Stage("trainer", "The trainer, ResNet-50", 0.14),
