@@ -16,6 +16,7 @@ from nvidia.dali import fn, math, types
 from nvidia.dali.pipeline import DataNode
 
 from .arguments import BlendArguments, MixArguments
+from .checks import integer_partner
 from .methods import Beta, Uniform
 
 # One independent stream per purpose: a seed shared by several DALI operators would correlate them. The
@@ -170,5 +171,5 @@ def draw_partner(arguments: BlendArguments) -> DataNode:
     if arguments.partner is None:
         return fn.batch_permutation(**_seed(arguments.seed, _PARTNER))
     if isinstance(arguments.partner, DataNode):
-        return fn.reshape(fn.cast(arguments.partner, dtype=types.INT32), shape=[])
+        return fn.reshape(integer_partner(arguments.partner), shape=[])
     return types.Constant(arguments.partner, dtype=types.INT32, device="cpu")

@@ -15,6 +15,8 @@ _UINT8_BY_DEFAULT = {
     "Image", "ImageCrop", "ImageRandomCrop", "ImageSlice", "ImageDecoder", "ImageDecoderCrop",
     "ImageDecoderRandomCrop", "ImageDecoderSlice", "JpegCompressionDistortion",
 }  # fmt: skip
+# By operator and position among its results: the reader of files has the labels second.
+_ALWAYS = {("File", 1): types.INT32, ("BatchPermutation", 0): types.INT32}
 _FLOAT_BY_DEFAULT = {"CropMirrorNormalize", "Normalize"}
 # Operators whose result has the type of their first input unless they are told otherwise.
 _AS_INPUT = {
@@ -52,13 +54,15 @@ def static_dtype(node: Any) -> types.DALIDataType | None:
         # Numba's operators are told the types of all their outputs.
         if isinstance(outputs := getattr(operator, "out_types", None), list):
             return outputs[index]
+        name = type(operator).__name__
+        if (name, index) in _ALWAYS:
+            return _ALWAYS[name, index]
         if index != 0:
             return None
         arguments = {**getattr(operator, "_init_args", {}), **getattr(operator, "_call_args", {})}
         declared = arguments.get("dtype", getattr(operator, "_dtype", None))
         if isinstance(declared, types.DALIDataType):
             return declared
-        name = type(operator).__name__
         if declared is not None or name not in _UINT8_BY_DEFAULT | _FLOAT_BY_DEFAULT | _AS_INPUT:
             return None
         if name in _UINT8_BY_DEFAULT:

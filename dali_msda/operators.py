@@ -12,6 +12,7 @@ from nvidia.dali.pipeline import DataNode, do_not_convert
 
 from .arguments import BlendArguments, MixArguments, check_inputs, check_number, is_node
 from .backends import choose, graph
+from .checks import integer_labels
 from .draws import draw, draw_partner, float64_constant, vector
 from .dtypes import static_dtype
 from .masks import Dense, Separable
@@ -67,7 +68,7 @@ def mix(
         uint8, float16 or float32, HxWxC (or CxHxW), one size within a batch, on the CPU or the GPU.
         Mixing uint8 before the normalisation is the fastest.
     labels : DataNode
-        Integer class ids in [0, num_classes), scalar or shape [1], on the CPU.
+        Integer class ids in [0, num_classes), scalar or shape [1], on the CPU; floats are refused by type.
     num_classes : int
         Length of the targets, at least 1.
     method : str, optional
@@ -126,12 +127,17 @@ def mix(
         An argument cannot be taken: raised when the graph is built, naming the argument, what came and
         what was expected.
     RuntimeError
-        By DALI, at run time: a label out of range, images of different sizes within one batch, images
+        By DALI, at run time: a label out of range, labels or a `partner` that are no integers where the graph
+        does not show their type, images of different sizes within one batch, images
         that are not three-dimensional, a ``layout`` that is not the images' own (CPU only), a ``mean`` with
         more or fewer numbers than the images have channels. DALI shows the line of the check that failed.
 
     Notes
     -----
+    What has a weight of 0 in a pixel does not reach it, NaN and infinity included: a sample that is not mixed
+    comes back bit by bit. The one exception is the own image in the graph form, where the mask is 0 and the
+    method is not CutMix: its NaN stays.
+
     Park, Yun, Chun: "A Unified Analysis of Mixed Sample Data Augmentation", NeurIPS 2022, equation 1 and
     section 4. A batch of one has no partner and comes back as it is.
     """
@@ -267,7 +273,7 @@ def _blend(
 
 
 def _as_ids(labels: DataNode) -> DataNode:
-    return fn.reshape(fn.cast(labels, dtype=types.INT32), shape=[1])  # labels: one integer per image
+    return fn.reshape(integer_labels(labels), shape=[1])  # labels: one integer per image
 
 
 @_unconverted

@@ -18,6 +18,7 @@ from nvidia.dali.pipeline import DataNode, Pipeline, do_not_convert
 import dali_msda as msda
 from dali_msda import Mixing
 from dali_msda.backends import compiled_module
+from dali_msda.checks import integer_labels
 from dali_msda.mixing import Changing
 from dali_msda.validation import (
     ArgumentError,
@@ -225,7 +226,7 @@ def val_pipeline(
             interp_type=types.INTERP_LINEAR,
             antialias=True,
         )
-        labels = fn.reshape(fn.cast(labels, dtype=types.INT64), shape=[])
+        labels = fn.reshape(integer_labels(labels, types.INT64), shape=[])
         images = normalized(images, output, crop=size)
         return images, labels.gpu() if device == "gpu" else labels, *kept
 

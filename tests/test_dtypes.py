@@ -40,6 +40,8 @@ SEEN: dict[str, Callable[[], Any]] = {
     "colour twist": lambda: fn.color_twist(photo(), hue=10.0),
     "jpeg distortion": lambda: fn.jpeg_compression_distortion(photo(), quality=10),
     "transposed": lambda: fn.transpose(photo(), perm=[2, 0, 1]),
+    "labels of files": lambda: fn.readers.file(files=[__file__], labels=[3])[1],
+    "permutation": lambda: fn.batch_permutation(),
     "external, told": lambda: source([np.zeros((4, 4, 3), np.float32)] * 2, dtype=types.FLOAT),
 }
 NOT_SEEN: dict[str, Callable[[], Any]] = {

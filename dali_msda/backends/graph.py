@@ -22,6 +22,9 @@ from ..dtypes import static_dtype
 from ..masks import Axis, Dense, Grid, Separable, chosen
 from ..normalization import asked_for, normalized
 
+# The integers that hold an element type's bits.
+_BITS = {types.UINT8: types.UINT8, types.FLOAT16: types.INT16, types.FLOAT: types.INT32}
+
 # Sides of JPEG files end at 65535 pixels.
 _PIXEL_INDICES = np.arange(65536, dtype=np.float32)
 
@@ -175,14 +178,33 @@ def _expand(weights: Weights, layout: str, device: str) -> DataNode:
     return base + _outer(weights.rows, weights.columns, layout, device)
 
 
-def _pasted(own: DataNode, partner: DataNode, weights: Weights, layout: str, device: str) -> DataNode:
-    """A box of uint8 images in uint8: a quarter of the bytes of float32 products, and nothing to round."""
+def _bits(images: DataNode) -> DataNode:
+    """The images as integers, without a copy: a NaN is one of them, and 0 times it is 0."""
+    dtype = static_dtype(images)
+    return images if dtype == types.UINT8 else fn.reinterpret(images, dtype=_BITS[dtype])
+
+
+def _pasted(images: DataNode, indices: DataNode, weights: Weights, layout: str) -> DataNode:
+    """A box of the partner, in integers: the bits of one image or the other, and nothing to round."""
+    own, device = _bits(images), images.device
+    partner = fn.permute_batch(own, indices=indices)
     assert weights.rows is not None
     assert weights.columns is not None
     rows, columns = (fn.cast(profile, dtype=types.UINT8) for profile in (-weights.rows, weights.columns))
     inside = _outer(rows, columns, layout, device)
     one = types.Constant(1, dtype=types.UINT8)
-    return own * (one - inside) + partner * inside
+    pasted = own * (one - inside) + partner * inside
+    return pasted if own is images else fn.reinterpret(pasted, dtype=static_dtype(images))
+
+
+def _blended(own: DataNode, indices: DataNode, mask: DataNode) -> DataNode:
+    """``mask * own + (1 - mask) * partner`` in float32."""
+    partner = fn.permute_batch(own, indices=indices)
+    if static_dtype(own) != types.UINT8:
+        # 0 * NaN is NaN: a partner without weight must be 0 before it is multiplied.
+        partner = fn.reinterpret(_bits(partner) * (mask < 1.0), dtype=types.FLOAT)
+    # Subtracted, because -0 + 0 would be 0: where the mask is 1 the own bits stay.
+    return mask * own - (mask - 1.0) * partner
 
 
 def _fault(images: DataNode, shape: DataNode, partner: DataNode, layout: str) -> DataNode:
@@ -235,15 +257,18 @@ def blend(
     # Everything that follows waits for the check, through the mask's first part.
     weights = _after(weights, no_fault(fault))
 
-    # DALI's arithmetic does not take float16, and a type that the graph does not show could be that.
-    plain = static_dtype(images) in (types.UINT8, types.FLOAT)
-    own = images if plain else fn.cast(images, dtype=types.FLOAT)
-    other = fn.permute_batch(own, indices=partner)
-    if weights.cut and static_dtype(images) == types.UINT8:
-        mixed = _pasted(own, other, weights, layout, device)
+    dtype = static_dtype(images)
+    if weights.cut and dtype in _BITS:
+        mixed = _pasted(images, partner, weights, layout)
     else:
-        mask = _expand(weights, layout, device)
-        mixed = fn.cast_like(mask * own + (1.0 - mask) * other, images)
+        # DALI's arithmetic does not take float16, and a type that the graph does not show could be that.
+        own = images if dtype in (types.UINT8, types.FLOAT) else fn.cast(images, dtype=types.FLOAT)
+        if weights.cut:
+            mixed = _pasted(own, partner, weights, layout)
+        else:
+            mixed = _blended(own, partner, _expand(weights, layout, device))
+        if dtype != types.FLOAT:
+            mixed = fn.cast_like(mixed, images)
     if Pipeline.current().max_batch_size == 1:
         mixed = images  # nothing to mix with; float32 weights would change the last bit
     if normalization := asked_for(arguments):

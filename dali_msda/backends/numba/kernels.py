@@ -197,6 +197,26 @@ def _blended(own: Any, partner: Any, weight: Any) -> Any:
     return _settled(value, own, partner)
 
 
+def _counted(value: Any, own: Any, partner: Any, weight: Any) -> Any:
+    """The blended `value`, or the one pixel that counts: 0 * NaN is NaN."""
+    raise NotImplementedError("compiled by Numba only")
+
+
+@numba.extending.overload(_counted)
+def _counted_for(value: Any, own: Any, partner: Any, weight: Any) -> Callable[[Any, Any, Any, Any], Any]:
+    if own == numba.types.uint8:
+
+        def counted(value: Any, own: Any, partner: Any, weight: Any) -> Any:
+            return value
+
+    else:
+
+        def counted(value: Any, own: Any, partner: Any, weight: Any) -> Any:
+            return own if weight == _ONE else partner if weight == _ZERO else value
+
+    return counted
+
+
 # The loops count with unsigned numbers: only then does Numba know that no index is negative, and vectorise.
 @numba.njit
 def _blend_span(out: Any, own: Any, partner: Any, start: Any, stop: Any, weight: Any) -> None:
@@ -218,7 +238,8 @@ def _blend_line(
 ) -> None:
     """A line with a weight of its own for every element, from `start` of the images to `to` of the result."""
     for i in range(_U(columns.size)):
-        out[to + i] = _blended(own[start + i], partner[start + i], base + row * columns[i])
+        x, y, weight = own[start + i], partner[start + i], base + row * columns[i]
+        out[to + i] = _counted(_blended(x, y, weight), x, y, weight)
 
 
 @numba.njit
