@@ -1,6 +1,6 @@
 """Bytes and launches of the GPU graph per batch, counted from the graph itself: calculated, not measured.
 
-    python -m benchmarks.gpu_cost [--batch-size 256] [--image-size 224]
+    python -m benchmarks.gpu_cost [--batch-size 256] [--image-size 224] [--dtype float32]
 
 The graph form runs on the CPU with every intermediate result as an output, which gives the true shape and
 type of each; what is as large as an image's plane counts, every input read once and every output written
@@ -10,7 +10,7 @@ once. The launches are the operators that stand on the GPU in the graph as it is
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tyro
@@ -22,7 +22,7 @@ from benchmarks.tables import show
 
 _SAMPLES = 2  # enough to run; bytes per sample do not depend on it
 # Inputs of the graph, small constants made on the CPU, and operators that only look at shapes.
-_FREE = ("ExternalSource", "Constant", "Reshape", "ExpandDims", "_Shape", "GetProperty")
+_FREE = ("ExternalSource", "Constant", "Reshape", "Reinterpret", "ExpandDims", "_Shape", "GetProperty")
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,9 @@ class Settings:
 
     image_size: int = 224
     """Side of the images in pixels."""
+
+    dtype: Literal["uint8", "float16", "float32"] = "uint8"
+    """Element type of the images."""
 
     bandwidths: tuple[float, ...] = (2.0, 3.35)
     """Memory bandwidth of a GPU in TB/s."""
@@ -59,13 +62,14 @@ def _operators(outputs: list[Any]) -> list[Any]:
     return list(found.values())
 
 
-def _graph(method: str, device: str, size: int) -> tuple[Pipeline, list[Any]]:
-    """The graph form of a method over uint8 images that are there already."""
-    image, label = np.zeros((size, size, 3), np.uint8), np.zeros(1, np.int32)
+def _graph(method: str, device: str, settings: Settings) -> tuple[Pipeline, list[Any]]:
+    """The graph form of a method over images that are there already."""
+    image, label = np.zeros((settings.image_size,) * 2 + (3,), settings.dtype), np.zeros(1, np.int32)
+    dtype = {"uint8": types.UINT8, "float16": types.FLOAT16, "float32": types.FLOAT}[settings.dtype]
     pipeline = Pipeline(_SAMPLES, 1, 0 if device == "gpu" else None)
     with pipeline:
         images = fn.external_source(
-            source=lambda: [image] * _SAMPLES, layout="HWC", dtype=types.UINT8, ndim=3, device=device
+            source=lambda: [image] * _SAMPLES, layout="HWC", dtype=dtype, ndim=3, device=device
         )
         labels = fn.external_source(source=lambda: [label] * _SAMPLES, dtype=types.INT32)
         mixed, targets = msda.mix(images, labels, method=method, num_classes=1000, backend="graph")
@@ -74,7 +78,7 @@ def _graph(method: str, device: str, size: int) -> tuple[Pipeline, list[Any]]:
 
 def count(method: str, settings: Settings) -> tuple[list[tuple[str, float, float]], int]:
     """(operator, bytes read, bytes written) of every full-size operator for a batch, and the launches."""
-    pipeline, instances = _graph(method, "cpu", settings.image_size)
+    pipeline, instances = _graph(method, "cpu", settings)
     nodes = {node.name: node for instance in instances for node in instance.outputs}
     pipeline.set_outputs(*nodes.values())
     pipeline.build()
@@ -96,7 +100,7 @@ def count(method: str, settings: Settings) -> tuple[list[tuple[str, float, float
         written = sum(sizes[node.name] for node in instance.outputs)
         if read + written > 0:
             rows.append((name.removeprefix("_").removesuffix("GenericOp"), read, written))
-    _, on_gpu = _graph(method, "gpu", settings.image_size)
+    _, on_gpu = _graph(method, "gpu", settings)
     launches = sum(
         instance._op.device == "gpu" and instance._op.schema.Name() not in _FREE for instance in on_gpu
     )
@@ -106,7 +110,7 @@ def count(method: str, settings: Settings) -> tuple[list[tuple[str, float, float
 def main() -> None:
     """Print a table per method, write the results, print the totals."""
     settings = tyro.cli(Settings, description=__doc__)
-    floor = 2 * settings.batch_size * settings.image_size**2 * 3
+    floor = 2 * settings.batch_size * settings.image_size**2 * 3 * np.dtype(settings.dtype).itemsize
     records = []
     for method in mixing():
         rows, launches = count(method, settings)
@@ -117,6 +121,7 @@ def main() -> None:
                 "mix": method,
                 "batch_size": settings.batch_size,
                 "image_size": settings.image_size,
+                "dtype": settings.dtype,
                 "launches": launches,
                 "bytes": sum(read + written for _, read, written in rows),
                 "floor_bytes": floor,
