@@ -11,8 +11,9 @@ line), TensorBoard events, first_batch.png (mixed images, their masks and labels
 newest of them) and best.pt (the best top-1).
 
 SIGTERM, SIGINT and SIGUSR1 finish the step, save and leave with status 128 + signal; --resume auto goes on
-from there, bit for bit. torchrun starts it in several processes. Other statuses: 0 the run is complete, 1 the
-output folder could not be written to or the loss was no number, 2 bad input.
+from there, bit for bit. torchrun starts it in several processes. Other statuses: 0 the run is complete, 1 too
+many files cannot be decoded, DALI failed or the loss was no number, 2 bad input, 75 the images or the output
+could not be reached for longer than --storage-patience (try again later, with --resume auto).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from training.config import DEMO, Config, complain, resolve
 from training.inputs import Listing, check_output, list_dataset
 from training.options import parse
 from training.ranks import Ranks
+from training.storage import STATUS, TRANSIENT, Patience, StorageError
 from training.weight_files import read_weight_file
 from training.weight_settings import About
 
@@ -61,7 +63,13 @@ def main(arguments: list[str] | None = None) -> int:
         config = resolve(settings_of(arguments), ranks)
         check_output(config, ranks)
         if config.data is not None:
-            listing = list_dataset(config, config.data, ranks)
+            data = config.data
+            listing = Patience(config.storage_patience).keep_trying(
+                lambda: list_dataset(config, data, ranks), at_once=lambda error: error.errno not in TRANSIENT
+            )
+    except StorageError as error:
+        complain(error)
+        return STATUS
     except (ValueError, OSError) as error:
         complain(error)
         return 2

@@ -241,7 +241,7 @@ def _judge(
     result: Result, name: str, content: np.ndarray, shape: tuple[int, ...] | None, messages: str
 ) -> Result:
     form = next((entry for entry in _PATTERNS if entry[1].match(content[:64].tobytes())), None)
-    said = _clean(messages)
+    said = clean(messages)
     if shape is None:
         what = form[0] if form else f"unknown content, {content[:8].tobytes()!r}"
         if form and not form[2]:
@@ -258,7 +258,7 @@ def _judge(
     return result._replace(warnings=tuple(warnings))
 
 
-def _clean(messages: str) -> str:
+def clean(messages: str) -> str:
     """What libraries wrote, or DALI raised, in one line and without what differs from run to run."""
     # The part of DALI's exception that tells of the file; a traceback into this module goes before it.
     messages = messages.rpartition("encountered:")[2]

@@ -13,8 +13,12 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from ._decoding import BATCH, UNSURE, Fault, Item, Read, Result, read_content, serve, unreadable
+from ._decoding import BATCH, UNSURE, Fault, Item, Read, Result, clean, read_content, serve, unreadable
+from .files import is_gone
 from .sources import Source
+
+# Seconds between the two times that a bad sample is read.
+_SECOND_LOOK = 0.2
 
 
 class Items(Protocol):
@@ -83,11 +87,16 @@ class _Samples:
         try:
             return read_content(name, self._source.encoded(position))
         except OSError as error:
+            if not is_gone(error):
+                raise
             return unreadable(name, error)
 
 
 def examine(source: Source, positions: Sequence[int], timeout: float = 300.0) -> dict[int, str]:
     """Why samples of a source cannot be decoded, by position; the others are left out.
+
+    A sample counts only if it was read to its end and not decoded, twice, with a pause in between: what a
+    share delivers in bad moments is not what the file holds. One that was removed counts as well.
 
     Parameters
     ----------
@@ -96,14 +105,35 @@ def examine(source: Source, positions: Sequence[int], timeout: float = 300.0) ->
         The samples to decode, in a process of its own.
     timeout : float
         Seconds after which a sample counts as one that cannot be decoded.
+
+    Raises
+    ------
+    OSError
+        A sample cannot be read, which says nothing about it.
     """
     samples = _Samples(source)
-    batches = ((samples, list(positions[i : i + BATCH])) for i in range(0, len(positions), BATCH))
-    found: dict[int, Result] = {}
-    for _, examined, results in decode(batches, 1, timeout, threading.Event()):
-        found.update(zip(examined, results, strict=True))
-    errors = {position: found[position].error for position in positions}
-    return {position: error for position, error in errors.items() if error is not None}
+    errors: dict[int, str | None] = {}
+
+    def batches() -> Iterator[tuple[_Samples, list[int]]]:
+        yield from _cut(samples, positions)
+        if bad := [position for position, error in errors.items() if error is not None]:
+            time.sleep(_SECOND_LOOK)
+            yield from _cut(samples, bad)
+
+    for _, examined, results in decode(batches(), 1, timeout, threading.Event()):
+        errors.update(zip(examined, (result.error for result in results), strict=True))
+    return {position: error for position in positions if (error := errors[position]) is not None}
+
+
+def reason_of(error: Exception) -> str:
+    """What DALI raised, in one line."""
+    return clean(str(error)) or type(error).__name__
+
+
+def _cut(samples: _Samples, positions: Sequence[int]) -> Iterator[tuple[_Samples, list[int]]]:
+    """Batches of some positions."""
+    for start in range(0, len(positions), BATCH):
+        yield samples, list(positions[start : start + BATCH])
 
 
 def decode(
@@ -111,12 +141,13 @@ def decode(
 ) -> Iterator[tuple[_Items, list[int], list[Result]]]:
     """Decode batches in `count` processes; what comes of them, in the order in which they are done.
 
-    A batch is at most ``BATCH`` positions of some items. After `stop` is set no batch is begun, and those at
-    work are finished.
+    A batch is at most ``BATCH`` positions of some items, and asked for when a process has nothing to do: with
+    one process, all results of those before have been taken by then. After `stop` is set no batch is begun,
+    and those at work are finished.
     """
     # Of batches at which a process died, file by file: the one that it died of is not known.
     again: deque[tuple[_Items, list[int]]] = deque()
-    upcoming = next(batches, None)
+    exhausted = False
     workers: list[_Worker[_Items]] = [_Worker() for _ in range(count)]
     try:
         while True:
@@ -125,11 +156,13 @@ def decode(
                     continue
                 if again:
                     worker.give(again.popleft(), timeout)
-                elif upcoming is not None:
-                    worker.give(upcoming, timeout)
+                elif not exhausted:
                     upcoming = next(batches, None)
+                    exhausted = upcoming is None
+                    if upcoming is not None:
+                        worker.give(upcoming, timeout)
             working = [worker for worker in workers if worker.batch is not None]
-            if not working and (stop.is_set() or (not again and upcoming is None)):
+            if not working and (stop.is_set() or (not again and exhausted)):
                 return
             busy = working if stop.is_set() else [w for w in workers if w.batch is not None or not w.ready]
             # Not for ever, to see `stop` and the deadlines.

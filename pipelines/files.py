@@ -41,6 +41,21 @@ def replace_whole(path: Path, make: Callable[[Path], None]) -> None:
         raise
 
 
+def is_gone(error: OSError) -> bool:
+    """Whether an error says that a file was removed: it is not there, and its folder is, with others in it.
+
+    Where a folder is missing or empty, storage has probably gone away, and the files with it.
+    """
+    if not isinstance(error, FileNotFoundError) or error.filename is None:
+        return False
+    path = Path(os.fsdecode(error.filename))
+    try:
+        with os.scandir(path.parent) as others:
+            return not os.path.lexists(path) and any(others)
+    except OSError:
+        return False
+
+
 def write_synced(path: Path, data: bytes) -> None:
     """Write a file and wait until it is on the disk."""
     with path.open("wb") as file:

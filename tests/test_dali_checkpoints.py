@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from dali_msda import Mixing
 from pipelines import checkpoints
 from pipelines.folders import list_split
 from tests.devices import with_device
+from training.bad_files import Quarantine
 from training.config import Config, resolve
 from training.distributed import Processes
 from training.loaders import Loaders
@@ -42,7 +44,7 @@ def test_the_run_continues(method: str, device: str, coded: Path) -> None:
             data=coded,
         )
     )
-    loaders = Loaders(config, Processes(), None, dict)  # type: ignore[arg-type]
+    loaders = Loaders(config, Processes(), Quarantine(Path(os.devnull), skip=False), dict)
     loader = loaders.train(list_split(coded, "train"))
     batches: Any = itertools.chain.from_iterable(itertools.repeat(loader))
     for _ in range(7):  # into the second epoch

@@ -109,7 +109,9 @@ def assert_same_run(output: Path, expected: Path) -> None:
                 else found[path] != wanted[path]
             )
         ]
-        free = [f"/run/settings/{name}" for name in ("output", "resume", "checkpoint_every")]
+        free = [
+            f"/run/settings/{name}" for name in ("output", "resume", "checkpoint_every", "storage_patience")
+        ]
         free.append("/output/metrics_bytes")
         assert [path for path in differing if path not in free] == [], name
     names = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
@@ -461,17 +463,15 @@ def test_full_disk(
     output = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(files, "write_synced", full)
-        assert run(data, "--output", output) == 1
+        assert run(data, "--output", output, "--storage-patience", 0) == 75
     last = capfd.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("train_imagenet.py: error: cannot write")
     assert "No space left on device; the newest good checkpoint is" in last
-    assert last.endswith("step-00000005.pt")
+    assert last.endswith("step-00000005.pt (--storage-patience 0)")
     assert run(data, "--output", output, *AGAIN) == 0
     assert_same_run(output, undisturbed())
 
 
-# TensorBoard's thread says so on its own as well.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_output_folder_removed(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -484,7 +484,7 @@ def test_output_folder_removed(
         return step(self, batches)
 
     monkeypatch.setattr(Learner, "train_step", remove)
-    assert run(data, "--output", output) == 1
+    assert run(data, "--output", output, "--storage-patience", 0) == 75
     last = capfd.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("train_imagenet.py: error: cannot write")
     assert str(output) in last

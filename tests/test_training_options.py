@@ -23,6 +23,7 @@ from pipelines.imagenet import train_pipeline
 from tests.image_sets import VAL_COUNTS, plain, write_split
 from tests.trainer_process import Trainer
 from tests.training_runs import SMALL, lines, losses, status, train
+from training.bad_files import Quarantine
 from training.config import Config, resolve
 from training.distributed import Processes
 from training.learner import LOSSES, Learner
@@ -193,7 +194,7 @@ def mixed_samples(config: Config, photos: Path, batches: int, bad: int | None = 
     listing = check_dataset(photos)[0]
     if bad is not None:
         listing = listing.without([bad])
-    loaders = Loaders(resolve(config), Processes(), None, dict)  # type: ignore[arg-type]
+    loaders = Loaders(resolve(config), Processes(), Quarantine(Path(os.devnull), skip=False), dict)
     loader = loaders.train(listing)
     found: list[int] = []
     while len(found) < batches:
@@ -246,7 +247,7 @@ def test_ramps_come_from_the_settings(photos: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("training.loaders.train_pipeline", noting)
     images = check_dataset(photos)[0]
     assert len(images) == 24
-    loaders = Loaders(resolve(config), Processes(), None, dict)  # type: ignore[arg-type]
+    loaders = Loaders(resolve(config), Processes(), Quarantine(Path(os.devnull), skip=False), dict)
     len(loaders.train(images))  # builds the pipeline
     alpha, probability = seen[0].arguments["alpha"], seen[0].probability
     assert callable(alpha)

@@ -14,7 +14,7 @@ file                                       what is in it
 `weight_files`, `inert_pickle`             what such a file holds; pickles, read without running them
 `weight_settings`, `classes`               the architecture, sizes and classes that it names; classes by name
 `output`, `report`                         the output folder; the picture and the table
-`signals`, `nonfinite`                     what ends a run early
+`signals`, `nonfinite`, `storage`          what ends a run early; folders that go away for a while
 `config`, `options`, `mix_schedule`        settings and their checks, the command line
 `architectures`, `inputs`                  what is looked at before PyTorch is imported
 `ranks`, `distributed`, `hardware`         one process among several; device and precision

@@ -1,32 +1,48 @@
-"""Training goes on when a file cannot be decoded.
+"""Training goes on when a file cannot be decoded, and when files cannot be read for a while.
 
 DALI cannot skip a sample: it raises, and the pipeline is lost. Here the file is found, written down in
 quarantine.jsonl, and the next good one stands in for it in the list, so that the order of all others stays.
-The pipeline is built anew where it was, with its random state, and the stand-in is left out of the batch.
+The pipeline is rebuilt where it was, with its random state, and the stand-in is left out of the batch.
+
+A file that cannot be read is no bad file: the storage is waited for (`training.storage`).
 """
 
 from __future__ import annotations
 
 import copy
+import errno
 import functools
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
-from pipelines.examine import examine
+from pipelines.examine import examine, reason_of
 from pipelines.loader import DALILoader
-from pipelines.sources import Order, Source
+from pipelines.sources import Order, Source, substitutes
+
+from .storage import Outage, Patience, StorageError
+
+T = TypeVar("T")
 
 # An error shows up when DALI makes a batch, which is some batches before it is asked for it.
 LOOK_AHEAD = 6
+# So many bad files are never an unusual share.
+FEW = 10
+# Times that a pipeline fails for which no cause is found, and the seconds between them.
+_ATTEMPTS, _PAUSE = 3, 0.5
 
 
 class BadFileError(RuntimeError):
-    """A file cannot be decoded; the message names it."""
+    """A file cannot be decoded, or too many cannot; the message says which."""
+
+
+class PipelineError(RuntimeError):
+    """DALI failed, and no file is to blame; the message has its words."""
 
 
 class Quarantine:
@@ -38,25 +54,68 @@ class Quarantine:
         The file; lines are added, by every process of the run.
     skip : bool
         Go on without bad files; otherwise the first one is an error.
+    limit : float
+        The share of the files at which more than ``FEW`` bad ones are an error; at 1 they never are.
+    patience : Patience, optional
+        How long to wait until the file can be written, and the images read. Default: not at all.
     """
 
-    def __init__(self, path: Path, *, skip: bool) -> None:
+    def __init__(
+        self, path: Path, *, skip: bool, limit: float = 1.0, patience: Patience | None = None
+    ) -> None:
         self._path = path
         self._skip = skip
+        self._limit = limit
+        self.patience = patience or Patience(0.0)
+        self._held: list[str] | None = None
 
-    def add(self, name: str, reason: str, **where: Any) -> None:
-        """Write a line; :class:`BadFileError` where bad files are not to be skipped."""
+    def hold(self) -> None:
+        """Keep lines until :meth:`release`: the folder may not be there yet."""
+        self._held = []
+
+    def release(self) -> None:
+        """Write what was kept, and from now on at once."""
+        held, self._held = self._held, None
+        if held:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._write(held)
+
+    def check_share(self, bad: int, files: int, newest: str, source: Source) -> None:
+        """Raise :class:`BadFileError` where `bad` of so many files are an unusual share."""
+        if bad > FEW and self._limit < 1 and bad >= self._limit * files:
+            raise BadFileError(
+                f"{bad} of {files} files in {source} cannot be decoded, {newest} among them; that many are"
+                " rarely bad one by one: check the storage and the data set with python -m pipelines.check"
+                f" (--bad-files-limit, here {self._limit:g}, is the share at which a run stops)"
+            )
+
+    def add(self, bad: dict[str, str], **where: Any) -> None:
+        """Write a line for each name and reason; :class:`BadFileError` where none may be skipped."""
         if not self._skip:
+            name, reason = next(iter(bad.items()))
             raise BadFileError(f"{name} cannot be decoded ({reason}); --bad-files skip goes on without it")
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({"path": name, "reason": reason, **where}) + "\n"
+        lines = [json.dumps({"path": name, "reason": reason, **where}) for name, reason in bad.items()]
+        if self._held is None:
+            self._write(lines)
+        else:
+            self._held += lines
+
+    def _write(self, lines: list[str]) -> None:
+        data = "".join(f"{line}\n" for line in lines).encode()
+        self.patience.keep_trying(lambda: self._append(data))
+
+    def _append(self, data: bytes) -> None:
         # One write at the end of the file: lines of several processes do not mix.
         with open(os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644), "wb", 0) as file:
-            file.write(line.encode())
+            before = os.fstat(file.fileno()).st_size
+            written = file.write(data)
+            if written < len(data):  # the disk is full, and the next attempt writes all lines
+                file.truncate(before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
 
 
 class GuardedLoader:
-    """A loader that survives files that cannot be decoded.
+    """A loader that survives files that cannot be decoded, and storage that goes away for a while.
 
     Its pipeline is built when it is first needed, so that there is time for :meth:`load_state_dict`.
 
@@ -69,7 +128,7 @@ class GuardedLoader:
     order : Order
         In which the loaders read.
     quarantine : Quarantine
-        Where bad files are written down.
+        Where bad files are written down; says how many may be, and how long to wait for the storage.
     where : callable
         What to write beside them: epoch and step.
     resumable : bool
@@ -97,7 +156,14 @@ class GuardedLoader:
 
     @functools.cached_property
     def _loader(self) -> DALILoader:
-        return self._built()
+        """A loader that stands where the last one was."""
+        return self.attempt(self._build)
+
+    def _build(self) -> DALILoader:
+        loader = self._make(self._images, self._state)
+        for _ in range(0 if self._resumable else self._taken):
+            loader.next_batch()
+        return loader
 
     def __len__(self) -> int:
         """Batches of this epoch."""
@@ -148,35 +214,57 @@ class GuardedLoader:
         self._guarded(lambda: self._loader.finish_epoch())
         self._taken = 0
 
-    def _guarded(self, action: Callable[[], Any]) -> Any:
-        """Do it; where a file cannot be decoded, again without that file."""
+    def _guarded(self, action: Callable[[], T]) -> T:
+        """:meth:`attempt` something that moves the loader on."""
+        result = self.attempt(action)
+        if self._resumable:
+            self._state = self._loader.state()
+        self._taken += 1
+        return result
+
+    def attempt(self, action: Callable[[], T]) -> T:
+        """Do something with the pipeline that comes next; where a file is bad, again without that file.
+
+        Raises
+        ------
+        BadFileError
+            Bad files are not to be skipped, or there are too many.
+        StorageError
+            Files cannot be read, and it was waited long enough.
+        PipelineError
+            Neither is the case, and the pipeline fails.
+        """
+        outage = Outage(self._quarantine.patience, f"cannot read {self._source}")
+        unexplained = 0
         while True:
             try:
                 result = action()
+            except (BadFileError, PipelineError, StorageError):
+                raise
             except (RuntimeError, OSError) as error:
-                self._set_aside(error)
-                self._loader = self._built()
-                continue
-            if self._resumable:
-                self._state = self._loader.state()
-            self._taken += 1
-            return result
+                self.__dict__.pop("_loader", None)  # of no use after an error
+                try:
+                    explained = self._set_aside()
+                except StorageError:
+                    raise
+                except OSError as unreadable:
+                    outage.wait(unreadable)
+                    continue
+                unexplained = 0 if explained else unexplained + 1
+                if unexplained == _ATTEMPTS:
+                    raise PipelineError(
+                        f"the pipeline that reads {self._source} fails, and none of the files that come next"
+                        f" is to blame: {reason_of(error)}"
+                    ) from error
+                if not explained:
+                    # The storage may have been away, and back before it was looked at.
+                    time.sleep(_PAUSE)
+            else:
+                outage.end()
+                return result
 
-    def _built(self) -> DALILoader:
-        """A loader that stands where the last one was."""
-        while True:
-            try:
-                loader = self._make(self._images, self._state)
-                for _ in range(0 if self._resumable else self._taken):
-                    loader.next_batch()
-                return loader
-            except (RuntimeError, OSError) as error:
-                self._set_aside(error)
-
-    def _set_aside(self, error: RuntimeError | OSError) -> None:
-        """Find the bad files among those that come next, else among all; raise if there are none."""
-        if isinstance(error, BadFileError):
-            raise error
+    def _set_aside(self) -> bool:
+        """Find the bad files among those that come next; whether there are any."""
         state = self._state or {"epoch": 0, "position": self._taken, "pipeline": None}
         nearby = self._source.upcoming(
             self._order,
@@ -186,11 +274,14 @@ class GuardedLoader:
             checkpoint=state["pipeline"],
         )
         known = self._images.stand_ins
-        for positions in (nearby, range(len(self._source))):
-            bad = examine(self._source, [position for position in positions if position not in known])
-            if bad:
-                for position, reason in bad.items():
-                    self._quarantine.add(self._source.name(position), reason, **self._where())
-                self._images = self._source.without(known.union(bad))
-                return
-        raise error
+        read = substitutes(self._source, known)
+        bad = examine(self._source, list(dict.fromkeys(read.get(position, position) for position in nearby)))
+        if not bad:
+            return False
+        names = {self._source.name(position): reason for position, reason in bad.items()}
+        # By the end of this epoch the shard will have read so many, at most.
+        files = min(len(self._source), (state["epoch"] + 1) * len(self._order.part))
+        self._quarantine.check_share(len(known) + len(bad), files, next(iter(names)), self._source)
+        self._quarantine.add(names, **self._where())
+        self._images = self._source.without(known.union(bad))
+        return True

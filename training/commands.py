@@ -10,7 +10,8 @@ from torch import nn
 
 from pipelines.sources import Source
 
-from .bad_files import BadFileError, Quarantine
+from .bad_files import BadFileError, PipelineError, Quarantine
+from .checkpoints import SaveError
 from .classes import ClassMap, known_classes, map_classes
 from .config import Config, complain
 from .demo import data_folder
@@ -21,6 +22,7 @@ from .inputs import Listing, list_dataset
 from .loaders import Loaders
 from .model import build_model
 from .recipe import train
+from .storage import STATUS, Patience, StorageError
 from .weight_files import read_weight_file
 from .weight_settings import About
 from .weights import load_weights
@@ -34,13 +36,19 @@ def evaluate_only(config: Config, processes: Processes, listing: Listing | None)
     model, said, classes = _load(config, images, processes)
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     folder = Path(os.devnull) if config.output is None else config.output / "quarantine.jsonl"
-    loader = Loaders(
-        config,
-        processes,
-        Quarantine(folder, skip=config.bad_files == "skip"),
-        lambda: {"epoch": 0, "step": 0, "rank": processes.rank},
-    ).val(images)
-    result = evaluate(model, loader, processes, lambda: autocast(config, device), classes=classes)
+    quarantine = Quarantine(
+        folder,
+        skip=config.bad_files == "skip",
+        limit=config.bad_files_limit,
+        patience=Patience(config.storage_patience),
+    )
+    quarantine.hold()
+    loaders = Loaders(config, processes, quarantine, lambda: {"epoch": 0, "step": 0, "rank": processes.rank})
+    loader = processes.together(lambda: loaders.val(images))
+    try:
+        result = evaluate(model, loader, processes, lambda: autocast(config, device), classes=classes)
+    finally:
+        quarantine.release()
     assert result is not None
     bad = sorted(set().union(*processes.gather(loader.left_out)))  # each knows those that it met
     if bad:
@@ -96,7 +104,13 @@ def run(config: Config, processes: Processes, listing: Listing | None, *, fit: b
         else:
             # After it nothing holds its model: let go of after the connections, that may wait for threads.
             status = train(config, processes, listing, fit=fit)
-    except (ValueError, TypeError, OSError, BadFileError) as error:
+    except (StorageError, SaveError) as error:
+        complain(error)
+        status = STATUS
+    except (BadFileError, PipelineError) as error:
+        complain(error)
+        status = 1
+    except (ValueError, TypeError, OSError) as error:
         complain(error)
         status = 2
     processes.stop()

@@ -183,6 +183,12 @@ class Config:
     bad_files: Literal["skip", "error"] = "skip"
     """What to do with a file that cannot be decoded: write it down in quarantine.jsonl and go on, or stop."""
 
+    bad_files_limit: float = 0.01
+    """Stop where more than ten files and this share of them cannot be decoded; 1 never stops."""
+
+    storage_patience: float = 300.0
+    """Seconds to wait for folders of images or results that cannot be reached, each time; 0 does not wait."""
+
     output: Path | None = None
     """Folder for the results, new or empty unless a run is resumed. Default: a new one in outputs/."""
 
@@ -230,12 +236,13 @@ class Config:
                 if value is not None:
                     check_integer(name, value, 1)
             check_integer("seed", self.seed, 0)
-            for name in ("lr", "weight_decay", "warmup_epochs", "momentum"):
+            for name in ("lr", "weight_decay", "warmup_epochs", "momentum", "storage_patience"):
                 value = getattr(self, name)
                 require(self, math.isfinite(value) and value >= 0, name, "a number of at least 0")
             for name in ("clip_grad_norm", "lr_step_epochs"):
                 value = getattr(self, name)
                 require(self, value is None or 0 < value < math.inf, name, "above 0")
+            require(self, 0 < self.bad_files_limit <= 1, "bad_files_limit", "in (0, 1]")
             require(self, self.ema_decay is None or 0 <= self.ema_decay < 1, "ema_decay", "in [0, 1)")
 
 
@@ -263,6 +270,8 @@ FREE_OPTIONS = frozenset(
         "--new-classifier",
         "--class-names",
         "--bad-files",
+        "--bad-files-limit",
+        "--storage-patience",
         "--output",
         "--resume",
         "--workers",
@@ -274,8 +283,10 @@ FREE_OPTIONS = frozenset(
 
 
 def complain(error: object) -> None:
-    """Print an error of the command line."""
-    print(f"train_imagenet.py: error: {error}", file=sys.stderr, flush=True)
+    """Print an error of the command line; of one that says it in words of its own, those without a number."""
+    words = error.strerror if isinstance(error, OSError) and error.filename is None else None
+    with contextlib.suppress(OSError):  # what is printed may go to the disk that is full
+        print(f"train_imagenet.py: error: {words or error}", file=sys.stderr, flush=True)
 
 
 def resolve(config: Config, ranks: Ranks = Ranks()) -> Config:

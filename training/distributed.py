@@ -6,10 +6,12 @@ import contextlib
 import time
 import uuid
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.constants import default_pg_timeout
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
@@ -56,11 +58,25 @@ def store_of_this_start(store: Store, rank: int, size: int) -> Store:
     return PrefixStore(own, store)
 
 
+def _timeout(patience: float) -> timedelta | None:
+    """For how long collective operations wait: PyTorch's default, or longer where `patience` needs it."""
+    needed = timedelta(seconds=2 * patience)
+    return None if needed < default_pg_timeout / 2 else default_pg_timeout + needed
+
+
 class Processes(Ranks):
     """The processes of a run, which meet and agree; with one process every method is a no-op."""
 
-    def start(self, device: torch.device) -> None:
-        """Meet the other processes: gloo for what lies on the CPU, NCCL for what lies on GPUs."""
+    def start(self, device: torch.device, patience: float = 0.0) -> None:
+        """Meet the other processes: gloo for what lies on the CPU, NCCL for what lies on GPUs.
+
+        Parameters
+        ----------
+        device : torch.device
+        patience : float
+            Seconds for which one of them may keep the others waiting (`training.storage`): for its images,
+            and once more for its output.
+        """
         if device.type == "cuda":
             torch.cuda.set_device(device)
         if self.size > 1:
@@ -70,6 +86,7 @@ class Processes(Ranks):
                 store=store_of_this_start(store, self.rank, self.size),
                 rank=self.rank,
                 world_size=self.size,
+                timeout=_timeout(patience),
             )
 
     def stop(self) -> None:
@@ -124,12 +141,33 @@ class Processes(Ranks):
                         f" {theirs[name]} in number {rank}"
                     )
 
+    def together(self, action: Callable[[], T]) -> T:
+        """What `action` returns, where it succeeds in all processes; if not, the error of one, in all.
+
+        No process may take part in the next collective operation while another waits or fails here: over the
+        CPU, where that may take as long as :meth:`start` allows.
+        """
+        if self.size == 1:
+            return action()
+        outcome: list[Any] = []
+        error: Exception | None = None
+        try:
+            outcome.append(action())
+        except (OSError, RuntimeError, ValueError) as mine:
+            error = mine
+        if self.max_over_ranks(error is not None):
+            errors: list[Any] = [None] * self.size
+            distributed.all_gather_object(errors, error)
+            raise next(each for each in errors if each is not None)
+        result: T = outcome[0]
+        return result
+
     def from_main(self, make: Callable[[], T]) -> T:
         """What `make` returns in the main process; its errors are raised in all of them.
 
         Raises
         ------
-        ValueError, TypeError, OSError
+        ValueError, TypeError, OSError, RuntimeError
             What `make` raised.
         """
         if self.size == 1:
@@ -138,7 +176,7 @@ class Processes(Ranks):
         if self.is_main:
             try:
                 outcome[0] = make()
-            except (ValueError, TypeError, OSError) as error:
+            except (ValueError, TypeError, OSError, RuntimeError) as error:
                 outcome[1] = error
         distributed.broadcast_object_list(outcome, src=0)
         if outcome[1] is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -34,7 +35,7 @@ def evaluate(
     autocast : callable
         The precision of the forward pass, a context.
     has_to_stop : callable
-        Asked before every batch, in all processes alike.
+        Asked before every batch, in all processes alike. Where one cannot get its batch, all raise its error.
     classes : ClassMap, optional
         Which outputs of the model the labels are, where these are not their positions.
 
@@ -52,16 +53,17 @@ def evaluate(
     try:
         with torch.inference_mode(), autocast():
             batches = iter(loader)
+            following = functools.partial(next, batches, None)
             # Shards may differ by a batch, but all processes have to ask as often whether to stop.
             for _ in range(loader.longest):
                 if has_to_stop():
                     return None
-                if (batch := next(batches, None)) is None:
+                if (batch := processes.together(following)) is None:
                     continue
                 images, labels = batch
                 logits = model(images).float()
                 totals = totals + _measured(*((logits, labels) if mapped is None else mapped(logits, labels)))
-            next(batches, None)  # lets the loader finish its epoch
+            processes.together(following)  # lets the loader finish its epoch
     finally:
         model.train(was_training)
     top1, top5, loss, count = map(float, processes.mean(totals).cpu())

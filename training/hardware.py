@@ -48,7 +48,7 @@ def start_device(config: Config, processes: Processes) -> torch.device:
     """Choose the algorithms, meet the other processes; the device."""
     choose_algorithms(deterministic=config.deterministic)
     device = torch.device(config.device, processes.local_rank if config.device == "cuda" else 0)
-    processes.start(device)
+    processes.start(device, config.storage_patience)
     return device
 
 

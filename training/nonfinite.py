@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .bad_files import GuardedLoader
+from .bad_files import BadFileError, GuardedLoader, PipelineError
 from .checkpoints import Checkpoints, SaveError, pack, write_whole
 from .distributed import Processes
+from .storage import StorageError
 
 _NEVER = 2**62
 
@@ -110,11 +111,13 @@ class FiniteWatch:
 def save_batches(path: Path, batches: Iterable[tuple[Tensor, Tensor]], **about: int) -> str:
     """Write batches for inspection, lists ``images`` and ``targets`` of tensors; what to say about it."""
     content: dict[str, Any] = {**about, "images": [], "targets": []}
-    for images, targets in batches:
-        content["images"].append(images.cpu().contiguous().clone())
-        content["targets"].append(targets.cpu().clone())
     try:
+        for images, targets in batches:
+            content["images"].append(images.cpu().contiguous().clone())
+            content["targets"].append(targets.cpu().clone())
         write_whole(path, pack(content))
-    except SaveError as error:
+    except (SaveError, StorageError) as error:
         return f"its batch could not be saved ({error.strerror})"
+    except (BadFileError, PipelineError) as error:
+        return f"its batch could not be made again ({error})"
     return f"its batch is in {path}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import functools
 import io
 import json
 import os
@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch.utils.tensorboard import SummaryWriter
 
+from .appending import Appended, Events
 from .checkpoints import SaveError, write_whole
 from .inputs import METRICS
 from .revision import DALI_PACKAGES, commit, installed_versions
+from .storage import Patience
 
 _PACKAGES = ("torch", "torchvision", *DALI_PACKAGES, "numba", "numpy")
 
@@ -33,6 +34,8 @@ class Output:
     folder : Path
     source : Path, optional
         The folder of the run that is resumed, whose metrics.jsonl it continues.
+    patience : Patience, optional
+        How long to wait where a running training cannot write. Default: not at all.
 
     Notes
     -----
@@ -40,21 +43,22 @@ class Output:
     requeued self never write to one folder.
     """
 
-    def __init__(self, folder: Path, source: Path | None = None) -> None:
+    def __init__(self, folder: Path, source: Path | None = None, patience: Patience | None = None) -> None:
         self.folder = folder
         self._source = source
+        self._patience = patience or Patience(0.0)
         self._length = 0  # of metrics.jsonl, when the checkpoint was written
-        self._metrics: io.FileIO | None = None
-        self._tensorboard: SummaryWriter | None = None
+        self._metrics: Appended | None = None
+        self._tensorboard: Events | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """The length of metrics.jsonl, all of which is on the disk."""
         assert self._metrics is not None
         assert self._tensorboard is not None
         with self._errors():
-            self._tensorboard.flush()
-            os.fsync(self._metrics.fileno())
-            return {"metrics_bytes": os.fstat(self._metrics.fileno()).st_size}
+            self._patience.keep_trying(self._tensorboard.file.sync)
+            self._patience.keep_trying(self._metrics.sync)
+            return {"metrics_bytes": self._metrics.length}
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
         """Begin, when it is opened, with so much of the source's metrics.jsonl."""
@@ -77,40 +81,40 @@ class Output:
         """
         before = b"" if self._source is None else metrics_until(self._source, self._length)
         self.folder.mkdir(parents=True, exist_ok=True)
-        metrics = (self.folder / METRICS).open("ab", buffering=0)
         try:
-            fcntl.flock(metrics, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            metrics = Appended(self.folder / METRICS)
         except BlockingIOError:
-            metrics.close()
             raise ValueError(
                 f"--output must be a folder of this run alone; another process writes to {self.folder}"
             ) from None
         # Lines that agree stay untouched: a process killed here leaves nothing worse than it found.
         if (self.folder / METRICS).read_bytes().startswith(before):
-            metrics.truncate(len(before))
+            metrics.cut(len(before))
         else:
-            metrics.truncate(0)
-            _append(metrics, before)
+            metrics.cut(0)
+            metrics.append(before)
         self._metrics = metrics
-        self._tensorboard = SummaryWriter(self.folder, purge_step=step + 1 if step else None)
+        self._tensorboard = Events(self.folder, purge_step=step + 1 if step else None)
 
     def log(self, at_step: int, event: str, **values: float) -> None:
         """Add a line to metrics.jsonl and the values to TensorBoard."""
         if self._metrics is None or self._tensorboard is None:
             return
         with self._errors():
-            _append(self._metrics, (json.dumps({"event": event, **values}) + "\n").encode())
-            for name, value in values.items():
-                if name not in ("epoch", "step"):
-                    self._tensorboard.add_scalar(f"{event}/{name}", value, at_step)
+            line = (json.dumps({"event": event, **values}) + "\n").encode()
+            self._patience.keep_trying(functools.partial(self._metrics.append, line))
+            shown = {f"{event}/{name}": it for name, it in values.items() if name not in ("epoch", "step")}
+            events = self._tensorboard.scalars(shown, at_step)
+            self._patience.keep_trying(functools.partial(self._tensorboard.file.append, events))
 
     def picture(self, name: str, png: bytes) -> None:
         """Write a PNG to the folder and show it in TensorBoard."""
         assert self._tensorboard is not None
         with self._errors():
             write_whole(self.folder / f"{name}.png", png)
-            pixels = np.array(Image.open(io.BytesIO(png)))
-            self._tensorboard.add_image(name, pixels, dataformats="HWC")
+            self._tensorboard.file.append(
+                self._tensorboard.image(name, np.array(Image.open(io.BytesIO(png))))
+            )
 
     def save_json(self, name: str, content: dict[str, Any]) -> None:
         """Write `content` to a file of the folder."""
@@ -121,22 +125,21 @@ class Output:
         if self._metrics is None or self._tensorboard is None:
             return
         with self._errors():
-            self._tensorboard.close()
+            self._tensorboard.file.close()
             self._metrics.close()
+
+    def release(self) -> None:
+        """Let go of the files, and of the lock, whatever became of them."""
+        with contextlib.suppress(SaveError):  # the error that ended the run was told
+            self.close()
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise SaveError(
-                error.errno, f"cannot write to {self.folder}: {error.strerror or error}"
-            ) from error
-
-
-def _append(file: io.FileIO, data: bytes) -> None:
-    while data:
-        data = data[file.write(data) :]
+            words = f"cannot write to {self.folder}: {error.strerror or error}"
+            raise SaveError(error.errno, words) from error
 
 
 def describe_software(root: Path) -> dict[str, Any]:

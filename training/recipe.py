@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch.amp.grad_scaler import GradScaler
 
-from .bad_files import BadFileError, Quarantine
+from .bad_files import Quarantine
 from .checkpoints import Checkpoints, SaveError
 from .classes import map_classes
 from .config import Config, complain
@@ -28,6 +28,7 @@ from .resume import Identity, find_start
 from .run import Run
 from .signals import StopSignals
 from .state import RunState
+from .storage import STATUS, Patience, StorageError
 
 
 def train(config: Config, processes: Processes, listing: Listing | None = None, *, fit: bool = False) -> int:
@@ -46,12 +47,13 @@ def train(config: Config, processes: Processes, listing: Listing | None = None, 
     Returns
     -------
     int
-        Exit status: 0 at the end, 128 + signal before, 1 after an error that was printed.
+        Exit status: 0 at the end, 128 + signal before; after an error that was printed 1, or that of
+        `training.storage`.
 
     Raises
     ------
-    ValueError, TypeError, OSError, BadFileError
-        Bad input, before the first step.
+    ValueError, TypeError, OSError, BadFileError, PipelineError
+        Bad input, before the first step; SaveError and StorageError are among them.
     """
     # Hardware and images.
     config = choose_hardware(config, processes)
@@ -79,11 +81,18 @@ def train(config: Config, processes: Processes, listing: Listing | None = None, 
     average = None if config.ema_decay is None else state.register("ema", Average(model, config.ema_decay))
 
     # Batches.
-    quarantine = Quarantine(start.folder / "quarantine.jsonl", skip=config.bad_files == "skip")
+    patience = Patience(config.storage_patience)
+    quarantine = Quarantine(
+        start.folder / "quarantine.jsonl",
+        skip=config.bad_files == "skip",
+        limit=config.bad_files_limit,
+        patience=patience,
+    )
+    quarantine.hold()
     loaders = Loaders(config, processes, quarantine, lambda: progress.position | {"rank": processes.rank})
     train_loader = state.register("loader", loaders.train(images["train"]), per_rank=True)
-    val_loader = loaders.val(images["val"])
-    progress.plan(config, len(train_loader))
+    val_loader = processes.together(lambda: loaders.val(images["val"]))
+    progress.plan(config, processes.together(lambda: len(train_loader)))
 
     # Optimiser and schedule.
     optimizer = state.register("optimizer", create_optimizer(config, model))
@@ -92,14 +101,15 @@ def train(config: Config, processes: Processes, listing: Listing | None = None, 
     learner = Learner(config, processes, model, optimizer, scaler, schedule, average)
 
     # Output: late, so that bad input leaves no folder behind. The random draws that count come after it.
-    output = state.register("output", Output(start.folder, start.source))
+    output = state.register("output", Output(start.folder, start.source, patience))
     checkpoints = Checkpoints(start.folder, config.keep)
     watch = FiniteWatch(device, train_loader, config.accumulate, checkpoints, processes, progress.step)
     run = Run(
         *(config, processes, progress, state, learner, train_loader, val_loader),
-        *(val_classes, checkpoints, watch, output),
+        *(val_classes, checkpoints, watch, output, patience),
     )
     processes.from_main(partial(run.open_output, start, loaders))
+    quarantine.release()
     run.announce(images, minutes)
     seed_all(config.seed, processes.rank)  # for dropout and the like
     state.register("random", RandomStates(device), per_rank=True)
@@ -109,14 +119,21 @@ def train(config: Config, processes: Processes, listing: Listing | None = None, 
     try:
         finished = True
         with StopSignals(quiet=not processes.is_main) as stop, run.progress_bar() as bar:
+            patience.interrupted = lambda: stop.number > 0
             while finished and not progress.is_complete:
-                finished = run.train_epoch(stop, bar) and run.evaluate_epoch(stop, bar)
+                finished = run.epoch(stop, bar)
                 run.save()
                 progress.epoch += int(finished)
         return run.end(finished=finished)
-    except (SaveError, BadFileError, NotFiniteError) as error:
-        complain(getattr(error, "strerror", None) or error)
+    except NotFiniteError as error:
+        complain(error)
         return 1
+    except (SaveError, StorageError) as error:
+        complain(error)
+        processes.say(run.how_to_continue())
+        return STATUS
+    finally:
+        output.release()
 
 
 def _new_folder(config: Config) -> Path:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import resource
+import shlex
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from pipelines.names import shown
 
-from .bad_files import GuardedLoader
+from .bad_files import BadFileError, GuardedLoader, PipelineError
 from .checkpoints import Checkpoints
 from .classes import ClassMap
-from .config import Config
+from .config import Config, complain
 from .distributed import Processes
 from .evaluation import evaluate
 from .inputs import Listing
@@ -31,6 +33,7 @@ from .report import batch_picture, table
 from .resume import Start
 from .signals import StopSignals
 from .state import RunState
+from .storage import STATUS, Patience, StorageError
 
 
 @dataclass
@@ -52,8 +55,12 @@ class Run:
     checkpoints : Checkpoints
     watch : FiniteWatch
     output : Output
+    patience : Patience
+        How long to wait until a checkpoint can be written.
     stopped_by : int
         Number of the signal that ended the training before its end, 0 without.
+    failure : Exception or None
+        What ended it otherwise: images that cannot be had.
     """
 
     config: Config
@@ -67,7 +74,9 @@ class Run:
     checkpoints: Checkpoints
     watch: FiniteWatch
     output: Output
+    patience: Patience
     stopped_by: int = field(default=0, init=False)
+    failure: Exception | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self._first_step = self.progress.step
@@ -81,10 +90,10 @@ class Run:
         self.output.open(self.progress.step)
         if start.source is None:
             self.checkpoints.start()
-            images = self.train_loader.images
             method = self.config.mixing.method
             title = f"The first batch, --mix {method}; below: the own image's weight, white is 1"
-            picture = batch_picture(*loaders.first_batch(images), images.classes, title)
+            batch = self.train_loader.attempt(lambda: loaders.first_batch(self.train_loader.images))
+            picture = batch_picture(*batch, self.train_loader.images.classes, title)
             self.output.picture("first_batch", picture)
         else:
             self.checkpoints.prepare_resume(
@@ -121,6 +130,17 @@ class Run:
             mininterval=1.0,
         )
 
+    def epoch(self, stop: StopSignals, bar: tqdm[Any]) -> bool:
+        """Train and evaluate; False where a signal came before the end, or the images cannot be had."""
+        try:
+            return self.train_epoch(stop, bar) and self.evaluate_epoch(stop, bar)
+        except (StorageError, BadFileError, PipelineError) as error:
+            if not self._has_to_stop(stop):
+                self.failure = error
+                if self.processes.is_main:
+                    complain(error)
+            return False
+
     def train_epoch(self, stop: StopSignals, bar: tqdm[Any]) -> bool:
         """Train to the end of the epoch, with checkpoints in between; False where a signal came before."""
         config, progress, end = self.config, self.progress, self.progress.end_of_epoch
@@ -130,7 +150,7 @@ class Run:
         # A run may be resumed where only the evaluation is left of its epoch.
         while progress.step < end:
             lr = float(self.learner.schedule.get_last_lr()[0])
-            loss = self.learner.train_step(batches)
+            loss = self.learner.train_step(iter(self._next_batches(batches)))
             progress.step += 1
             self.watch.record(loss, progress.step)
             bar.update()
@@ -161,6 +181,21 @@ class Run:
             if progress.step < end and progress.step % config.checkpoint_every == 0:
                 self.save()
         return True
+
+    def _next_batches(self, batches: Timed) -> list[tuple[Tensor, Tensor]]:
+        """Those of a step, before its first pass; where one process has no images, no process takes any.
+
+        The loader stands where it was then, as the weights and all random states do: what is saved is the run
+        after the last step.
+        """
+        before = self.train_loader.state_dict()
+        try:
+            return self.processes.together(lambda: [next(batches) for _ in range(self.config.accumulate)])
+        except (StorageError, BadFileError, PipelineError):
+            # What was found to be bad since then would be found and written down again.
+            stand_ins = {"stand_ins": sorted(self.train_loader.images.stand_ins)}
+            self.train_loader.load_state_dict({**before, **stand_ins})
+            raise
 
     def evaluate_epoch(self, stop: StopSignals, bar: tqdm[Any]) -> bool:
         """Evaluate, log and note the result; False where a signal came before."""
@@ -203,21 +238,30 @@ class Run:
         progress = self.progress
         self.watch.check_weights(self.learner.model, progress.step)
         self.state.save(
-            lambda content: self.checkpoints.save(progress.step, content, is_best=progress.is_best)
+            lambda content: self.patience.keep_trying(
+                lambda: self.checkpoints.save(progress.step, content, is_best=progress.is_best)
+            )
         )
 
     def end(self, *, finished: bool) -> int:
-        """Close the files, print how it went; the exit status: 0, or 128 + signal."""
+        """Close the files, print how it went; the exit status, see train_imagenet.py."""
         self.output.close()
         progress, minutes = self.progress, (time.perf_counter() - self._began) / 60
         if finished:
             self.processes.say(table(self._summary(minutes)))
             return 0
         self.processes.say(
-            f"Stopped at step {progress.step} of {progress.total_steps}, {minutes:.1f} minutes; go on with"
-            f" --resume auto --output {self.output.folder}",
+            f"Stopped at step {progress.step} of {progress.total_steps}, {minutes:.1f} minutes."
+            f" {self.how_to_continue()}"
         )
+        if self.failure is not None:
+            return STATUS if isinstance(self.failure, StorageError) else 1
         return 128 + self.stopped_by
+
+    def how_to_continue(self) -> str:
+        """What to do with a run that was stopped."""
+        folder = shlex.quote(str(self.output.folder))
+        return f"To continue: the same command with --resume auto --output {folder}"
 
     def _summary(self, minutes: float) -> dict[str, str]:
         progress, folder = self.progress, self.output.folder

@@ -1,0 +1,158 @@
+"""Files that lines are added to, over times when the disk is full or away."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import io
+import os
+import socket
+import time
+from pathlib import Path
+
+import numpy as np
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard import summary
+
+
+class Appended:
+    """A file that data is added to, each piece as a whole, also when the storage fails in between.
+
+    What was added since the last :meth:`sync` is kept in memory: after an error the file is opened again by
+    its name, and cut and written from there on. It is never made again, nor is its folder: under the name of
+    a share that is not mounted that would be another one.
+
+    Parameters
+    ----------
+    path : Path
+        Made where it is not there, and locked (flock).
+
+    Attributes
+    ----------
+    length : int
+        Bytes with all that was added.
+
+    Raises
+    ------
+    BlockingIOError
+        Another process has it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: io.FileIO | None = self._open(os.O_CREAT)
+        self.length = os.fstat(self._file.fileno()).st_size
+        self._added = b""  # since the last sync
+
+    def _open(self, flags: int = 0) -> io.FileIO:
+        file = io.FileIO(os.open(self.path, os.O_WRONLY | os.O_APPEND | flags, 0o666), "wb")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise
+        return file
+
+    def cut(self, length: int) -> None:
+        """Keep so many bytes."""
+        assert self._file is not None
+        self._file.truncate(length)
+        self.length = os.fstat(self._file.fileno()).st_size
+
+    def append(self, data: bytes) -> None:
+        """Add data; after an OSError, add it again."""
+        file = self._opened()
+        try:
+            _write(file, data)
+        except OSError:
+            self._lose()
+            raise
+        self._added += data
+        self.length += len(data)
+
+    def sync(self) -> None:
+        """Wait until all is on the disk, in the file that has the name; after an OSError, again."""
+        file = self._opened()
+        try:
+            os.fsync(file.fileno())
+            if not os.path.samestat(os.stat(self.path), os.fstat(file.fileno())):
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(self.path))
+        except OSError:
+            self._lose()
+            raise
+        self._added = b""
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            file, self._file = self._file, None
+            file.close()
+
+    def _opened(self) -> io.FileIO:
+        if self._file is None:
+            file = self._open()
+            try:
+                # What a failed sync had to write may be lost, whatever the length of the file is.
+                file.truncate(self.length - len(self._added))
+                _write(file, self._added)
+            except OSError:
+                file.close()
+                raise
+            self._file = file
+        return self._file
+
+    def _lose(self) -> None:
+        with contextlib.suppress(OSError):  # the first error is the one to tell
+            self.close()
+
+
+def _write(file: io.FileIO, data: bytes) -> None:
+    while data:
+        data = data[file.write(data) :]
+
+
+class Events:
+    """The file of a run that TensorBoard reads.
+
+    PyTorch's SummaryWriter makes the same records, but writes them in a thread of its own, which ends at the
+    first error with a traceback on the screen.
+
+    Parameters
+    ----------
+    folder : Path
+    purge_step : int, optional
+        Have TensorBoard drop what an earlier file has from this step on.
+
+    Attributes
+    ----------
+    file : Appended
+        Takes what the methods return.
+    """
+
+    def __init__(self, folder: Path, purge_step: int | None = None) -> None:
+        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.0"
+        self.file = Appended(folder / name)
+        start = self._record(Event(file_version="brain.Event:2"))
+        if purge_step is not None:
+            session = SessionLog(status=SessionLog.START)
+            start += self._record(Event(step=purge_step, session_log=session))
+        self.file.append(start)
+
+    def scalars(self, values: dict[str, float], step: int) -> bytes:
+        """Records of numbers by name."""
+        summaries = (summary.scalar(name, it) for name, it in values.items())  # type: ignore[no-untyped-call]
+        return b"".join(self._record(Event(step=step, summary=it)) for it in summaries)
+
+    def image(self, name: str, pixels: np.ndarray) -> bytes:
+        """A record of an image, uint8 HxWx3."""
+        shown = summary.image(name, pixels, dataformats="HWC")  # type: ignore[no-untyped-call]
+        return self._record(Event(summary=shown))
+
+    @staticmethod
+    def _record(event: Event) -> bytes:
+        event.wall_time = time.time()
+        buffer = io.BytesIO()
+        RecordWriter(buffer).write(event.SerializeToString())
+        return buffer.getvalue()

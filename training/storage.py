@@ -1,0 +1,137 @@
+"""Storage that goes away: waited for with growing pauses, up to a limit. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
+
+# The exit status when the storage did not come back: EX_TEMPFAIL of sysexits.h, "try again later".
+STATUS = os.EX_TEMPFAIL
+# Errors that no wrong path and no missing permission causes: worth waiting for when a run starts, too.
+TRANSIENT = frozenset(
+    (
+        *(errno.EIO, errno.EREMOTEIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.EAGAIN),
+        *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS),
+        *(errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNRESET, errno.ECONNABORTED, errno.ESHUTDOWN),
+        *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH),
+    )
+)
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+_LOOK = 0.1  # seconds between two looks for a signal
+
+
+class StorageError(OSError):
+    """A folder could not be reached for longer than the run is willing to wait; the message names it."""
+
+
+@dataclass
+class Patience:
+    """How long to wait for storage that has gone away.
+
+    Attributes
+    ----------
+    seconds : float
+        For each time that it goes; 0 waits for nothing.
+    interrupted : callable
+        Asked while waiting: True ends it.
+    """
+
+    seconds: float
+    interrupted: Callable[[], bool] = lambda: False
+
+    def keep_trying(self, action: Callable[[], T], *, at_once: Callable[[OSError], bool] | None = None) -> T:
+        """What `action` returns, called again after every OSError.
+
+        Parameters
+        ----------
+        action : callable
+        at_once : callable, optional
+            Which errors are raised as they are, because waiting will not help.
+
+        Raises
+        ------
+        StorageError
+            It took too long, or a signal came.
+        """
+        outage = Outage(self)
+        while True:
+            try:
+                result = action()
+            except StorageError:
+                raise
+            except OSError as error:
+                if at_once is not None and at_once(error):
+                    raise
+                outage.wait(error)
+            else:
+                outage.end()
+                return result
+
+
+class Outage:
+    """One time that the storage is away, if it comes to that.
+
+    Parameters
+    ----------
+    patience : Patience
+    doing : str
+        What did not work, for the lines on the screen; "" where the errors say it.
+    """
+
+    def __init__(self, patience: Patience, doing: str = "") -> None:
+        self._patience = patience
+        self._doing = doing
+        self._began = math.inf
+        self._pause = _FIRST_PAUSE
+
+    def wait(self, error: OSError) -> None:
+        """Say what is the matter, and pause; longer each time.
+
+        Raises
+        ------
+        StorageError
+            The time is up, or a signal came.
+        """
+        now = time.monotonic()
+        self._began = min(self._began, now)
+        reason, seconds = self._described(error), self._patience.seconds
+        left = self._began + seconds - now
+        if left <= 0:
+            waited = f"waited {seconds:g} s; " if seconds else ""
+            raise StorageError(error.errno, f"{reason} ({waited}--storage-patience {seconds:g})") from error
+        pause = min(self._pause, left)
+        _say(f"{reason}; trying again in {pause:.1f} s, for at most {left:.0f} s")
+        self._sleep(pause, error, reason)
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+    def end(self) -> None:
+        """Say that the storage is back, where it was waited for."""
+        if self._began < math.inf:
+            _say(f"back after {time.monotonic() - self._began:.1f} s")
+        self._began, self._pause = math.inf, _FIRST_PAUSE
+
+    def _sleep(self, seconds: float, error: OSError, reason: str) -> None:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            if self._patience.interrupted():
+                raise StorageError(error.errno, f"{reason} (a signal ended the wait)") from error
+            time.sleep(min(left, _LOOK))
+
+    def _described(self, error: OSError) -> str:
+        text = f"{self._doing}: " if self._doing else ""
+        text += error.strerror or str(error)
+        return text if error.filename is None else f"{text} ({error.filename})"
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # what is printed may go to the storage that is away
+        print(f"storage: {text}", file=sys.stderr, flush=True)
