@@ -22,6 +22,8 @@ import numpy as np
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.pipeline import DataNode, Pipeline
 
+from .formats import format_of, known_obstacle
+
 BATCH = 32
 DIGEST_BYTES = 16
 # The size and time of a file of which nothing is certain: it is looked at again by the next check.
@@ -34,28 +36,6 @@ _BATCH_BYTES = 8 << 20
 _SMALL, _LONG = 16, 10
 _LONGEST_MESSAGE = 300
 
-# Content by its first bytes; the formats that DALI reads, with their extensions, first. A table of our own,
-# because these and what is found in their place are a dozen; a package for it knows hundreds.
-_FORMATS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("JPEG", r"\xff\xd8\xff", (".jpeg", ".jpg")),
-    ("PNG", r"\x89PNG\r\n\x1a\n", (".png",)),
-    ("BMP", r"BM", (".bmp",)),
-    ("WebP", r"RIFF....WEBP", (".webp",)),
-    ("TIFF", r"II\*\0|MM\0\*", (".tif", ".tiff")),
-    ("PNM", r"P[1-6]\s", (".pnm", ".ppm")),
-    ("JPEG 2000", r"\0\0\0\x0cjP  |\xff\x4f\xff\x51", (".jp2",)),
-    ("GIF", r"GIF8[79]a", ()),
-    ("AVIF or HEIF", r"....ftyp(?:avi|hei|mif)", ()),
-    ("PDF", r"%PDF", ()),
-    ("HTML or XML", r"\s*<(?:!doctype|html|\?xml|svg)", ()),
-    ("gzip", r"\x1f\x8b", ()),
-    ("ZIP", r"PK\x03\x04", ()),
-    ("Git LFS pointer", r"version https://git-lfs", ()),
-)
-_PATTERNS = [
-    (name, re.compile(pattern.encode("latin1"), re.DOTALL | re.IGNORECASE), extensions)
-    for name, pattern, extensions in _FORMATS
-]
 # Colours, levels, time stamps and places in the source of libraries.
 _NOISE = re.compile(
     r"\x1b\[[\d;]*m|\[(?:ERROR|WARNING|INFO)\] ?|\[\s*(?:ERROR|WARN|INFO):\d+@[\d.]+\]"
@@ -240,16 +220,18 @@ def _drain(log: int) -> str:
 def _judge(
     result: Result, name: str, content: np.ndarray, shape: tuple[int, ...] | None, messages: str
 ) -> Result:
-    form = next((entry for entry in _PATTERNS if entry[1].match(content[:64].tobytes())), None)
+    form = format_of(content[:64].tobytes())
     said = clean(messages)
     if shape is None:
-        what = form[0] if form else f"unknown content, {content[:8].tobytes()!r}"
-        if form and not form[2]:
+        if obstacle := known_obstacle(content.tobytes()):
+            return result._replace(error=obstacle)
+        what = form.name if form else f"unknown content, {content[:8].tobytes()!r}"
+        if form and not form.extensions:
             what += ", which DALI does not read"
         return result._replace(error=f"{what}: {said}")
     warnings = [f"the decoder says: {said}"] if said else []
-    if form and os.path.splitext(name)[1].lower() not in form[2]:
-        warnings.append(f"{form[0]} by its content")
+    if form and os.path.splitext(name)[1].lower() not in form.extensions:
+        warnings.append(f"{form.name} by its content")
     height, width = shape[:2]
     if min(height, width) < _SMALL:
         warnings.append(f"only {width} x {height} pixels")

@@ -11,7 +11,9 @@ import numpy as np
 import nvidia.dali
 
 from ._decoding import DIGEST_BYTES, Result
-from .folders import class_folders, image_names
+from .folders import find_images
+from .listing import describe
+from .names import comparable, shown
 
 _SHOWN = 10  # findings of a kind on the terminal
 
@@ -25,7 +27,8 @@ class Split:
     classes: list[str]
     files: list[str]
     labels: list[int]
-    unusable: dict[str, str]  # what has the name of an image and cannot be listed
+    unusable: dict[str, str]  # what might lead to images and cannot be listed
+    left_out: dict[str, int]  # how much else is there
     errors: dict[int, str] = field(default_factory=dict)
     warnings: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
@@ -47,6 +50,10 @@ class Split:
         """The path of a file."""
         return str(self.root / self.files[position])
 
+    def shown(self, position: int) -> str:
+        """The path of a file below the folder, legibly."""
+        return shown(self.files[position])
+
     def usable(self) -> np.ndarray:
         """Positions of the files that decode."""
         fine = self.done.copy()
@@ -54,50 +61,36 @@ class Split:
         return np.flatnonzero(fine)
 
 
-def _list_split(name: str, root: Path) -> Split:
-    classes = class_folders(root)
+def _list_split(name: str, root: Path, val_labels: Path | None = None) -> Split:
+    tree = find_images(root, val_labels)
     files: list[str] = []
     labels: list[int] = []
-    unusable: dict[str, str] = {}
-    for label, folder in enumerate(classes):
-        images, others = image_names(root / folder)
-        for other in others:
-            is_link = (root / folder / other).is_symlink()
-            unusable[f"{folder}/{other}"] = "a link to nothing or to no file" if is_link else "no file"
-        for image in images:
-            path = f"{folder}/{image}"
-            if reason := _unusable_name(path):
-                unusable[path] = reason
-            else:
-                files.append(path)
-                labels.append(label)
-    return Split(name, root, classes, files, labels, unusable)
+    unusable = dict(tree.unusable)
+    for path, label in zip(tree.images, tree.labels, strict=True):
+        if "\n" in path:
+            unusable[path] = "its name has a line break, which a file list cannot hold"
+        else:
+            files.append(path)
+            labels.append(label)
+    return Split(name, root, tree.classes, files, labels, unusable, dict(tree.left_out))
 
 
-def _unusable_name(path: str) -> str | None:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return "its name is not UTF-8, which DALI's reader takes only"
-    return "its name has a line break, which a file list cannot hold" if "\n" in path else None
-
-
-def find_splits(folder: Path) -> list[Split]:
+def find_splits(folder: Path, val_labels: Path | None = None) -> list[Split]:
     if not folder.is_dir():
-        raise ValueError(f"DIR must be a folder; there is no folder {folder}")
+        raise ValueError(f"DIR must be a folder; there is no folder {shown(folder)}")
     present = [name for name in ("train", "val") if (folder / name).is_dir()]
     if len(present) == 1:
         missing = "val" if present == ["train"] else "train"
         raise ValueError(
-            f"DIR must hold both train/ and val/, or class folders; {folder} has no {missing}/ (to check one"
-            f" of them, give {folder / present[0]})"
+            f"DIR must hold both train/ and val/, or class folders; {shown(folder)} has no {missing}/ (to"
+            f" check one of them, give {shown(folder / present[0])})"
         )
     if present:
-        splits = [_list_split(name, folder / name) for name in present]
+        splits = [_list_split(name, folder / name, val_labels if name == "val" else None) for name in present]
     else:
-        splits = [_list_split(folder.resolve().name, folder)]
+        splits = [_list_split(shown(folder.resolve().name), folder, val_labels)]
     if not any(split.files or split.unusable for split in splits):
-        raise ValueError(f"DIR must hold images in class folders; there are none in {folder}")
+        raise ValueError(f"DIR must hold images in class folders; there are none in {shown(folder)}")
     return splits
 
 
@@ -123,22 +116,27 @@ def _same_content(splits: list[Split]) -> list[list[tuple[int, int]]]:
     return sorted(groups)
 
 
-def make_report(splits: list[Split], folder: Path) -> dict[str, Any]:
+def make_report(splits: list[Split], folder: Path, *, allow_empty_classes: bool = False) -> dict[str, Any]:
     """Everything that was found. Nothing in it depends on when or how often the check was interrupted."""
     shared, within = [], {split.name: {"groups": 0, "files": 0} for split in splits}
     relabelled = []
     for group in _same_content(splits):
-        named = {split.name: [split.files[p] for i, p in group if splits[i] is split] for split in splits}
+        named = {split.name: [split.shown(p) for i, p in group if splits[i] is split] for split in splits}
         if all(named.values()) and len(named) > 1:
             shared.append(named)
         for name, files in named.items():
             within[name]["groups"] += len(files) > 1
             within[name]["files"] += max(len(files) - 1, 0)
         if len({splits[i].classes[splits[i].labels[p]] for i, p in group}) > 1:
-            relabelled.append([f"{splits[i].name}/{splits[i].files[p]}" for i, p in group])
+            relabelled.append([f"{splits[i].name}/{splits[i].shown(p)}" for i, p in group])
     unusable = {
         split.name: dict(
-            sorted((split.unusable | {split.files[p]: error for p, error in split.errors.items()}).items())
+            sorted(
+                {
+                    **{shown(path): reason for path, reason in split.unusable.items()},
+                    **{split.shown(p): error for p, error in split.errors.items()},
+                }.items()
+            )
         )
         for split in splits
     }
@@ -148,32 +146,37 @@ def make_report(splits: list[Split], folder: Path) -> dict[str, Any]:
         total = np.bincount(labels, minlength=len(split.classes))
         fine = np.bincount(labels[split.usable()], minlength=len(split.classes))
         counts[split.name] = {
-            name: {"files": int(total[i]), "decoded": int(fine[i])} for i, name in enumerate(split.classes)
+            shown(name): {"files": int(total[i]), "decoded": int(fine[i])}
+            for i, name in enumerate(split.classes)
         }
-    classes = [set(split.classes) for split in splits]
+    classes = [{comparable(name): name for name in split.classes} for split in splits]
+    known = {key: name for own in classes for key, name in own.items()}
     missing = {
-        split.name: sorted(set.union(*classes) - own) for split, own in zip(splits, classes, strict=True)
+        split.name: sorted(shown(known[key]) for key in known.keys() - own.keys())
+        for split, own in zip(splits, classes, strict=True)
     }
     empty = {
         name: [label for label, count in content.items() if not count["decoded"]]
         for name, content in counts.items()
     }
     found = sum(map(len, unusable.values())) + len(shared)
-    found += sum(map(len, missing.values())) + sum(map(len, empty.values()))
+    found += sum(map(len, missing.values()))
+    found += 0 if allow_empty_classes else sum(map(len, empty.values()))
     return {
-        "folder": str(folder.resolve()),
+        "folder": shown(folder.resolve()),
         "dali": nvidia.dali.__version__,
         "found": found,
         "files": {split.name: len(split.files) for split in splits},
         "decoded": {split.name: len(split.usable()) for split in splits},
         "unusable": unusable,
+        "left_out": {split.name: split.left_out for split in splits},
         "in_train_and_val": shared,
         "missing_classes": missing,
         "empty_classes": empty,
         "duplicates_within": within,
         "same_content_other_class": relabelled,
         "warnings": {
-            split.name: {split.files[p]: split.warnings[p] for p in sorted(split.warnings)}
+            split.name: {split.shown(p): split.warnings[p] for p in sorted(split.warnings)}
             for split in splits
         },
         "classes": counts,
@@ -190,6 +193,8 @@ def report_lines(report: dict[str, Any], output: Path) -> Iterator[str]:
             f" {report['duplicates_within'][name]['files']} duplicates within"
         )
         yield from _some([f"{name}/{file}: {reason}" for file, reason in unusable.items()])
+        if left_out := describe(report["left_out"][name]):
+            yield f"{name}: left out: {left_out}"
         if missing := report["missing_classes"][name]:
             yield f"{name} lacks classes: {' '.join(missing[:_SHOWN])}"
         if empty := report["empty_classes"][name]:
@@ -200,7 +205,7 @@ def report_lines(report: dict[str, Any], output: Path) -> Iterator[str]:
     if relabelled := report["same_content_other_class"]:
         yield f"{len(relabelled)} images are in several classes:"
         yield from _some([" = ".join(group) for group in relabelled])
-    yield f"Report and file lists: {output}"
+    yield f"Report and file lists: {shown(output)}"
 
 
 def _some(items: list[str]) -> list[str]:

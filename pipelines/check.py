@@ -41,6 +41,7 @@ from ._decoding import BATCH, UNSURE, Result
 from ._findings import Split, find_splits, make_report, report_lines
 from .examine import decode
 from .files import write_whole
+from .names import json_text, shown
 
 require_dali()
 
@@ -53,6 +54,12 @@ class Options:
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """A folder of class folders, or one with train/ and val/, which hold class folders."""
+
+    val_labels: Path | None = None
+    """Labels of a val/ without class folders, as train_imagenet.py takes them."""
+
+    allow_empty_classes: bool = False
+    """Class folders without images are no finding."""
 
     output: Path | None = None
     """Folder for the report, the file lists and the state. Default: checks/ and the name of the folder."""
@@ -81,14 +88,14 @@ class _State:
         self._header = {
             "version": _STATE_VERSION,
             "dali": nvidia.dali.__version__,
-            "folder": str(folder.resolve()),
+            "folder": shown(folder.resolve()),
         }
         self._file: IO[bytes] = path.open("a+b")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._file.close()
-            raise ValueError(f"--output must not be in use; another check is writing {path}") from None
+            raise ValueError(f"--output must not be in use; another check is writing {shown(path)}") from None
 
     def __enter__(self) -> Self:
         return self
@@ -107,11 +114,11 @@ class _State:
             return
         if header["folder"] != self._header["folder"]:
             raise ValueError(
-                f"--output must be new or of the same DIR; {self._path} is of {header['folder']}, not of"
-                f" {self._header['folder']}"
+                f"--output must be new or of the same DIR; {shown(self._path)} is of {header['folder']},"
+                f" not of {self._header['folder']}"
             )
         positions = {
-            split.name: (split, {file: position for position, file in enumerate(split.files)})
+            split.name: (split, {split.shown(position): position for position in range(len(split.files))})
             for split in splits
         }
         end = self._file.tell()
@@ -125,7 +132,7 @@ class _State:
             if position is None:
                 continue
             try:
-                status = os.stat(split.root / record["file"])
+                status = os.stat(split.item(position))
             except OSError:
                 continue
             if (status.st_size, status.st_mtime_ns) != (record["size"], record["mtime_ns"]):
@@ -138,14 +145,14 @@ class _State:
         """Write down what has become known, and tell the split."""
         records = []
         for position, result in zip(positions, results, strict=True):
-            record = {"split": split.name, "file": split.files[position], **result._asdict()}
+            record = {"split": split.name, "file": split.shown(position), **result._asdict()}
             records.append({key: value for key, value in record.items() if value not in (None, ())})
         self._write(records)
         for position, result in zip(positions, results, strict=True):
             split.store(position, result)
 
     def _write(self, records: list[dict[str, Any]]) -> None:
-        self._file.write(b"".join(json.dumps(record).encode() + b"\n" for record in records))
+        self._file.write(b"".join(json_text(record).encode() + b"\n" for record in records))
         self._file.flush()
 
     def _cut(self, end: int) -> None:
@@ -214,10 +221,10 @@ def check(options: Options) -> int:
         raise ValueError(f"--workers must be at least 1; got {options.workers}")
     if not options.timeout > 0:
         raise ValueError(f"--timeout must be above 0; got {options.timeout:g}")
-    splits = find_splits(options.folder)
+    splits = find_splits(options.folder, options.val_labels)
     output = options.output or Path("checks") / options.folder.resolve().name
     if output.exists() and not output.is_dir():
-        raise ValueError(f"--output must be a folder; {output} is a file")
+        raise ValueError(f"--output must be a folder; {shown(output)} is a file")
     output.mkdir(parents=True, exist_ok=True)
     total = sum(len(split.files) for split in splits)
     with _State(output / "state.jsonl", options.folder) as state, _stopping() as (stop, came):
@@ -235,11 +242,11 @@ def check(options: Options) -> int:
     if came:
         print(f"Interrupted: {_done(splits)} of {total} files done; the same command goes on from there.")
         return 128 + came[0]
-    report = make_report(splits, options.folder)
+    report = make_report(splits, options.folder, allow_empty_classes=options.allow_empty_classes)
     for split in splits:
         lines = (f"{split.files[position]} {split.labels[position]}\n" for position in split.usable())
-        write_whole(output / f"{split.name}.txt", "".join(lines).encode())
-    write_whole(output / "report.json", (json.dumps(report, indent=1) + "\n").encode())
+        write_whole(output / f"{split.name}.txt", os.fsencode("".join(lines)))
+    write_whole(output / "report.json", (json_text(report, indent=1) + "\n").encode())
     print("\n".join(report_lines(report, output)))
     return 1 if report["found"] else 0
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
 
 def comparable(name: str) -> str:
@@ -22,6 +25,12 @@ def shown(name: str | os.PathLike[str]) -> str:
     Python keeps such bytes as lone surrogates, which no stream and no JSON parser takes.
     """
     return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def json_text(content: Any, **options: Any) -> str:
+    """JSON (``json.dumps``) in which names are as :func:`shown`, so that every parser takes it."""
+    text = json.dumps(content, ensure_ascii=False, **options)
+    return re.sub("[\udc80-\udcff]", lambda found: rf"\\x{ord(found[0]) - 0xDC00:02x}", text)
 
 
 def positions(names: Sequence[str], known: Sequence[str]) -> list[int | None]:

@@ -64,6 +64,17 @@ def without(jpeg: bytes, marker: int) -> bytes:
     return jpeg[:start] + jpeg[end:]
 
 
+def odd_webp() -> bytes:
+    """A good lossless WebP file with EXIF, the pixels in a chunk of odd length."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation
+    for width in range(20, 60):
+        webp = encode("WEBP", size=(width, 30), lossless=True, exif=exif)
+        if webp[webp.index(b"VP8L") + 4] % 2:
+            return webp
+    raise AssertionError("no lossless WebP file of odd length")
+
+
 def noise(size: int, seed: int = 0) -> bytes:
     """Random bytes."""
     return np.random.default_rng(seed).bytes(size)
@@ -174,6 +185,7 @@ def kinds() -> list[Kind]:
         ("raises", "wrong checksum.png", overwrite(png, 29, bytes(4))),
         ("raises", "one wrong byte.png", overwrite(png, len(png) // 2, bytes([png[len(png) // 2] ^ 0x55]))),
         ("raises", "cut at half.webp", cut(webp, 0.5)),
+        ("raises", "lossless with EXIF after an odd chunk.webp", odd_webp()),
         ("raises", "cut at half.bmp", cut(bmp, 0.5)),
         ("raises", "cut at half.tiff", cut(tiff, 0.5)),
         ("raises", "header only.tiff", tiff[:8]),

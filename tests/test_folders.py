@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from torchvision.datasets import ImageFolder as TorchImageFolder
 
-from pipelines.folders import EXTENSIONS, check_dataset, list_images, split_folder
+from pipelines.folders import check_dataset, list_images, split_folder
+from pipelines.formats import EXTENSIONS
 from tests.image_sets import CLASSES, TRAIN_COUNTS, VAL_COUNTS
 
 
@@ -61,10 +62,10 @@ def test_passes_over_what_is_no_image(tmp_path: Path) -> None:
         "a/notes.txt", "a/jpg", "a/1.jpg.txt", "a/folder.jpg/", "a/deeper/3.jpg",
     )  # fmt: skip
     found = list_images(tmp_path)
-    assert (found.classes, found.files, found.labels) == (("a",), ["a/1.jpg"], [0])
+    assert (found.classes, found.files, found.labels) == (("a",), ["a/1.jpg", "a/deeper/3.jpg"], [0, 0])
 
 
-@pytest.mark.parametrize("extension", EXTENSIONS)
+@pytest.mark.parametrize("extension", sorted(EXTENSIONS))
 def test_extensions_in_any_case(extension: str, tmp_path: Path) -> None:
     names = [f"{i}{variant}" for i, variant in enumerate((extension, extension.upper(), extension.title()))]
     tree(tmp_path, *(f"a/{name}" for name in names))
