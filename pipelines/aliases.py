@@ -1,4 +1,4 @@
-"""Paths that DALI takes: it takes text, and passes it on as UTF-8."""
+"""Paths for libraries that take text alone, as UTF-8: DALI, TensorBoard."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def utf8_path(path: str) -> str:
     """`path`, or another one to the same file that is UTF-8.
 
     It leads through a symbolic link in a temporary folder of this process: DALI 2.4 refuses other names
-    ("Unsupported argument type"), and raises UnicodeDecodeError where it would have to name such a file.
+    ("Unsupported argument type"), and raises UnicodeDecodeError where it would have to say such a name.
     """
     if _is_utf8(path):
         return path

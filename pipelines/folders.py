@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .aliases import utf8_path
-from .listing import STRAY_IMAGE, Tree, describe, list_tree
+from .listing import STRAY_IMAGE, Tree, describe, list_classes, list_tree
 from .names import positions, shown
 from .shuffling import READER, training_order
 from .sources import Order, substitutes
@@ -276,8 +276,26 @@ def find_images(root: Path, val_labels: str | os.PathLike[str] | None = None) ->
     if val_labels is not None:
         return list_labelled(root, Path(val_labels))
     tree = list_tree(root)
+    _require_classes(root, tree)
+    return tree
+
+
+def class_folders(root: Path) -> list[str]:
+    """Names of the class folders, sorted.
+
+    Raises
+    ------
+    ValueError
+        `root` is no folder, or holds none.
+    """
+    tree = list_classes(root)
+    _require_classes(root, tree)
+    return tree.classes
+
+
+def _require_classes(root: Path, tree: Tree) -> None:
     if tree.classes:
-        return tree
+        return
     if count := tree.left_out[STRAY_IMAGE]:
         raise ValueError(
             f"expected one folder per class in {shown(root)}; it holds {count} images and no folders. Move"

@@ -74,21 +74,21 @@ def list_tree(root: Path) -> Tree:
     OSError
         A folder in it cannot be read.
     """
-    if not root.is_dir():
-        raise ValueError(f"expected a folder of class folders; there is no folder {shown(root)}")
     tree = Tree()
-    above = (os.path.realpath(root),)
-    found = _read_folder(str(root), above, tree, "")
-    # Beside class folders lie texts and archives as well, which are nobody's images.
-    tree.left_out = +Counter({STRAY_IMAGE: len(found.images), BROKEN_LINK: len(tree.unusable)})
-    tree.classes = sorted(found.folders)
-    _require_distinct(root, tree.classes)
+    found = _read_classes(root, tree)
     for label, name in enumerate(tree.classes):
         images = _walk(os.path.join(root, name), name, found.folders[name], tree)
         tree.images += images
         tree.labels += [label] * len(images)
         if not images:
             tree.empty.append(name)
+    return tree
+
+
+def list_classes(root: Path) -> Tree:
+    """As :func:`list_tree`, without a look into the class folders: a tree without images."""
+    tree = Tree()
+    _read_classes(root, tree)
     return tree
 
 
@@ -120,6 +120,17 @@ class _Folder:
 
     images: list[str] = field(default_factory=list)
     folders: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def _read_classes(root: Path, tree: Tree) -> _Folder:
+    if not root.is_dir():
+        raise ValueError(f"expected a folder of class folders; there is no folder {shown(root)}")
+    found = _read_folder(str(root), (os.path.realpath(root),), tree, "")
+    # Beside class folders lie texts and archives as well, which are nobody's images.
+    tree.left_out = +Counter({STRAY_IMAGE: len(found.images), BROKEN_LINK: len(tree.unusable)})
+    tree.classes = sorted(found.folders)
+    _require_distinct(root, tree.classes)
+    return found
 
 
 def _walk(path: str, prefix: str, above: tuple[str, ...], tree: Tree) -> list[str]:

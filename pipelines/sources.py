@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
@@ -108,6 +108,7 @@ class Source(Protocol):
     >>> from nvidia.dali import fn
     >>> from pipelines.sources import substitutes
     >>> class Memory:
+    ...     left_out = {}
     ...     def __init__(self, classes, samples, stand_ins=frozenset()):
     ...         self.classes, self.samples, self.stand_ins = classes, samples, stand_ins
     ...     def __len__(self):
@@ -146,6 +147,11 @@ class Source(Protocol):
     @property
     def stand_ins(self) -> frozenset[int]:
         """Positions where another sample stands in for one that cannot be decoded."""
+        ...
+
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """How much there is besides the samples, by what it is: an extension (".gif") or a noun."""
         ...
 
     def __len__(self) -> int:

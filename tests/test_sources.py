@@ -279,5 +279,5 @@ def test_evaluation(
 
     expected = evaluated()
     assert "17 images of 32 pixels" in expected
-    monkeypatch.setattr("training.inputs.list_split", lambda *_: in_memory)
+    monkeypatch.setattr("training.inputs.list_split", lambda *_, **__: in_memory)
     assert evaluated() == expected

@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import errno
 import functools
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from pipelines.examine import examine, reason_of
 from pipelines.loader import DALILoader
+from pipelines.names import json_text
 from pipelines.sources import Order, Source, substitutes
 
 from .storage import Outage, Patience, StorageError
@@ -94,7 +94,7 @@ class Quarantine:
         if not self._skip:
             name, reason = next(iter(bad.items()))
             raise BadFileError(f"{name} cannot be decoded ({reason}); --bad-files skip goes on without it")
-        lines = [json.dumps({"path": name, "reason": reason, **where}) for name, reason in bad.items()]
+        lines = [json_text({"path": name, "reason": reason, **where}) for name, reason in bad.items()]
         if self._held is None:
             self._write(lines)
         else:

@@ -18,7 +18,7 @@ from .demo import data_folder
 from .distributed import Processes
 from .evaluation import evaluate
 from .hardware import autocast, choose_hardware, start_device
-from .inputs import Listing, list_dataset
+from .inputs import Listing, left_out_line, list_dataset
 from .loaders import Loaders
 from .model import build_model
 from .recipe import train
@@ -32,7 +32,10 @@ def evaluate_only(config: Config, processes: Processes, listing: Listing | None)
     """Evaluate ``--init-weights`` on the images of val/ and print the result."""
     config = choose_hardware(config, processes)
     device = start_device(config, processes)
-    images = (listing or list_dataset(config, data_folder(config, processes), processes))["val"]
+    listing = listing or list_dataset(config, data_folder(config, processes), processes)
+    if line := left_out_line(listing):
+        processes.say(line)
+    images = listing["val"]
     model, said, classes = _load(config, images, processes)
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     folder = Path(os.devnull) if config.output is None else config.output / "quarantine.jsonl"

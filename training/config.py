@@ -79,6 +79,13 @@ class Config:
     file_list: Path | None = None
     """Folder with train.txt and val.txt, the images to take, as python -m pipelines.check writes it."""
 
+    val_labels: Path | None = None
+    """Labels of a val/ without class folders: ILSVRC2012_validation_ground_truth.txt with meta.mat or
+    map_clsloc.txt beside it, LOC_val_solution.csv, or a text with an image and its class in each line."""
+
+    allow_empty_classes: bool = False
+    """Take class folders without images; the numbers of the other classes stay."""
+
     # The fields of a record are options: by their own names, with a prefix, or as "names" says.
     mixing: Mixing = dataclasses.field(
         default=Mixing(),
@@ -265,6 +272,8 @@ FREE_OPTIONS = frozenset(
         "--data",
         "--demo-data",
         "--file-list",
+        "--val-labels",
+        "--allow-empty-classes",
         "--init-weights",
         "--init-entry",
         "--new-classifier",

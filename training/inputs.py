@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pipelines.folders import check_dataset, list_split
+from pipelines.listing import describe
 from pipelines.sources import Source
 
 from .config import Config
@@ -25,15 +27,27 @@ def list_dataset(config: Config, data: Path, ranks: Ranks) -> Listing:
     ValueError
         `data` is no data set, or has too few images for --batch-size.
     """
+    options: dict[str, Any] = {
+        "val_labels": config.val_labels,
+        "allow_empty_classes": config.allow_empty_classes,
+    }
     if config.eval_only:
-        return {"val": list_split(data, "val", config.file_list)}
-    train, val = check_dataset(data, config.file_list, all_classes=config.absent_classes is None)
+        return {"val": list_split(data, "val", config.file_list, **options)}
+    all_classes = config.absent_classes is None
+    train, val = check_dataset(data, config.file_list, all_classes=all_classes, **options)
     largest = len(train) // ranks.size * ranks.size
     if largest < config.batch_size:
         raise ValueError(
             f"--batch-size must be at most the number of training images ({largest}); got {config.batch_size}"
         )
     return {"train": train, "val": val}
+
+
+def left_out_line(images: Listing) -> str:
+    """What the folders hold besides images that can be taken, in one line; empty where there is nothing."""
+    described = {split: describe(source.left_out) for split, source in images.items()}
+    parts = [f"{split}/: {text}" for split, text in described.items() if text]
+    return f"Left out of {'; '.join(parts)}" if parts else ""
 
 
 def check_output(config: Config, ranks: Ranks) -> None:

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pipelines.names import json_text
+
 from .appending import Appended, Events
 from .checkpoints import SaveError, write_whole
 from .inputs import METRICS
@@ -118,7 +120,7 @@ class Output:
 
     def save_json(self, name: str, content: dict[str, Any]) -> None:
         """Write `content` to a file of the folder."""
-        write_whole(self.folder / name, (json.dumps(content, indent=2, default=str) + "\n").encode())
+        write_whole(self.folder / name, (json_text(content, indent=2, default=str) + "\n").encode())
 
     def close(self) -> None:
         """Flush and close the files."""

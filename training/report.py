@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pipelines.constants import MEAN, STD
+from pipelines.names import shown
 
 _MOST, _MARGIN, _LINE = 8, 6, 13
 _SMALLEST = 112  # an image is shown at least this wide, so that its label has room
@@ -64,7 +65,7 @@ def batch_picture(
 def _labels(target: np.ndarray, classes: Sequence[str]) -> list[str]:
     """The two classes with the highest weights; smoothing gives all others a little."""
     order = np.argsort(-target, kind="stable")[:2]
-    return [f"{target[i]:.2f} {classes[i][:16]}" for i in order if target[i] > target.min()]
+    return [f"{target[i]:.2f} {shown(classes[i])[:16]}" for i in order if target[i] > target.min()]
 
 
 def table(rows: dict[str, str]) -> str:

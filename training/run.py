@@ -22,7 +22,7 @@ from .classes import ClassMap
 from .config import Config, complain
 from .distributed import Processes
 from .evaluation import evaluate
-from .inputs import Listing
+from .inputs import Listing, left_out_line
 from .learner import Learner
 from .loaders import Loaders, Timed
 from .nonfinite import FiniteWatch
@@ -86,6 +86,10 @@ class Run:
         """Make the output folder ready, in the main process."""
         about: dict[str, Any] = {"settings": settings(self.config), "processes": self.processes.size}
         about["classes"] = [shown(name) for name in self.train_loader.images.classes]
+        about["left_out"] = {
+            split: dict(loader.images.left_out)
+            for split, loader in (("train", self.train_loader), ("val", self.val_loader))
+        }
         about |= describe_software(Path(__file__).parent.parent)
         self.output.open(self.progress.step)
         if start.source is None:
@@ -115,8 +119,10 @@ class Run:
             f" {self.progress.total_steps} steps of {config.batch_size} images, {self.learner.device},"
             f" precision {config.amp}.\n"
             + (f"Expected time, by a short measurement: about {minutes:.1f} minutes.\n" if minutes else "")
-            + f"Results: {self.output.folder}",
+            + f"Results: {shown(self.output.folder)}",
         )
+        if line := left_out_line(images):
+            self.processes.say(line)
 
     def progress_bar(self) -> tqdm[Any]:
         """The steps on the terminal of the main process."""
@@ -287,8 +293,8 @@ class Run:
         quarantine = folder / "quarantine.jsonl"
         if quarantine.exists():
             count = len(quarantine.read_bytes().splitlines())
-            rows["bad files"] = f"{count} lines in {quarantine}"
-        return rows | {"results": str(folder)}
+            rows["bad files"] = f"{count} lines in {shown(quarantine)}"
+        return rows | {"results": shown(folder)}
 
     @property
     def _partial(self) -> str:
