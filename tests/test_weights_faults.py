@@ -89,6 +89,21 @@ def test_another_entry(coded: Path, folder: Path, capsys: pytest.CaptureFixture[
     )
 
 
+@pytest.mark.parametrize(
+    ("arch", "old"),
+    [("mnasnet0_5", ("", "")), ("densenet121", (r"(denselayer\d+\.(norm|conv))([12])", r"\1.\3"))],
+)
+def test_models_with_a_history(arch: str, old: tuple[str, str], folder: Path) -> None:
+    """One asks for the version of its layers; the names of another were others when they were published."""
+    weights = {re.sub(*old, name): it for name, it in build_model(arch, 3).state_dict().items()}
+    torch.save(weights, folder / "w.pt")
+    model = build_model(arch, 3)
+    load_weights(model, read_weight_file(folder / "w.pt"), arch)
+    found = {re.sub(*old, name): it for name, it in model.state_dict().items()}
+    assert found.keys() == weights.keys()
+    assert all(torch.equal(found[name], it) for name, it in weights.items())
+
+
 def test_batch_counts_may_be_missing(folder: Path) -> None:
     """Files from before PyTorch 0.4.1 have none, and heads for training alone are left out."""
     model = build_model("resnet18", 3)

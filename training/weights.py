@@ -23,6 +23,8 @@ _WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
 # What the entry, or the attribute of a module, is called that the weights of a model are in.
 _USUAL = {"model", "state_dict", "module", "net", "network", "weights", "model_state_dict", "params", "state"}
 _USUAL |= {"model_state", "ema", "model_ema", "state_dict_ema", "ema_model", "ema_state_dict", "swa_model"}
+# torchvision's published DenseNets have norm.1 where the model has norm1.
+_OLD_DENSENET = re.compile(r"(?<=denselayer)(\d+\.(?:norm|conv))\.([12])(?=\.)")
 _AVERAGE = {"ema", "swa", "averaged", "average"}
 # Tensors that are no part of the model as it is built here: heads for training alone; counts of operations.
 _AUXILIARY = re.compile(r"(aux\d?|AuxLogits)\..*|(.*\.)?(total_ops|total_params|n_averaged)")
@@ -134,7 +136,8 @@ def load_weights(
             raise WeightsError(file.path, f"holds values that are not finite, in {copy.names[name]}")
     if rows is not None and not new_classifier:
         values |= {name: values[name][torch.tensor(rows)] for name in heads}
-    model.load_state_dict(own | values)
+    own.update(values)  # it has versions of layers as well, which some models ask for
+    model.load_state_dict(own)
     except_for = f", but for the classifier {head}, which is new" if new_classifier else ""
     kind = "averaged weights" if copy.is_average else "weights"
     return Taken(kind, except_for, _left(file, copy, needed, values))
@@ -144,7 +147,8 @@ def load_weights(
 
 
 def _clean(name: str) -> str:
-    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+    """The name without wrappers, as the layers are called today."""
+    return _OLD_DENSENET.sub(r"\1\2", ".".join(part for part in name.split(".") if part not in _WRAPPERS))
 
 
 def _copies(place: str, tensors: Iterable[str], own: Sequence[str]) -> list[Copy]:
