@@ -22,9 +22,10 @@ import train_imagenet
 from tests.trainer_process import plain_classifier
 from tests.training_runs import SMALL, train
 from tests.weight_files import ANT, AVERAGE, BEE, FORMS, NAMES, RAW, REFUSED, TAKEN, averaged, ranking
-from training import checkpoints
+from training import checkpoints, export
 from training.model import build_model
 from training.weight_files import read_weight_file
+from training.weight_settings import About
 from training.weights import load_weights
 
 
@@ -251,6 +252,32 @@ def test_size_and_architecture_of_the_checkpoint(
     said = capsys.readouterr().out
     assert "--val-image-size 16; here: --image-size 24, --val-image-size 24;" in said
     assert "on 17 images of 24 pixels" in said
+
+
+def test_exported_weights(
+    trained: Path, coded: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They give the numbers of the checkpoint, and name classes, architecture and size; written once."""
+    exported = folder / "weights.safetensors"
+    assert export.main([str(trained / "last.pt"), str(exported)]) == 0
+    assert "model of" in capsys.readouterr().out
+    about = About.of(read_weight_file(exported).content)
+    assert about == About("shufflenet_v2_x0_5", None, 16, 16, tuple(NAMES))
+    results = []
+    for weights in (trained / "last.pt", exported):
+        status, said, _ = evaluate(coded, weights, capsys=capsys)
+        assert status == 0
+        results.append(said.splitlines()[-1].partition(": top-1 ")[2])
+    assert results[0] == results[1] != ""
+    written = exported.read_bytes()
+    assert export.main([str(trained / "last.pt"), str(exported)]) == 2
+    assert f"must be a new file; {exported} is there already" in capsys.readouterr().err
+    assert exported.read_bytes() == written
+    assert export.main([str(exported), str(folder / "other")]) == 2
+    assert "weights.safetensors is damaged: File is not a zip file" in capsys.readouterr().err
+    assert export.main([str(trained / "last.pt"), str(folder / "other"), "--entry", "ema"]) == 2
+    assert "--entry must be an entry of" in capsys.readouterr().err
+    assert not (folder / "other").exists()
 
 
 def as_version(version: int, content: dict[str, Any]) -> dict[str, Any]:

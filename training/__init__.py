@@ -13,6 +13,7 @@ file                                       what is in it
 `weights`                                  weights of any origin into a model, by the names of their tensors
 `weight_files`, `inert_pickle`             what such a file holds; pickles, read without running them
 `weight_settings`, `classes`               the architecture, sizes and classes that it names; classes by name
+`export`                                   the weights of a checkpoint alone, as safetensors
 `output`, `report`                         the output folder; the picture and the table
 `signals`, `nonfinite`, `storage`          what ends a run early; folders that go away for a while
 `config`, `options`, `mix_schedule`        settings and their checks, the command line

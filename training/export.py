@@ -1,0 +1,84 @@
+"""Write the weights of a checkpoint alone, with the names of their classes, as safetensors.
+
+python -m training.export outputs/.../best.pt weights.safetensors
+
+The averaged weights are taken where the checkpoint has them. The file also says which architecture they are of
+and for which size of images; ``--init-weights`` of the trainer reads all of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from pipelines.names import shown
+
+from .checkpoints import unpack, write_whole
+
+
+def export(checkpoint: Path, output: Path, entry: str | None = None) -> str:
+    """Write weights of a checkpoint of this trainer to a new file.
+
+    Parameters
+    ----------
+    checkpoint, output : Path
+    entry : "model", "ema" or None
+        None: the average, where there is one.
+
+    Returns
+    -------
+    str
+        What was written, for people.
+
+    Raises
+    ------
+    ValueError
+        `output` is there already, or `checkpoint` is none.
+    OSError
+        One of them cannot be read or written.
+    """
+    if output.exists():
+        raise ValueError(f"the output must be a new file; {output} is there already")
+    content = unpack(checkpoint.read_bytes(), checkpoint)
+    entry = entry or ("ema" if content.get("ema") else "model")
+    if not content.get(entry):
+        raise ValueError(f"--entry must be an entry of {checkpoint} with weights in it; got {entry}")
+    about = _about(content["run"])
+    weights = {name: tensor.contiguous() for name, tensor in content[entry].items()}
+    write_whole(output, safetensors.torch.save(weights, about))
+    named = (
+        "the names of the classes" if "classes" in about else "no names of classes, which it does not have"
+    )
+    return f"{output}: {entry} of {checkpoint}, {len(weights)} tensors, with {named}"
+
+
+def _about(run: dict[str, Any]) -> dict[str, str]:
+    """What the file says of the weights, as text: safetensors holds nothing else."""
+    about = {name: str(run["settings"][name]) for name in ("arch", "image_size", "val_image_size")}
+    if run["classes"] is not None:
+        about["classes"] = json.dumps([shown(name) for name in run["classes"]])
+    return about
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run from the command line; the exit status: 2 after an error, which is printed."""
+    parser = argparse.ArgumentParser(prog="python -m training.export", description=__doc__)
+    parser.add_argument("checkpoint", type=Path, help="last.pt, best.pt or another checkpoint of the trainer")
+    parser.add_argument("output", type=Path, help="the new file")
+    parser.add_argument("--entry", choices=["model", "ema"], help="default: ema, where there is one")
+    given = parser.parse_args(arguments)
+    try:
+        print(export(given.checkpoint, given.output, given.entry))
+    except (ValueError, OSError) as error:
+        print(f"training.export: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
