@@ -2,8 +2,8 @@
 
 python -m training.export outputs/.../best.pt weights.safetensors
 
-The averaged weights are taken where the checkpoint has them. The file also says which architecture they are of
-and for which size of images; ``--init-weights`` of the trainer reads all of it.
+The averaged weights are taken where the checkpoint has them. The file also says which architecture they are
+of, and for which size of images; ``--init-weights`` of the trainer reads all of it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import safetensors.torch
 
 from pipelines.names import shown
 
-from .checkpoints import unpack, write_whole
+from .checkpoints import SaveError, unpack, write_whole
 
 
 def export(checkpoint: Path, output: Path, entry: str | None = None) -> str:
@@ -51,10 +51,8 @@ def export(checkpoint: Path, output: Path, entry: str | None = None) -> str:
     about = _about(content["run"])
     weights = {name: tensor.contiguous() for name, tensor in content[entry].items()}
     write_whole(output, safetensors.torch.save(weights, about))
-    named = (
-        "the names of the classes" if "classes" in about else "no names of classes, which it does not have"
-    )
-    return f"{output}: {entry} of {checkpoint}, {len(weights)} tensors, with {named}"
+    names = "with" if "classes" in about else "without"  # an earlier version wrote it
+    return f"{output}: {entry} of {checkpoint}, {len(weights)} tensors, {names} the names of the classes"
 
 
 def _about(run: dict[str, Any]) -> dict[str, str]:
@@ -75,7 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         print(export(given.checkpoint, given.output, given.entry))
     except (ValueError, OSError) as error:
-        print(f"training.export: error: {error}", file=sys.stderr)
+        said = error.strerror if isinstance(error, SaveError) else error
+        print(f"training.export: error: {said}", file=sys.stderr)
         return 2
     return 0
 
