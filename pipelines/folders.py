@@ -119,6 +119,11 @@ class ImageFolder:
             files[position], labels[position] = self.files[other], self.labels[other]
         return dataclasses.replace(self, files=files, labels=labels, stand_ins=gone)
 
+    @property
+    def labels_present(self) -> frozenset[int]:
+        """See :attr:`.sources.Source.labels_present`."""
+        return frozenset(self.labels)
+
     def digest(self) -> str:
         """SHA-256 of the classes, files and labels, wherever the folder lies."""
         listing = json.dumps([self.classes, self.files, self.labels], separators=(",", ":"))

@@ -111,6 +111,9 @@ class Source(Protocol):
     ...     left_out = {}
     ...     def __init__(self, classes, samples, stand_ins=frozenset()):
     ...         self.classes, self.samples, self.stand_ins = classes, samples, stand_ins
+    ...     @property
+    ...     def labels_present(self):
+    ...         return frozenset(label for _, label in self.samples)
     ...     def __len__(self):
     ...         return len(self.samples)
     ...     def __str__(self):
@@ -142,6 +145,11 @@ class Source(Protocol):
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes; a label is a position in it."""
+        ...
+
+    @property
+    def labels_present(self) -> frozenset[int]:
+        """The labels that samples have: a class may have none."""
         ...
 
     @property

@@ -91,6 +91,7 @@ def test_both_keep_to_the_contract(source: Source) -> None:
     assert not isinstance(str(source), Source)
     assert len(source) == COUNT
     assert source.classes == CLASSES
+    assert source.labels_present == {0, 1, 2}
     assert len({source.name(position) for position in range(COUNT)}) == COUNT
     assert source.stand_ins == frozenset()
 

@@ -213,6 +213,21 @@ def test_classes_by_name(
         assert top1(said) == pytest.approx(expected, abs=0.01)
 
 
+def test_a_class_without_images_is_absent(
+    val: Callable[..., Path], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its folder counts neither for the result nor, if it is unknown, against it."""
+    data = val(bee="bee", cat="cat")
+    for name in ("ant", "unknown"):
+        (data / "val" / name).mkdir()
+    weights = saved(folder, ranking(0, 1, 2), NAMES)
+    options = ["--allow-empty-classes", "--absent-classes", "mask"]
+    status, said, _ = evaluate(data, weights, *options, capsys=capsys)
+    assert status == 0
+    assert "on 11 images of 16 pixels and of 2 of 3 classes, the logits of the others masked" in said
+    assert top1(said) == pytest.approx(100 * 8 / 11, abs=0.01)
+
+
 # -- Trainings -------------------------------------------------------------------------------------------
 
 
@@ -322,6 +337,34 @@ def test_resume_with_other_classes(
     assert error.endswith("needs a checkpoint of these classes; train/ lacks cat and it knows no dog\n")
 
     assert not (folder / "new").exists()
+
+
+# What --resume does not take, and its words.
+NO_CHECKPOINTS = {
+    "text": "is damaged: File is not a zip file",
+    "JPEG": "is damaged: File is not a zip file",
+    "cut": "is damaged: File is not a zip file",
+    "a bit": "is damaged: Bad CRC-32",
+    "code": "no checkpoint of this trainer: it holds posix.system, which is neither tensor",
+    "whole model": "no checkpoint of this trainer: it holds tests.weight_files.Net, which is neither tensor",
+    "no weights": "is no checkpoint of this trainer",
+    "folder": "--resume must be auto or a checkpoint; there is no file",
+}
+
+
+@pytest.mark.parametrize("name", NO_CHECKPOINTS)
+def test_resume_from_something_else(
+    name: str, coded: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line of plain text, here too."""
+    REFUSED[name][0](folder / "w.pt")
+    options = ["--data", coded, "--image-size", 16, "--output", folder / "out"]
+    assert run(*options, "--resume", folder / "w.pt") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(folder / "w.pt") in line
+    assert NO_CHECKPOINTS[name] in line
+    assert line.isprintable()
+    assert {path.name for path in folder.iterdir()} == {"w.pt"}
 
 
 def test_first_weights_of_other_classes(

@@ -21,6 +21,8 @@ import torch
 
 from pipelines import files
 
+from .config import plain
+
 VERSION = 3
 FOLDER = "checkpoints"
 _NAME = re.compile(r"step-(\d{8,})\.pt")
@@ -66,11 +68,13 @@ def unpack(data: bytes, name: object = "the checkpoint") -> dict[str, Any]:
     except MemoryError:
         raise
     except Exception as error:  # the parsers of zipfile raise a dozen kinds for bytes that make no sense
-        raise DamagedError(f"{name} is damaged: {_reason(error)}") from error
+        raise DamagedError(f"{name} is damaged: {plain(error)}") from error
     try:
         content = torch.load(whole, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
-        raise DamagedError(f"{name} is damaged or holds what none should: {_reason(error)}") from error
+        raise DamagedError(
+            f"{name} is damaged, or no checkpoint of this trainer: {_refusal(error)}"
+        ) from error
     return upgrade(content, name)
 
 
@@ -88,8 +92,12 @@ def _checked(data: bytes) -> io.BytesIO:
     return whole
 
 
-def _reason(error: Exception) -> str:
-    return str(error).split("\n")[0] or type(error).__name__
+def _refusal(error: Exception) -> str:
+    """Why PyTorch takes no content; its advice, how to read it all the same, is not for a checkpoint."""
+    text = plain(error)
+    if named := re.search(r"GLOBAL (\S+) ", text):
+        return f"it holds {named[1]}, which is neither tensor, number, text nor a container of those"
+    return text.rpartition("WeightsUnpickler error: ")[2]
 
 
 def upgrade(content: Any, name: object = "the checkpoint") -> dict[str, Any]:

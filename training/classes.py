@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipelines.folders import class_folders
 from pipelines.names import positions, shown
+from pipelines.sources import Source
 
 from .config import Config
 from .weight_files import WeightFile
@@ -21,44 +22,48 @@ class ClassMap:
     Attributes
     ----------
     positions : tuple of int
-        For each label of the split, the position of its class among the outputs.
+        For each label of the split, the position of its class among the outputs; -1 for a class that the
+        model does not have, which no image is of.
     num_outputs : int
+    present : frozenset of int
+        The outputs whose classes have images.
     mask_absent : bool
-        Whether outputs of classes that the split does not have are left out of the comparison.
+        Whether the others are left out of the comparison.
     """
 
     positions: tuple[int, ...]
     num_outputs: int
+    present: frozenset[int]
     mask_absent: bool = False
 
     @property
     def is_complete(self) -> bool:
-        """Whether the split has every class of the model."""
-        return len(set(self.positions)) == self.num_outputs
+        """Whether the split has images of every class of the model."""
+        return len(self.present) == self.num_outputs
 
     @property
-    def is_identity(self) -> bool:
-        """Whether labels are the positions of the outputs already."""
-        return self.positions == tuple(range(self.num_outputs))
+    def changes_nothing(self) -> bool:
+        """Whether labels are the positions of the outputs already, and nothing is masked."""
+        in_order = self.positions == tuple(range(self.num_outputs))
+        return in_order and (self.is_complete or not self.mask_absent)
 
     def __str__(self) -> str:
         """Over how many classes a result is."""
-        present = len(set(self.positions))
         if self.is_complete:
-            return f"{present} classes"
+            return f"{self.num_outputs} classes"
         absent = "masked" if self.mask_absent else "kept"
-        return f"{present} of {self.num_outputs} classes, the logits of the others {absent}"
+        return f"{len(self.present)} of {self.num_outputs} classes, the logits of the others {absent}"
 
 
 def map_classes(
-    names: Sequence[str], outputs: Sequence[str], *, absent: str | None, split: str, model: str
+    images: Source, outputs: Sequence[str], *, absent: str | None, split: str, model: str
 ) -> ClassMap:
     """Find the classes of a split among those of a model, by names that look the same.
 
     Parameters
     ----------
-    names : sequence of str
-        The classes of the split.
+    images : Source
+        The split.
     outputs : sequence of str
         The classes of the model.
     absent : "keep", "mask" or None
@@ -69,17 +74,18 @@ def map_classes(
     Raises
     ------
     ValueError
-        The split has classes that the model has not.
+        The split has images of classes that the model has not.
     """
-    found = positions(names, outputs)
-    unknown = [name for name, place in zip(names, found, strict=True) if place is None]
+    found, present = positions(images.classes, outputs), images.labels_present
+    unknown = [images.classes[label] for label in sorted(present) if found[label] is None]
     if unknown:
-        known = "" if len(unknown) == len(names) else f" beside {len(names) - len(unknown)} of those"
+        known = f" beside {len(present) - len(unknown)} of those" if len(present) > len(unknown) else ""
         raise ValueError(
             f"{split} must hold classes of {model}, which are {few(outputs)}; got {few(unknown)}{known}"
         )
-    places = tuple(place for place in found if place is not None)
-    return ClassMap(places, len(outputs), mask_absent=absent == "mask")
+    places = tuple(-1 if place is None else place for place in found)
+    seen = frozenset(places[label] for label in present)
+    return ClassMap(places, len(outputs), seen, mask_absent=absent == "mask")
 
 
 def require_same_classes(names: Sequence[str], outputs: Sequence[str], message: str) -> list[int]:

@@ -69,7 +69,7 @@ def _load(config: Config, images: Source, processes: Processes) -> tuple[nn.Modu
     known = known_classes(config, file)
     outputs = images.classes if known is None else known
     classes = map_classes(
-        images.classes,
+        images,
         outputs,
         absent=config.absent_classes,
         split="val/",

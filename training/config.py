@@ -11,6 +11,7 @@ import ctypes
 import dataclasses
 import difflib
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -296,6 +297,12 @@ def complain(error: object) -> None:
     words = error.strerror if isinstance(error, OSError) and error.filename is None else None
     with contextlib.suppress(OSError):  # what is printed may go to the disk that is full
         print(f"train_imagenet.py: error: {words or error}", file=sys.stderr, flush=True)
+
+
+def plain(error: BaseException) -> str:
+    """The message of a library as one line of plain text: without colours, which PyTorch's have."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    return " ".join(text.split()) or type(error).__name__
 
 
 def resolve(config: Config, ranks: Ranks = Ranks()) -> Config:

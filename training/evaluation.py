@@ -45,7 +45,7 @@ def evaluate(
         ``top1``, ``top5``, ``loss``; None where there was a reason to stop.
     """
     device = next(model.parameters()).device
-    mapped = None if classes is None or classes.is_identity else _Mapped(classes, device)
+    mapped = None if classes is None or classes.changes_nothing else _Mapped(classes, device)
     totals = torch.zeros(4, dtype=torch.float64, device=device)
     processes.copy_buffers_of_main(model)
     was_training = model.training
@@ -75,9 +75,8 @@ class _Mapped:
 
     def __init__(self, classes: ClassMap, device: torch.device) -> None:
         self._positions = torch.tensor(classes.positions, device=device)
-        absent = torch.ones(classes.num_outputs, dtype=torch.bool, device=device)
-        absent[self._positions] = False
-        self._absent = absent if classes.mask_absent else None
+        absent = [place not in classes.present for place in range(classes.num_outputs)]
+        self._absent = torch.tensor(absent, device=device) if classes.mask_absent else None
 
     def __call__(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         if self._absent is not None:

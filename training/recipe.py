@@ -62,10 +62,7 @@ def train(config: Config, processes: Processes, listing: Listing | None = None, 
     identity = Identity.of(config, images, processes)
     identity.require_same()
     val_classes = map_classes(
-        *(images["val"].classes, identity.classes),
-        absent=config.absent_classes,
-        split="val/",
-        model="train/",
+        images["val"], identity.classes, absent=config.absent_classes, split="val/", model="train/"
     )
 
     # The checkpoint to resume, if there is one. Every part gets its state back from it when it is registered.

@@ -16,6 +16,7 @@ from typing import Any
 
 from safetensors import safe_open
 
+from .config import plain
 from .inert_pickle import ELEMENTS, CodeError, InertUnpickler, Placeholder, Stored, items_of, stored_tensor
 
 # The first object in a file of torch.save before PyTorch 1.6: the number 0x1950a86a20f9469cfc6c.
@@ -151,12 +152,6 @@ def _damage(path: Path) -> Iterator[None]:
     except Exception as error:  # a dozen kinds
         cut = isinstance(error, EOFError) or any(words in str(error) for words in _CUT)
         raise WeightsError(path, "is cut off" if cut else f"is damaged: {plain(error)}") from error
-
-
-def plain(error: BaseException) -> str:
-    """The message of a library as one line of plain text."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
-    return " ".join(text.split()) or type(error).__name__
 
 
 def _read_zip(path: Path) -> WeightFile:

@@ -14,8 +14,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from .classes import few
+from .config import plain
 from .inert_pickle import ELEMENTS, Storage, Stored, items_of
-from .weight_files import WeightFile, WeightsError, plain
+from .weight_files import WeightFile, WeightsError
 from .weight_settings import About
 
 # What wrappers insert into the names of tensors, wherever the wrapped module is.
