@@ -25,7 +25,7 @@ test: env ## run the tests (ARGS are pytest's options)
 
 bounds: env ## run the kernels' tests with every array access checked (NUMBA_BOUNDSCHECK)
 	NUMBA_BOUNDSCHECK=1 $(ENV_PYTHON) -m pytest $(PARALLEL) -W error::pytest.PytestUnraisableExceptionWarning \
-		tests/test_kernel.py tests/test_entry_points.py tests/test_properties.py tests/test_masks.py
+		tests/test_kernel.py tests/test_entry_points.py tests/test_properties.py tests/test_masks.py tests/test_headers.py
 
 lint: env ## check the formatting, the lint rules and the types
 	$(ENV_PYTHON) -m ruff format --check .

@@ -1,9 +1,9 @@
 """Decode whole image files in a process of their own, and say what is wrong with each.
 
-Damage can do more to a decoder than make it raise: DALI 2.4 dies of a JPEG 2000 file with tiles of width 0
-(SIGFPE). And why a file does not decode stands on the standard error of the process, written there by
-compiled code, not in the exception. A process of its own serves both: it may die, and all that appears on
-its standard error belongs to the file that it decodes.
+Damage can do more to a decoder than make it raise: DALI 2.4 dies of some headers, and there may be more than
+those that are known and kept from it (`.headers`). And why a file does not decode stands on the standard
+error of the process, written there by compiled code, not in the exception. A process of its own serves both:
+it may die, and all that appears on its standard error belongs to the file that it decodes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.pipeline import DataNode, Pipeline
 
 from .formats import format_of, known_obstacle
+from .headers import REFUSES, checked
 
+# What is said of a header that reads and must not be decoded.
+REFUSED = "its header is damaged, or of no type that DALI decodes"
 BATCH = 32
 DIGEST_BYTES = 16
 # The size and time of a file of which nothing is certain: it is looked at again by the next check.
@@ -130,7 +133,7 @@ class _Decoder:
             # Of many types: DALI's errors, and those of C++ that have a fellow in Python. It calls the
             # pipeline "no longer valid", although it goes on (2.4), and building one takes 2 ms.
             self._pipeline = _build()
-            raise _Undecodable(str(error)) from error
+            raise _Undecodable(REFUSED if REFUSES in str(error) else str(error)) from error
         shapes: list[tuple[int, ...]] = images.shape()
         return shapes
 
@@ -138,7 +141,7 @@ class _Decoder:
 def _build() -> Pipeline:
     @pipeline_def
     def pipeline() -> DataNode:
-        return fn.decoders.image(fn.external_source(name="encoded", batch=True), **DECODER)
+        return fn.decoders.image(checked(fn.external_source(name="encoded", batch=True)), **DECODER)
 
     # One thread: the other cores have processes of their own, which never wait for each other.
     built = pipeline(batch_size=BATCH, num_threads=1, device_id=None, prefetch_queue_depth=1)

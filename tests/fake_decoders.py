@@ -24,7 +24,7 @@ def has_a_bug(connection: Connection) -> None:
 
 
 def dislikes_some(connection: Connection) -> None:
-    """Finds every file empty; never ends with those named slow, is killed over those named large."""
+    """Finds every file empty; never ends with those named slow, dies of those named large or fatal."""
     from pipelines._decoding import Result
 
     connection.send(None)
@@ -38,6 +38,8 @@ def dislikes_some(connection: Connection) -> None:
                 time.sleep(600)
             if "large" in path:
                 os.kill(os.getpid(), signal.SIGKILL)
+            if "fatal" in path:
+                os.kill(os.getpid(), signal.SIGFPE)
         sizes = [(os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in paths]
         connection.send([Result(size, time_ns, "", "empty file") for size, time_ns in sizes])
 

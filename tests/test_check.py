@@ -152,7 +152,7 @@ def test_finds_every_bad_kind_and_no_other(everything: tuple[Path, Path, int, di
         ("ant colony/git lfs.JPEG", "Git LFS pointer, which DALI does not read: .*"),
         ("ant colony/too many Huffman codes.JPEG", "JPEG: Bogus Huffman table definition"),
         ("ant colony/one wrong byte.png", "PNG: libpng error: IDAT: incorrect data check"),
-        ("ant colony/tiles of width 0.jp2", r"the decoder kills the process \(SIGFPE\)"),
+        ("ant colony/tiles of width 0.jp2", f"JPEG 2000: {_decoding.REFUSED}"),
         ("ant colony/zeros.JPEG", r"unknown content, b'(\\x00){8}': .*"),
         ("ant colony/12 bit by its header.JPEG", "JPEG: DALI cannot decode it and does not say why"),
         ("bee/gone.jpg", "broken link"),
@@ -420,6 +420,7 @@ def test_files_that_take_too_long_or_too_much(tmp_path: Path, monkeypatch: pytes
     data, output = images(tmp_path / "set", 4), tmp_path / "out"
     shutil.copy(data / "a" / "000.png", data / "a" / "slow.png")
     shutil.copy(data / "a" / "000.png", data / "a" / "large.png")
+    shutil.copy(data / "a" / "000.png", data / "a" / "fatal.png")
     monkeypatch.setattr(examine, "serve", fake_decoders.dislikes_some)
     status, report = run(data, output, "--timeout", "1.5")
     assert status == 1
@@ -429,10 +430,11 @@ def test_files_that_take_too_long_or_too_much(tmp_path: Path, monkeypatch: pytes
     assert reasons["a/large.png"] == (
         "the process that decoded it was killed (SIGKILL), perhaps for want of memory"
     )
+    assert reasons["a/fatal.png"] == "the decoder kills the process (SIGFPE)"
     monkeypatch.undo()
     status, report = run(data, output)
-    assert list(report["unusable"]["set"]) == [f"a/{index:03d}.png" for index in range(4)]
-    assert [record["file"] for record in state(output)[6:]] == ["a/large.png", "a/slow.png"]
+    assert list(report["unusable"]["set"]) == [*(f"a/{index:03d}.png" for index in range(4)), "a/fatal.png"]
+    assert [record["file"] for record in state(output)[7:]] == ["a/large.png", "a/slow.png"]
 
 
 # Bad input

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import itertools
 import json
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from pipelines.loader import DALILoader
 from pipelines.records import Augmentation, Output, Shard
 from pipelines.sources import Order, Source, substitutes
 from tests.image_sets import CLASSES, TRAIN_LABELS, indices
+from tests.sources import memory_class
 from tests.training_runs import losses, status, train, without_clock
 from training.bad_files import GuardedLoader, Quarantine
 
@@ -28,10 +28,7 @@ SHARDS = [(0, 1), (0, 3), (2, 3)]
 @pytest.fixture(scope="module")
 def memory() -> Any:
     """The class of the example in the contract."""
-    names: dict[str, Any] = {}
-    for example in doctest.DocTestParser().get_examples(Source.__doc__ or ""):
-        exec(example.source, names)
-    return names["Memory"]
+    return memory_class()
 
 
 def loaded(memory: Any, folder: ImageFolder) -> Source:

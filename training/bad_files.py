@@ -254,7 +254,7 @@ class GuardedLoader:
                 if unexplained == _ATTEMPTS:
                     raise PipelineError(
                         f"the pipeline that reads {self._source} fails, and none of the files that come next"
-                        f" is to blame: {reason_of(error)}"
+                        f" is to blame: {reason_of(error)} (python -m pipelines.check looks at all files)"
                     ) from error
                 if not explained:
                     # The storage may have been away, and back before it was looked at.

@@ -1,0 +1,272 @@
+"""Headers of encoded images that DALI's decoders do not survive, although its parsers read them.
+
+nvImageCodec's parser divides by the width of JPEG 2000's tiles, OpenJPEG writes to memory that is not its own
+after a header that is not whole, and DALI has no type for some samples, which it finds out too late (see
+`pipelines.headers`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from numba import carray  # type: ignore[attr-defined]
+from nvidia.dali import types
+from nvidia.dali.pipeline import DataNode
+
+from .compat import CompiledOperator
+from .compiled import RUN, SETUP, compiled, data_of, integers, shape1
+
+# OpenCV's, which decodes most formats; more is damage too, and DALI does not survive the lack of memory.
+_LONGEST, _LARGEST = 1 << 20, 1 << 30
+# JPEG, ISO/IEC 10918-1, annex B: markers of a frame, and others in between.
+_START_OF_FRAME, _NO_FRAMES, _FILL = 0xFFC0, (0xFFC4, 0xFFC8, 0xFFCC), 0xFFFF
+# TIFF, TIFF 6.0: tags of the first directory, and a value of the second.
+_BITS_PER_SAMPLE, _SAMPLE_FORMAT, _FLOATING_POINT = 258, 339, 3
+# JPEG 2000, ISO/IEC 15444-1, annex A: markers of the main header, and A.5.1, A.6.1, A.6.4.
+_SIZ, _COD, _QCD, _SOT = 0xFF51, 0xFF52, 0xFF5C, 0xFF90
+_FIRST_OF_HEADER, _LAST_OF_HEADER = 0xFF50, 0xFF64
+_CODE_STREAM, _LARGE_BOX = 0x6A703263, 1  # "jp2c"; the length is in the next 8 bytes
+_MOST_LEVELS, _MOST_TILES, _MOST_BITS = 32, 65535, 16
+
+
+@numba.njit
+def _big_endian(data: Any, at: int, count: int) -> Any:
+    """An unsigned integer of `count` bytes, -1 where the data ends before it does."""
+    if at < 0 or at + count > data.size:
+        return -1
+    value = np.int64(0)
+    for i in range(at, at + count):
+        value = value * 256 + np.int64(data[i])
+    return value
+
+
+@numba.njit
+def _number(data: Any, at: int, count: int, little: bool) -> Any:
+    """The same in either order of bytes; 8 bytes give -1 too where they are no place in any file."""
+    if not little:
+        return max(_big_endian(data, at, count), -1)
+    if at < 0 or at + count > data.size:
+        return -1
+    value = np.int64(0)
+    for i in range(at + count - 1, at - 1, -1):
+        value = value * 256 + np.int64(data[i])
+    return max(value, -1)
+
+
+@numba.njit
+def _jpeg(data: Any) -> Any:
+    """Whether DALI has a type for the samples: at most 16 bits."""
+    at = 2
+    while True:
+        marker, length = _big_endian(data, at, 2), _big_endian(data, at + 2, 2)
+        if _START_OF_FRAME <= marker < _START_OF_FRAME + 16 and marker not in _NO_FRAMES:
+            return _big_endian(data, at + 4, 1) <= _MOST_BITS
+        if marker < 0 or length < 0:
+            return True
+        at += 1 if marker == _FILL else 2 + length
+
+
+@numba.njit
+def _tiff(data: Any) -> Any:
+    """Whether DALI has a type for the samples: at most 16 bits, or 32 of floating point."""
+    little, big = data[0] == ord("I"), data[2] == 43 or data[3] == 43
+    place, entry = (8, 20) if big else (4, 12)
+    at = _number(data, 8 if big else 4, place, little)
+    count = _number(data, at, 8 if big else 2, little)
+    if at < 0 or count < 0:
+        return False
+    first, bits, form = at + (8 if big else 2), 1, 1
+    for i in range(min(count, (data.size - first) // entry)):
+        start = first + i * entry
+        tag, kind = _number(data, start, 2, little), _number(data, start + 2, 2, little)
+        if tag != _BITS_PER_SAMPLE and tag != _SAMPLE_FORMAT:
+            continue
+        values = _number(data, start + 4, place, little)
+        size = 4 if kind == 4 else 2
+        value = start + 4 + place
+        if values * size > place:
+            value = _number(data, value, place, little)
+        if tag == _BITS_PER_SAMPLE:
+            bits = _number(data, value, size, little)
+        else:
+            form = _number(data, value, size, little)
+    return bits == 32 if form == _FLOATING_POINT else bits <= _MOST_BITS
+
+
+@numba.njit
+def _code_stream(data: Any) -> Any:
+    """Where the code stream of a JPEG 2000 file begins, -1 without one."""
+    if data[0] == 0xFF:
+        return 0
+    at = 0
+    while True:
+        length, kind = _big_endian(data, at, 4), _big_endian(data, at + 4, 4)
+        content = 8
+        if length == _LARGE_BOX:
+            length, content = _big_endian(data, at + 8, 8), 16
+        if kind == _CODE_STREAM:
+            return at + content
+        if length < content or at + length >= data.size:
+            return -1
+        at += length
+
+
+@numba.njit
+def _sizes(data: Any, at: int, length: int) -> Any:
+    """Whether the segment SIZ at `at` describes an image with pixels, in tiles with pixels."""
+    right, bottom = _big_endian(data, at + 6, 4), _big_endian(data, at + 10, 4)
+    left, top = _big_endian(data, at + 14, 4), _big_endian(data, at + 18, 4)
+    width, height = _big_endian(data, at + 22, 4), _big_endian(data, at + 26, 4)
+    tile_left, tile_top = _big_endian(data, at + 30, 4), _big_endian(data, at + 34, 4)
+    components = _big_endian(data, at + 38, 2)
+    if components < 1 or length != 38 + 3 * components or at + 2 + length > data.size:
+        return False
+    if right <= left or bottom <= top or width < 1 or height < 1:
+        return False
+    if tile_left > left or tile_top > top or tile_left + width <= left or tile_top + height <= top:
+        return False
+    across, down = -(-(right - tile_left) // width), -(-(bottom - tile_top) // height)
+    if across * down > _MOST_TILES:
+        return False
+    for component in range(components):
+        start = at + 40 + 3 * component
+        if (data[start] & 127) + 1 > _MOST_BITS or data[start + 1] < 1 or data[start + 2] < 1:
+            return False
+    return True
+
+
+@numba.njit
+def _coding(data: Any, at: int, length: int) -> Any:
+    """Whether the segment COD at `at` has values that the standard knows."""
+    style, order, layers = data[at + 4], data[at + 5], _big_endian(data, at + 6, 2)
+    levels, width, height = data[at + 9], data[at + 10], data[at + 11]
+    precincts = levels + 1 if style & 1 else 0
+    if style > 7 or order > 4 or layers < 1 or data[at + 8] > 1 or levels > _MOST_LEVELS:
+        return False
+    return (
+        length == 12 + precincts and width <= 8 and height <= 8 and width + height <= 8 and data[at + 13] < 2
+    )
+
+
+@numba.njit
+def _jpeg_2000(data: Any) -> Any:
+    """Whether the main header is whole and of values that the standard knows."""
+    at = _code_stream(data)
+    if at < 0 or _big_endian(data, at + 2, 2) != _SIZ:
+        return False
+    at += 2
+    coding = quantisation = False
+    while True:
+        marker, length = _big_endian(data, at, 2), _big_endian(data, at + 2, 2)
+        if marker == _SOT:
+            return coding and quantisation and length == 10 and at + 12 <= data.size
+        if marker < _FIRST_OF_HEADER or marker > _LAST_OF_HEADER or length < 2 or at + 2 + length > data.size:
+            return False
+        if marker == _SIZ and not _sizes(data, at, length):
+            return False
+        if marker == _COD:
+            coding = length >= 12 and _coding(data, at, length)
+            if not coding:
+                return False
+        quantisation = quantisation or (marker == _QCD and length >= 4)
+        at += 2 + length
+
+
+@numba.njit
+def survivable(data: Any) -> Any:
+    """Whether a header, of whatever is in the file, is none that DALI dies of; others may not read either.
+
+    Parameters
+    ----------
+    data : uint8 [N]
+    """
+    if data.size < 12:
+        return True
+    first, second = data[0], data[1]
+    if first == 0xFF and second == 0xD8:
+        return _jpeg(data)
+    if first == second and (first == ord("I") or first == ord("M")):
+        return _tiff(data)
+    if (first == 0xFF and second == 0x4F) or (first == 0 and data[4] == ord("j") and data[5] == ord("P")):
+        return _jpeg_2000(data)
+    return True
+
+
+@numba.njit
+def sensible(shape: Any) -> Any:
+    """Whether an image can have a shape.
+
+    Parameters
+    ----------
+    shape : int64 [3]
+        Height, width, channels, as nvImageCodec's parsers have it; 0 channels are what they do not know.
+    """
+    height, width, channels = shape[0], shape[1], shape[2]
+    within = 0 < height <= _LONGEST and 0 < width <= _LONGEST and height * width <= _LARGEST
+    return within and channels > 0
+
+
+def _build_data_check(version: int) -> Callable[..., None]:
+    def run(out, out_shapes, out_ndims, outs, data, shapes, ndims, ins):  # type: ignore[no-untyped-def]
+        _source = version
+        encoded = carray(data_of(data, 0), shape1(shapes, 0), np.uint8)
+        carray(data_of(out, 0), 1, np.int32)[0] = -1 if survivable(encoded) else 0
+
+    return run
+
+
+def _build_shape_check(version: int) -> Callable[..., None]:
+    def run(out, out_shapes, out_ndims, outs, data, shapes, ndims, ins):  # type: ignore[no-untyped-def]
+        _source = version
+        shape = carray(data_of(data, 0), shape1(shapes, 0), np.int64)
+        carray(data_of(out, 0), 1, np.int32)[0] = -1 if sensible(shape) else 0
+
+    return run
+
+
+def _build_shapes(version: int) -> Callable[..., None]:
+    def setup(out_shapes, out_ndims, outs, shapes, ndims, ins, samples):  # type: ignore[no-untyped-def]
+        _source = version
+        for sample in range(samples):
+            integers(integers(out_shapes, samples)[sample], 1)[0] = 1
+
+    return setup
+
+
+def length_if_survivable(encoded: DataNode) -> DataNode:
+    """-1, which ``fn.reshape`` takes for the length as it is; 0 for an image that nothing must read.
+
+    Parameters
+    ----------
+    encoded : DataNode
+        uint8 1-D, CPU.
+
+    Returns
+    -------
+    DataNode
+        int32 [1], CPU.
+    """
+    return _length(_build_data_check, encoded, types.UINT8)
+
+
+def length_if_sensible(shape: DataNode) -> DataNode:
+    """The same, of shapes from ``fn.peek_image_shape``: int64 [3], CPU."""
+    return _length(_build_shape_check, shape, types.INT64)
+
+
+def _length(
+    build: Callable[[int], Callable[..., None]], given: DataNode, dtype: types.DALIDataType
+) -> DataNode:
+    operator = CompiledOperator(
+        run_fn=compiled(build, RUN),
+        setup_fn=compiled(_build_shapes, SETUP),
+        out_types=[types.INT32],
+        outs_ndim=[1],
+        in_types=[dtype],
+        ins_ndim=[1],
+    )
+    length: DataNode = operator(given)
+    return length
