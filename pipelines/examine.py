@@ -112,6 +112,8 @@ def examine(source: Source, positions: Sequence[int], timeout: float = 300.0) ->
         A sample cannot be read, which says nothing about it.
     """
     samples = _Samples(source)
+    for position in positions[:BATCH]:
+        samples.item(position)  # where nothing can be read, no process is started
     errors: dict[int, str | None] = {}
 
     def batches() -> Iterator[tuple[_Samples, list[int]]]:

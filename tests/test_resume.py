@@ -26,7 +26,7 @@ from pipelines import files
 from tests.devices import trainer_options, with_device
 from tests.image_sets import photo, write_split
 from tests.trainer_process import Outcome, Trainer, restless_classifier
-from tests.training_runs import without_clock
+from tests.training_runs import assert_same_run, flat, without_clock
 from training import checkpoints
 from training.learner import Learner
 from training.model import build_schedule
@@ -84,41 +84,6 @@ def undisturbed(
 def shared(processes: int) -> list[str]:
     """The settings that differ with the number of processes: batches have to be shared out evenly."""
     return ["--batch-size", "9"] if processes == 3 else []
-
-
-def flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Every leaf of a checkpoint by its path."""
-    if isinstance(value, dict | list | tuple):
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        return {path: leaf for key, part in items for path, leaf in flat(part, f"{name}/{key}").items()}
-    return {name: value}
-
-
-def assert_same_run(output: Path, expected: Path) -> None:
-    """Same metrics, same files, and the same content of every checkpoint but for paths and clocks."""
-    assert without_clock(output) == without_clock(expected)
-    for name in ("last.pt", "best.pt", *sorted(f"checkpoints/{p.name}" for p in expected.glob("*/*.pt"))):
-        found, wanted = (flat(torch.load(folder / name, weights_only=True)) for folder in (output, expected))
-        assert found.keys() == wanted.keys()
-        differing = [
-            path
-            for path in wanted
-            if (
-                not torch.equal(found[path], wanted[path])
-                if isinstance(wanted[path], torch.Tensor)
-                else found[path] != wanted[path]
-            )
-        ]
-        free = [
-            f"/run/settings/{name}" for name in ("output", "resume", "checkpoint_every", "storage_patience")
-        ]
-        free.append("/output/metrics_bytes")
-        assert [path for path in differing if path not in free] == [], name
-    names = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
-    assert {name for name in names if "tmp" in name or "damaged" in name} == set()
-    assert {name for name in names if ".pt" in name} == {
-        str(path.relative_to(expected)) for path in expected.rglob("*.pt")
-    }
 
 
 @pytest.mark.parametrize(("mix", "processes"), [("gmix", 1), ("gmix", 2), ("hmix", 3)])

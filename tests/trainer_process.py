@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,12 +34,14 @@ class Outcome(NamedTuple):
 
 
 class Trainer:
-    """A process that has imported the trainer."""
+    """A process that has imported the trainer, with `environment` beside that of the tests."""
 
-    def __init__(self) -> None:
+    def __init__(self, **environment: str) -> None:
+        self.environment = environment
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__],
             cwd=ROOT,
+            env={**os.environ, **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -48,7 +51,7 @@ class Trainer:
         self,
         *arguments: object,
         processes: int = 1,
-        plan: dict[str, Any] | None = None,
+        plan: dict[str, Any] | Sequence[dict[str, Any]] | None = None,
         record: Path | None = None,
         model: str | None = None,
         of_last_rank: Sequence[str] = (),
@@ -59,16 +62,17 @@ class Trainer:
         `record` is a folder for files ``RANK.json``, in which the indices of the images stand that each
         process got, by epoch, for training and validation (see `tests.image_sets.indices`). `model` is the
         name of one of MODELS, taken instead of --arch. `of_last_rank` are more arguments of the last process.
-        `plan` holds ``event`` (a name or "any"), ``number`` (from 1), ``rank`` (default 0) and ``do``, a list
-        of what happens there: numbers of signals to send itself, seconds (float) to wait, "full disk" for
-        that error, "bad loss" for a step whose loss is no number.
+        `plan`, one or several, holds ``event`` (a name or "any"), ``number`` (from 1), ``rank`` (default 0)
+        and ``do``, a list of what happens there: numbers of signals to send itself, seconds (float) to wait,
+        "full disk" for that error, "bad loss" for a step whose loss is no number, {"shell": TEXT} for a
+        command.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         order = {
             "arguments": [str(argument) for argument in arguments],
             "processes": processes,
-            "plan": plan,
+            "plans": [] if plan is None else [plan] if isinstance(plan, dict) else list(plan),
             "record": None if record is None else str(record),
             "model": model,
             "of_last_rank": list(of_last_rank),
@@ -101,6 +105,8 @@ def _child(order: dict[str, Any], rank: int, port: int, log: int) -> None:
 
     os.dup2(log, 1)
     os.dup2(log, 2)
+    if "SHIM_RULES" in os.environ:  # each process has its own: see tests/storage_shim.c
+        os.environ["SHIM_RULES"] += f".{rank}"
     if order["processes"] > 1:
         os.environ |= {
             "RANK": str(rank),
@@ -110,9 +116,8 @@ def _child(order: dict[str, Any], rank: int, port: int, log: int) -> None:
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
         }
-    plan = order["plan"]
-    if plan is not None and plan.get("rank", 0) == rank:
-        _follow(plan)
+    if plans := [plan for plan in order["plans"] if plan.get("rank", 0) == rank]:
+        _follow(plans)
     if order["model"] is not None:
         setattr(training.learner, "build_model", MODELS[order["model"]])  # noqa: B010, it does not export it
     seen: dict[str, list[list[int]]] = {"train": [], "val": []}
@@ -179,24 +184,25 @@ def _record(seen: dict[str, list[list[int]]]) -> None:
     GuardedLoader.__iter__ = recorded  # type: ignore[method-assign]
 
 
-def _follow(plan: dict[str, Any]) -> None:
+def _follow(plans: list[dict[str, Any]]) -> None:
     """Count events and do what is planned."""
     from pipelines import files
     from training.learner import Learner
     from training.output import Output
     from training.run import Run
 
-    seen = 0
+    seen: Counter[str] = Counter()
 
     def event(name: str, result: Any = None) -> None:
-        nonlocal seen
-        if plan["event"] not in (name, "any"):
-            return
-        seen += 1
-        if seen == plan["number"]:
+        seen.update((name, "any"))
+        for plan in plans:
+            if plan["event"] not in (name, "any") or seen[plan["event"]] != plan["number"]:
+                continue
             for deed in plan["do"]:
                 if isinstance(deed, float):
                     time.sleep(deed)
+                elif isinstance(deed, dict):
+                    subprocess.run(deed["shell"], shell=True, check=True)
                 elif deed == "full disk":
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 elif deed == "bad loss":

@@ -66,8 +66,8 @@ class Appended:
         file = self._opened()
         try:
             _write(file, data)
-        except OSError:
-            self._lose()
+        except OSError as error:
+            self._lose(error)
             raise
         self._added += data
         self.length += len(data)
@@ -79,8 +79,8 @@ class Appended:
             os.fsync(file.fileno())
             if not os.path.samestat(os.stat(self.path), os.fstat(file.fileno())):
                 raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(self.path))
-        except OSError:
-            self._lose()
+        except OSError as error:
+            self._lose(error)
             raise
         self._added = b""
 
@@ -103,7 +103,9 @@ class Appended:
             self._file = file
         return self._file
 
-    def _lose(self) -> None:
+    def _lose(self, error: OSError) -> None:
+        """Open the file again next time; the error names it, which that of a write does not."""
+        error.filename = str(self.path)
         with contextlib.suppress(OSError):  # the first error is the one to tell
             self.close()
 

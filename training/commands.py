@@ -48,10 +48,8 @@ def evaluate_only(config: Config, processes: Processes, listing: Listing | None)
     quarantine.hold()
     loaders = Loaders(config, processes, quarantine, lambda: {"epoch": 0, "step": 0, "rank": processes.rank})
     loader = processes.together(lambda: loaders.val(images))
-    try:
-        result = evaluate(model, loader, processes, lambda: autocast(config, device), classes=classes)
-    finally:
-        quarantine.release()
+    result = evaluate(model, loader, processes, lambda: autocast(config, device), classes=classes)
+    processes.together(quarantine.release)
     assert result is not None
     bad = sorted(set().union(*processes.gather(loader.left_out)))  # each knows those that it met
     if bad:

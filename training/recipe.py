@@ -106,7 +106,7 @@ def train(config: Config, processes: Processes, listing: Listing | None = None, 
         *(val_classes, checkpoints, watch, output, patience),
     )
     processes.from_main(partial(run.open_output, start, loaders))
-    quarantine.release()
+    processes.together(quarantine.release)
     run.announce(images, minutes)
     seed_all(config.seed, processes.rank)  # for dropout and the like
     state.register("random", RandomStates(device), per_rank=True)

@@ -169,8 +169,7 @@ class Run:
                 self._waited_s += batches.waited_s
                 rate, wait = batches.images * self.processes.size / elapsed, batches.waited_s / elapsed
                 if is_due or progress.step == progress.total_steps:
-                    self.output.log(
-                        progress.step,
+                    self._log(
                         "train",
                         epoch=progress.epoch,
                         step=progress.step,
@@ -208,7 +207,7 @@ class Run:
         result, progress = self.evaluate(stop), self.progress
         if result is None:
             return False
-        self.output.log(progress.step, "eval", epoch=progress.epoch, **result)
+        self._log("eval", epoch=progress.epoch, **result)
         top1 = result["top1"] if self.learner.average is None else result["ema_top1"]
         if self.processes.is_main:
             bar.write(
@@ -300,6 +299,10 @@ class Run:
     def _partial(self) -> str:
         """Over which classes the results are, where val/ does not have all."""
         return "" if self.val_classes.is_complete else f" (val/: {self.val_classes})"
+
+    def _log(self, event: str, **values: float) -> None:
+        """Add to the measurements, in the main process; where it cannot write, all stop."""
+        self.processes.together(lambda: self.output.log(self.progress.step, event, **values))
 
     def _has_to_stop(self, stop: StopSignals) -> bool:
         """Whether a signal has come, to any of the processes."""
