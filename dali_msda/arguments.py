@@ -26,7 +26,7 @@ from .validation import (
 )
 
 LAYOUTS: tuple[str, ...] = ("HWC", "CHW")
-BACKENDS: tuple[str, ...] = ("auto", "kernel", "graph")
+BACKENDS: tuple[str, ...] = ("auto", "kernel", "hybrid", "graph")
 
 
 class MixParams(NamedTuple):
@@ -169,4 +169,6 @@ def check_inputs(images: Any, labels: Any, backend: str) -> None:
             " num_classes; got a GPU node: mix before labels.gpu() (targets come back on the images' device)"
         )
     if backend == "kernel" and images.device != "cpu":
-        raise ValueError("backend='kernel' runs on the CPU; got images on the GPU: use 'auto' or 'graph'")
+        raise ValueError(
+            "backend='kernel' runs on the CPU; got images on the GPU: use 'auto', 'hybrid' or 'graph'"
+        )

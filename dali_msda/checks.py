@@ -79,6 +79,11 @@ def no_fault(at: DataNode) -> DataNode:
     return fn.slice(row, start=at, **_FIRST)  # 1: images differ in size, 2: wrong layout=, 3: mean, 4: mask
 
 
+def unless_fault(value: DataNode, at: DataNode) -> DataNode:
+    """:func:`no_fault`, which hands on `value` ([1], CPU)."""
+    return fn.slice(value, start=at, **_FIRST)  # 1: images differ in size, 2: wrong layout=, 3: mean, 4: mask
+
+
 def three_dimensional(images: DataNode) -> DataNode:
     """Stop the pipeline where `images` are not three-dimensional; the images themselves otherwise."""
     return fn.reshape(images, src_dims=[0, 1, 2])  # images must be three-dimensional: HxWxC or CxHxW

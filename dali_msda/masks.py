@@ -151,3 +151,34 @@ def mask_of_one_pixel(formula: Any, values: tuple[float, ...]) -> Separable | De
     if not isinstance(mask, Separable | Dense):
         raise TypeError(f"a mask formula must return Separable or Dense; got {type(mask).__name__}")
     return mask
+
+
+class _Unknown:
+    """A number that is not known, and whatever is computed from it."""
+
+    def _computed(self, *_: Any) -> _Unknown:
+        return self
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _computed
+    __pow__ = __rpow__ = __neg__ = __abs__ = __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = _computed
+    __lt__ = __le__ = __gt__ = __ge__ = __and__ = __rand__ = __or__ = __ror__ = _computed
+    __call__ = _computed
+
+    def __getattr__(self, _: str) -> _Unknown:
+        return self
+
+
+def fixed_base_and_scale(formula: Any, count: int) -> tuple[float, float] | None:
+    """Base and scale of a mask, if they are the same numbers for every image and every draw; else None.
+
+    The formula is run on `count` numbers that are not known: what it returns as a number is its own.
+    """
+    unknown = _Unknown()
+    axis = Axis(unknown, unknown, unknown)
+    found = set()
+    for paper in (False, True):
+        mask = formula(unknown, Grid(axis, axis, paper, False), *[unknown] * count)
+        if not isinstance(mask, Separable) or not all(isinstance(n, float | int) for n in mask[:2]):
+            return None
+        found.add((float(mask.base), float(mask.scale)))
+    return found.pop() if len(found) == 1 else None

@@ -27,6 +27,7 @@ from .masks import (
     box_span,
     chosen,
     drawn_center,
+    fixed_base_and_scale,
     inside,
     mask_of_one_pixel,
 )
@@ -138,6 +139,11 @@ class Method:
         if isinstance(mask, Dense):
             return "dense"
         return "constant" if mask.rows is None or mask.columns is None else "separable"
+
+    @property
+    def cuts(self) -> bool:
+        """Whether the mask is always 1, and 0 inside a box: it is `binary`, its base is 1, its scale -1."""
+        return self.binary and fixed_base_and_scale(self.mask, len(self.values)) == (1.0, -1.0)
 
 
 # The formulas. lam, ratio and the like are numbers, `grid` holds the pixels; see :mod:`.masks`.

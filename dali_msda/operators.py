@@ -103,9 +103,11 @@ def mix(
         Layout of the normalised images, by default that of the input.
     return_params : bool, optional
         Add a third result, :class:`MixParams`.
-    backend : {"auto", "kernel", "graph"}, optional
-        "kernel": compiled operators, CPU only. "graph": DALI's own operators, CPU and GPU. "auto"
-        (default) takes the kernel on the CPU, where Numba works, and the graph otherwise.
+    backend : {"auto", "kernel", "hybrid", "graph"}, optional
+        "kernel": compiled operators, CPU only. "hybrid": compiled operators for masks and targets, DALI's own
+        for the images, CPU and GPU. "graph": DALI's own operators for everything; it alone can be
+        serialised. "auto" (default) takes the kernel on the CPU and "hybrid" on the GPU, where Numba works,
+        and the graph otherwise.
     **arguments : float or DataNode, optional
         Arguments of the method: ``ratio`` of "hmix"; ``mixup_alpha``, ``cutmix_alpha`` and
         ``switch_probability`` of "stochastic"; None takes their defaults.

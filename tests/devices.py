@@ -12,13 +12,19 @@ import pytest
 from dali_msda.doctor.gpu import find_driver
 
 # Backend and device of the operators. The kernel is for the CPU.
-_FORMS = {"kernel": ("kernel", "cpu"), "graph": ("graph", "cpu"), "gpu": ("graph", "gpu")}
+_FORMS = {
+    "kernel": ("kernel", "cpu"),
+    "hybrid": ("hybrid", "cpu"),
+    "graph": ("graph", "cpu"),
+    "gpu": ("hybrid", "gpu"),
+    "gpu-graph": ("graph", "gpu"),
+}
 
 on_each_device = pytest.mark.parametrize("device", ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
 in_every_form = pytest.mark.parametrize(
     ("backend", "device"),
     [
-        pytest.param(*form, id=name, marks=[pytest.mark.gpu] * (name == "gpu"))
+        pytest.param(*form, id=name, marks=[pytest.mark.gpu] * (form[1] == "gpu"))
         for name, form in _FORMS.items()
     ],
 )

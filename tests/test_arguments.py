@@ -21,7 +21,7 @@ IMAGES = random_images(4, (8, 8))
         ({"convention": "papers"}, ValueError, ["convention", "'papers'", "'reference', 'paper'"]),
         ({"granularity": "pair"}, ValueError, ["granularity", "'pair'", "'sample', 'batch'"]),
         ({"layout": "NHWC"}, ValueError, ["layout", "'NHWC'", "'HWC', 'CHW'"]),
-        ({"backend": "numba"}, ValueError, ["backend", "'numba'", "'auto', 'kernel', 'graph'"]),
+        ({"backend": "numba"}, ValueError, ["backend", "'numba'", "'auto', 'kernel', 'hybrid', 'graph'"]),
         ({"alpha": 0}, ValueError, ["alpha", "above 0", "got 0"]),
         ({"alpha": -1.5}, ValueError, ["alpha", "above 0", "-1.5"]),
         ({"alpha": float("nan")}, ValueError, ["alpha", "above 0", "nan"]),
@@ -95,7 +95,7 @@ def test_wrong_devices() -> None:
             msda.hmix(data, labels, num_classes=10, lam=fn.random.uniform(range=[0.0, 1.0]).gpu())
 
 
-BACKENDS = ["kernel", "graph"]
+BACKENDS = ["kernel", "hybrid", "graph"]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

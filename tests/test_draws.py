@@ -15,7 +15,7 @@ from tests.devices import in_every_form
 from tests.graph_check import operators
 from tests.running import build, image_source, outputs, random_images, run_mix, source
 
-BACKENDS = ["kernel", "graph"]
+BACKENDS = ["kernel", "hybrid", "graph"]
 # Fixed seeds make every p-value below a constant; a wrong distribution gives one of 1e-20 or less.
 SIGNIFICANCE = 1e-3
 

@@ -19,7 +19,7 @@ from pipelines.sources import Order
 from tests.running import build, image_source, random_images, run_mix, source
 
 Array = np.ndarray[Any, Any]
-BACKENDS = ["kernel", "graph"]
+BACKENDS = ["kernel", "hybrid", "graph"]
 IMAGES = random_images(4, (8, 8))
 LABELS = [np.array([i], np.int64) for i in range(4)]
 

@@ -27,7 +27,7 @@ from tests.running import random_images, run_mix
 from tests.test_gpu_graph import trace, values
 from tests.trainer_process import ROOT
 
-BACKENDS = ["kernel", "graph"]
+BACKENDS = ["kernel", "hybrid", "graph"]
 SIZE = (23, 31)
 
 
@@ -131,13 +131,14 @@ def test_arguments_and_further_draws_reach_the_formula(backend: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["diamond", "fade"])
-def test_both_backends_draw_and_mix_alike(method: str) -> None:
+def test_all_backends_draw_and_mix_alike(method: str) -> None:
     images = random_images(32, SIZE)
-    kernel, graph = (run_mix(method, images, seed=4, backend=b, probability=0.7) for b in BACKENDS)
-    np.testing.assert_array_equal(kernel.partner, graph.partner)
-    np.testing.assert_allclose(kernel.mask, graph.mask, rtol=0, atol=1.2e-7)
-    np.testing.assert_allclose(kernel.lam, graph.lam, rtol=0, atol=1e-6)
-    assert np.abs(kernel.images.astype(int) - graph.images).max() <= (0 if method == "diamond" else 1)
+    kernel, *others = (run_mix(method, images, seed=4, backend=b, probability=0.7) for b in BACKENDS)
+    for other in others:
+        np.testing.assert_array_equal(kernel.partner, other.partner)
+        np.testing.assert_allclose(kernel.mask, other.mask, rtol=0, atol=1.2e-7)
+        np.testing.assert_allclose(kernel.lam, other.lam, rtol=0, atol=1e-6)
+        assert np.abs(kernel.images.astype(int) - other.images).max() <= (0 if method == "diamond" else 1)
     assert 0 < (kernel.lam == 1).sum() < 32
 
 

@@ -1,4 +1,4 @@
-"""Two ways to mix a batch, by the same formulas: a module each, which :class:`Backend` describes."""
+"""Three ways to mix a batch, by the same formulas: a module each, which :class:`Backend` describes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
     from ..arguments import BlendArguments, MixArguments, MixParams
     from ..draws import Draws
+
+
+# Modules of the folder numba.
+_COMPILED = {"kernel": "mix", "hybrid": "hybrid"}
 
 
 class Backend(Protocol):
@@ -50,19 +54,19 @@ class Backend(Protocol):
 
 
 def choose(backend: str, device: str) -> Backend:
-    """The backend "kernel", "graph" or "auto" for images on "cpu" or "gpu".
+    """The backend of that name, or "auto", for images on "cpu" or "gpu".
 
     Raises
     ------
     ImportError
-        "kernel" was asked for and Numba, or DALI's plugin for it, does not work here.
+        "kernel" or "hybrid" was asked for and Numba, or DALI's plugin for it, does not work here.
     """
-    kernels = None
-    if backend == "kernel":
-        kernels = importlib.import_module(f"{__name__}.numba.mix")
-    elif backend == "auto" and device == "cpu":
-        kernels = compiled_module("mix")
-    return cast(Backend, kernels or importlib.import_module(f"{__name__}.graph"))
+    found = None
+    if backend in _COMPILED:
+        found = importlib.import_module(f"{__name__}.numba.{_COMPILED[backend]}")
+    elif backend == "auto":
+        found = compiled_module("mix" if device == "cpu" else "hybrid")
+    return cast(Backend, found or importlib.import_module(f"{__name__}.graph"))
 
 
 def compiled_module(name: str) -> ModuleType | None:

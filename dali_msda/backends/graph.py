@@ -56,6 +56,34 @@ class _Functions:
 _F = _Functions()
 
 
+class Mask(NamedTuple):
+    """A mask, shaped to broadcast over the images, on their device: HxWx1, or 1xHxW for CHW.
+
+    It is ``base + rows * columns``, `base` alone, or `dense`; where it is `cut`, ``1 - rows * columns``.
+    """
+
+    base: DataNode | None = None
+    """float32 1x1x1."""
+    rows: DataNode | None = None
+    """float32, with the scale in it; uint8, 1 inside the box, where the mask is `cut`."""
+    columns: DataNode | None = None
+    """Like `rows`."""
+    dense: DataNode | None = None
+    """float32."""
+    cut: bool = False
+    """Whether it is 1, and 0 inside a box."""
+
+    def weights(self) -> DataNode:
+        """The weight of every pixel, float32; 1x1x1 where it is the same for all."""
+        if self.dense is not None:
+            return self.dense
+        if self.rows is None or self.columns is None:
+            assert self.base is not None
+            return self.base
+        inside = self.rows * self.columns
+        return 1.0 - inside if self.cut else self.base + inside
+
+
 class Weights(NamedTuple):
     """A mask, as :func:`blend` takes it: float32 nodes on the CPU, or `dense` on the device of the images.
 
@@ -114,7 +142,7 @@ def make_mask(images: DataNode, draws: Draws, arguments: MixArguments) -> Weight
     base = _applied(mask.base, 1.0, draws, arguments)
     if mask.rows is None or mask.columns is None:
         return Weights(lam=_float(base), base=_float(base))
-    cut = method.binary and (mask.base, mask.scale) == (1.0, -1.0)
+    cut = method.cuts
     scale = _applied(mask.scale, 0.0, draws, arguments)
     return _weighed(base, scale, _float(_flat(mask.rows)), _float(_flat(mask.columns)), cut)
 
@@ -154,28 +182,29 @@ def _weighed_dense(dense: DataNode) -> Weights:
     return Weights(lam=fn.reshape(_float(fn.reductions.mean(dense)), shape=[1]), dense=dense)
 
 
-def _to_device(node: DataNode, device: str) -> DataNode:
+def to_device(node: DataNode, device: str) -> DataNode:
     return node.gpu() if device == "gpu" and node.device == "cpu" else node
 
 
-def _outer(rows: DataNode, columns: DataNode, layout: str, device: str) -> DataNode:
-    """rows * columns, shaped to broadcast over the images: HxWx1 or 1xHxW."""
-    across = [0, 2] if layout == "HWC" else [0, 1]
-    down = [1, 2] if layout == "HWC" else [0, 2]
-    rows = fn.expand_dims(_to_device(rows, device), axes=down)
-    columns = fn.expand_dims(_to_device(columns, device), axes=across)
-    return rows * columns
+def _shaped(weights: Weights, layout: str, device: str) -> Mask:
+    """The mask as it is applied."""
 
+    def expanded(node: DataNode, axes: list[int]) -> DataNode:
+        return fn.expand_dims(to_device(node, device), axes=axes)
 
-def _expand(weights: Weights, layout: str, device: str) -> DataNode:
-    """The mask, shaped to broadcast over the images: HxWx1 or 1xHxW (1x1x1 where it is constant)."""
     if weights.dense is not None:
-        return fn.expand_dims(_to_device(weights.dense, device), axes=[layout.index("C")])
+        return Mask(dense=expanded(weights.dense, [layout.index("C")]))
     assert weights.base is not None
-    base = fn.expand_dims(_to_device(weights.base, device), axes=[1, 2])
     if weights.rows is None or weights.columns is None:
-        return base
-    return base + _outer(weights.rows, weights.columns, layout, device)
+        return Mask(base=expanded(weights.base, [1, 2]))
+    rows, columns = weights.rows, weights.columns
+    if weights.cut:
+        rows, columns = (fn.cast(profile, dtype=types.UINT8) for profile in (-rows, columns))
+    rows = expanded(rows, [1, 2] if layout == "HWC" else [0, 2])
+    columns = expanded(columns, [0, 2] if layout == "HWC" else [0, 1])
+    if weights.cut:
+        return Mask(rows=rows, columns=columns, cut=True)
+    return Mask(expanded(weights.base, [1, 2]), rows, columns)
 
 
 def _bits(images: DataNode) -> DataNode:
@@ -184,14 +213,12 @@ def _bits(images: DataNode) -> DataNode:
     return images if dtype == types.UINT8 else fn.reinterpret(images, dtype=_BITS[dtype])
 
 
-def _pasted(images: DataNode, indices: DataNode, weights: Weights, layout: str) -> DataNode:
+def _pasted(images: DataNode, indices: DataNode, mask: Mask) -> DataNode:
     """A box of the partner, in integers: the bits of one image or the other, and nothing to round."""
-    own, device = _bits(images), images.device
+    own = _bits(images)
     partner = fn.permute_batch(own, indices=indices)
-    assert weights.rows is not None
-    assert weights.columns is not None
-    rows, columns = (fn.cast(profile, dtype=types.UINT8) for profile in (-weights.rows, weights.columns))
-    inside = _outer(rows, columns, layout, device)
+    assert mask.rows is not None
+    inside = mask.rows * mask.columns
     one = types.Constant(1, dtype=types.UINT8)
     pasted = own * (one - inside) + partner * inside
     return pasted if own is images else fn.reinterpret(pasted, dtype=static_dtype(images))
@@ -205,6 +232,17 @@ def _blended(own: DataNode, indices: DataNode, mask: DataNode) -> DataNode:
         partner = fn.reinterpret(_bits(partner) * (mask < 1.0), dtype=types.FLOAT)
     # Subtracted, because -0 + 0 would be 0: where the mask is 1 the own bits stay.
     return mask * own - (mask - 1.0) * partner
+
+
+def mix_pixels(images: DataNode, indices: DataNode, mask: Mask) -> DataNode:
+    """Mix every image with the one at `indices` (int32 scalar, CPU), in the type of the images."""
+    dtype = static_dtype(images)
+    if mask.cut and dtype in _BITS:
+        return _pasted(images, indices, mask)
+    # DALI's arithmetic does not take float16, and a type that the graph does not show could be that.
+    own = images if dtype in (types.UINT8, types.FLOAT) else fn.cast(images, dtype=types.FLOAT)
+    mixed = _pasted(own, indices, mask) if mask.cut else _blended(own, indices, mask.weights())
+    return mixed if dtype == types.FLOAT else fn.cast_like(mixed, images)
 
 
 def _fault(images: DataNode, shape: DataNode, partner: DataNode, layout: str) -> DataNode:
@@ -241,7 +279,7 @@ def _one_hot(labels: DataNode, arguments: BlendArguments) -> DataNode:
 def one_hot_targets(labels: DataNode, device: str, arguments: BlendArguments) -> DataNode:
     """Targets without mixing, float32 [num_classes] on `device`; labels are int32 [1] on the CPU."""
     in_range = label_in_range(labels, arguments.num_classes)
-    return _to_device(_one_hot(labels, arguments) + in_range, device)
+    return to_device(_one_hot(labels, arguments) + in_range, device)
 
 
 def blend(
@@ -257,46 +295,37 @@ def blend(
     # Everything that follows waits for the check, through the mask's first part.
     weights = _after(weights, no_fault(fault))
 
-    dtype = static_dtype(images)
-    if weights.cut and dtype in _BITS:
-        mixed = _pasted(images, partner, weights, layout)
-    else:
-        # DALI's arithmetic does not take float16, and a type that the graph does not show could be that.
-        own = images if dtype in (types.UINT8, types.FLOAT) else fn.cast(images, dtype=types.FLOAT)
-        if weights.cut:
-            mixed = _pasted(own, partner, weights, layout)
-        else:
-            mixed = _blended(own, partner, _expand(weights, layout, device))
-        if dtype != types.FLOAT:
-            mixed = fn.cast_like(mixed, images)
+    mixed = mix_pixels(images, partner, _shaped(weights, layout, device))
     if Pipeline.current().max_batch_size == 1:
         mixed = images  # nothing to mix with; float32 weights would change the last bit
     if normalization := asked_for(arguments):
         mixed = normalized(mixed, normalization)
 
     hot = _one_hot(labels, arguments)
-    lam = weights.lam + _to_device(label_in_range(labels, arguments.num_classes), weights.lam.device)
-    hot, other_hot = (_to_device(node, lam.device) for node in (hot, fn.permute_batch(hot, indices=partner)))
-    targets = _to_device(lam * hot + (1.0 - lam) * other_hot, device)
+    lam = weights.lam + to_device(label_in_range(labels, arguments.num_classes), weights.lam.device)
+    hot, other_hot = (to_device(node, lam.device) for node in (hot, fn.permute_batch(hot, indices=partner)))
+    targets = to_device(lam * hot + (1.0 - lam) * other_hot, device)
     if not arguments.return_params:
         return mixed, targets, None
-    full = fn.reshape(_expand(_full(weights, shape, layout), layout, device), layout=layout)
-    return mixed, targets, MixParams(fn.reshape(lam, shape=[]), partner, full)
+    mask = _shaped(weights, layout, device)
+    return mixed, targets, MixParams(fn.reshape(lam, shape=[]), partner, full_mask(mask, shape, layout))
 
 
 def _after(weights: Weights, check: DataNode) -> Weights:
     """The same weights, which DALI computes after `check` (float32 [1], 0)."""
     if weights.dense is not None:
-        return weights._replace(dense=weights.dense + _to_device(check, weights.dense.device))
+        return weights._replace(dense=weights.dense + to_device(check, weights.dense.device))
     if weights.cut:
         return weights._replace(rows=weights.rows + check)
     return weights._replace(base=weights.base + check)
 
 
-def _full(weights: Weights, shape: DataNode, layout: str) -> Weights:
-    """The same weights; with rows and columns where `base` alone was enough: a mask has the image's size."""
-    if weights.dense is not None or weights.rows is not None:
-        return weights
-    size = fn.cast(_size(shape, layout), dtype=types.INT32)
-    rows, columns = (_flat(_pixels(size[axis], axis == 1)) * 0.0 for axis in (0, 1))
-    return weights._replace(rows=rows, columns=columns)
+def full_mask(mask: Mask, shape: DataNode, layout: str) -> DataNode:
+    """The weight of every pixel of images of a shape (int64 [3]), float32 HxWx1 or 1xHxW."""
+    weights = mask.weights()
+    if mask.dense is None and mask.rows is None:
+        # `base` alone was enough to mix.
+        size = fn.cast(_size(shape, layout), dtype=types.INT32)
+        blank = fn.expand_dims(_pixels(size[0], False) * _pixels(size[1], True), axes=[layout.index("C")])
+        weights = weights + to_device(blank * 0.0, weights.device)
+    return fn.reshape(weights, layout=layout)

@@ -59,6 +59,13 @@ def shape3(shapes: int, index: int) -> Any:
 
 
 @numba.njit
+def shape4(shapes: int, index: int) -> Any:
+    """The shape of a four-dimensional array."""
+    sides = integers(integers(shapes, index + 1)[index], 4)
+    return sides[0], sides[1], sides[2], sides[3]
+
+
+@numba.njit
 def data_of(data: int, index: int) -> Any:
     """The content of an array, from a table of pointers."""
     return address_as_void_pointer(integers(data, index + 1)[index])

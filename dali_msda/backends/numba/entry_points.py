@@ -13,11 +13,12 @@ from nvidia.dali.pipeline import DataNode
 
 from ...arguments import MixArguments
 from ...checks import IMAGES_MOVED
-from ...draws import Draws, byte_constant
+from ...draws import Draws
 from ...masks import Separable
 from ...normalization import Normalization
 from .compat import CompiledOperator, address_as_void_pointer
 from .compiled import RUN, RUN_BATCH, SETUP, compiled, data_of, integers, shape1, shape2, shape3
+from .drawn import numbers_of, parts_of
 from .formulas import fingerprint
 from .kernels import (
     join_mask,
@@ -46,8 +47,6 @@ def _partner(own: Any, view: Any, own_address: int) -> Any:
     return moved, carray(address_as_void_pointer(address), own.shape if moved else shape, own.dtype)
 
 
-_MOST_INPUTS = 6  # of an operator of DALI's plugin
-
 # What `compiled` puts in: the kernel that writes the masks of a method.
 _write: Any = None
 
@@ -59,11 +58,7 @@ def _build_weights(
     def run(out, out_shapes, out_ndims, outs, data, shapes, ndims, ins):  # type: ignore[no-untyped-def]
         _source = version
         sides = shape3(shapes, 0)
-        numbers, at = np.empty(total, np.float64), 0
-        for part in range(1, ins):
-            count = shape1(shapes, part)[0] // width[part]
-            numbers[at : at + count] = carray(data_of(data, part), count, np.float64)
-            at += count
+        numbers = numbers_of(data, shapes, ins, width, total)
         _write(
             carray(data_of(out, 0), shape2(out_shapes, 0) if dense else shape1(out_shapes, 0), np.float32),
             carray(data_of(out, 1), shape1(out_shapes, 1), np.float32),
@@ -283,14 +278,13 @@ def mask_weights(
     method, height_axis = arguments.entry, arguments.layout.index("H")
     dense = method.kind == "dense"
     slots = tuple(draws.slots.items())
-    parts = draws.parts if len(draws.parts) < _MOST_INPUTS else [draws.numbers]
-    is_bytes = [isinstance(part, bytes) for part in parts]
+    parts = parts_of(draws)
     run = compiled(
         _build_weights,
         RUN,
         height_axis,
         dense,
-        (1, *(8 if kept else 1 for kept in is_bytes)),
+        (1, *(part.width for part in parts)),
         1 + max(draws.slots.values()),
         called=("_write", mask_writer(method, slots), fingerprint(method.mask, slots)),
     )
@@ -299,11 +293,10 @@ def mask_weights(
         setup_fn=compiled(_build_weights_shapes, SETUP, height_axis, dense),
         out_types=[types.FLOAT, types.FLOAT],
         outs_ndim=[2 if dense else 1, 1],
-        in_types=[element, *(types.UINT8 if kept else types.FLOAT64 for kept in is_bytes)],
+        in_types=[element, *(part.dtype for part in parts)],
         ins_ndim=[3] + [1] * len(parts),
     )
-    nodes = [byte_constant(part) if isinstance(part, bytes) else part for part in parts]
-    weights, lam = operator(own, *nodes)  # images must have three dimensions
+    weights, lam = operator(own, *(part.node for part in parts))  # images must have three dimensions
     return weights, lam
 
 
@@ -370,15 +363,15 @@ def mix_targets(
 ) -> DataNode:
     """:func:`.kernels.write_targets` over a batch, float32 [num_classes].
 
-    `checks`, two float32 [1], are not read: they are inputs so that DALI makes the checks first.
+    `checks`, one or two float32 [1], are not read: they are inputs so that DALI makes the checks first.
     """
     operator = CompiledOperator(
         run_fn=compiled(_build_targets, RUN),
         setup_fn=compiled(_build_targets_shapes, SETUP),
         out_types=[types.FLOAT],
         outs_ndim=[1],
-        in_types=[types.FLOAT, types.INT32, types.INT32, types.FLOAT, types.FLOAT, types.FLOAT],
-        ins_ndim=[1] * 6,
+        in_types=[types.FLOAT, types.INT32, types.INT32, *[types.FLOAT] * (1 + len(checks))],
+        ins_ndim=[1] * (4 + len(checks)),
     )
     # As long as the targets, and behind that the label smoothing: an operator takes six inputs.
     numbers = types.Constant(np.array([0] * num_classes + [label_smoothing], np.float32), device="cpu")

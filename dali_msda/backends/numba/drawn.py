@@ -1,0 +1,51 @@
+"""How what was drawn comes to a compiled operator: in parts, each an input of its own."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+from numba import carray  # type: ignore[attr-defined]
+from nvidia.dali import types
+from nvidia.dali.pipeline import DataNode
+
+from ...draws import Draws, byte_constant
+from .compiled import data_of, shape1
+
+# Of an operator of DALI's plugin.
+_MOST_INPUTS = 6
+
+
+class Part(NamedTuple):
+    """An input of an operator."""
+
+    node: DataNode
+    """One-dimensional, CPU."""
+    dtype: types.DALIDataType
+    """float64, or uint8 for the bytes of such numbers."""
+    width: int
+    """Elements for each number."""
+
+
+def parts_of(draws: Draws) -> list[Part]:
+    """The parts of the draws, of which an operator takes all beside one other input."""
+    parts = draws.parts if len(draws.parts) < _MOST_INPUTS else [draws.numbers]
+    return [
+        Part(byte_constant(part), types.UINT8, 8) if isinstance(part, bytes) else Part(part, types.FLOAT64, 1)
+        for part in parts
+    ]
+
+
+@numba.njit
+def numbers_of(data: Any, shapes: Any, inputs: Any, widths: Any, total: Any) -> Any:
+    """All numbers in one vector, float64 [total], from the inputs behind the first.
+
+    `widths` are :attr:`Part.width`, behind a number that stands for the first input.
+    """
+    numbers, at = np.empty(total, np.float64), 0
+    for part in range(1, inputs):
+        count = shape1(shapes, part)[0] // widths[part]
+        numbers[at : at + count] = carray(data_of(data, part), count, np.float64)
+        at += count
+    return numbers
