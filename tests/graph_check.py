@@ -66,8 +66,9 @@ def _faults(instance: Any) -> Iterator[str]:
     schema, spec, device = instance._op.schema, instance.spec, instance._op.device
     names = (schema.Name(), type(instance._op).__name__)
     ours = device == "cpu" and names[1].lstrip("_") == _COMPILED
-    if not ours and any(part in name for part in _FOREIGN for name in names):
-        yield "runs Python or Numba code"
+    if any(part in name for part in _FOREIGN for name in names):
+        if not ours:
+            yield "runs Python or Numba code"
     elif device not in schema.GetSupportedBackends() or schema.Name() not in _REGISTERED[device]:
         yield f"stands on {device!r}, made for {schema.GetSupportedBackends()}"
     try:

@@ -20,10 +20,11 @@ from benchmarks.gpu_day.stage import Job, device_work, release_memory, used_memo
 from benchmarks.loaders import Contender, Settings, contenders
 from dali_msda.processors import usable_processors
 
-# The most telling first: where the GPU's memory is not enough for all, the last ones fail.
-NAMES = (
-    *("dali-none", "dali-hmix", "dali-then-torch-mixup", "dali-then-torch-cutmix", "dali-plain"),
-    *("timm-mixup", "torchvision-mixup", "dali-mixup", "dali-cutmix", "dali-stochastic", "dali-gmix"),
+# Side by side in groups, the most telling first; each begins with the one that the others are compared with.
+# Where the GPU's memory is not enough for a group, its last ones are left out.
+GROUPS = (
+    *(("dali-none", "dali-hmix", "dali-then-torch-mixup", "timm-mixup", "torchvision-mixup", "dali-plain"),),
+    *(("dali-none", "dali-mixup", "dali-cutmix", "dali-stochastic", "dali-gmix", "dali-then-torch-cutmix"),),
 )
 QUICK = ("dali-none", "dali-hmix", "dali-then-torch-mixup", "timm-mixup")
 _PASS_S = 1.0
@@ -47,7 +48,7 @@ def _settings(job: Job) -> Settings:
         data=job.data / "train",
         batch_size=8 if job.quick else 256,
         image_size=32 if job.quick else 224,
-        workers=usable_processors(),
+        workers=min(8, usable_processors()),
         device=job.device,
     )
 
@@ -64,7 +65,7 @@ def _fields(name: str, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _rates(job: Job, names: tuple[str, ...], settings: Settings) -> None:
+def _rates(job: Job, names: tuple[str, ...], settings: Settings, group: int) -> None:
     """Images per second, in turns."""
     context = multiprocessing.get_context("spawn")
     servers: dict[str, tuple[Any, Connection]] = {}
@@ -109,6 +110,7 @@ def _rates(job: Job, names: tuple[str, ...], settings: Settings) -> None:
         for name in servers:
             job.add(
                 **_fields(name, settings),
+                group=group,
                 images_per_s=spread(rates[name]),
                 first_batch_s=first[name],
                 host_peak_MiB=answers[name][1],
@@ -147,13 +149,15 @@ def _fitting(job: Job, names: tuple[str, ...]) -> tuple[str, ...]:
 
 def run(job: Job) -> None:
     """Rates of all, then what DALI's pipelines ask of the GPU."""
-    names = QUICK if job.quick else NAMES
+    groups = (QUICK,) if job.quick else GROUPS
+    names = tuple(dict.fromkeys(name for group in groups for name in group))
     settings = _settings(job)
     if not job.has(section="gpu work", **_fields(names[0], settings)):
         _work(job, names[0], settings)
         release_memory(job)
-    if not job.has(loader="dali", mix="none", section=None):
-        _rates(job, _fitting(job, names), settings)
+    for number, group in enumerate(groups):
+        if not job.has(loader="dali", mix="none", section=None, group=number):
+            _rates(job, _fitting(job, group), settings, number)
     for name in names:
         if name.startswith("dali") and not job.has(section="gpu work", **_fields(name, settings)):
             with job.part(section="gpu work", **_fields(name, settings)):
