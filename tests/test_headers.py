@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from pipelines.headers import checked
 from tests import fuzzing
 from tests.damage import encode, kinds, overwrite, segment
 
+ROOT = Path(headers.__file__).resolve().parent.parent
 _FILES = 150
 
 
@@ -66,11 +69,15 @@ FRAME, CODE_STREAM = segment(JPEG, 0xC0)[0], JP2.index(b"\xff\x4f\xff\x51")
 CODING, QUANTISATION = (JP2.index(mark, CODE_STREAM) for mark in (b"\xff\x52", b"\xff\x5c"))
 DAMAGED = {
     "JPEG of 17 bits": overwrite(JPEG, FRAME + 4, b"\x11"),
+    "JPEG with a second frame of 17 bits": overwrite(
+        JPEG, FRAME + 19, b"\xff\xc0\x00\x11\x11" + JPEG[FRAME + 5 : FRAME + 19]
+    ),
     "JPEG cut in its tables": JPEG[:200],
     "JPEG cut before its frame": JPEG[:FRAME],
     "empty": b"",
     "BMP of 9 bits": overwrite(encode("BMP"), 28, b"\x09"),
     "BMP with a header of 1 byte": overwrite(encode("BMP"), 14, b"\x01"),
+    "a whole image of 48000 rows": encode("PNG", size=(12, 48000)),
     "PNG of a billion columns": overwrite(encode("PNG"), 16, struct.pack(">I", 10**9)),
     "TIFF of 32-bit integers": encode("TIFF", "I"),
     "TIFF of 24 bits": tiff(24, 1),
@@ -120,3 +127,44 @@ def test_no_process_dies(path: str, tmp_path: Path) -> None:
     assert fatal == {}
     assert counts.total() == _FILES
     assert min(counts["refused"], counts["decoded"]) > _FILES / 10
+
+
+def test_a_file_that_is_cut_while_it_is_read(tmp_path: Path) -> None:
+    """Files are not mapped: the process would end with SIGBUS."""
+    (tmp_path / "a").mkdir()
+    paths = [tmp_path / "a" / f"{index}.JPEG" for index in range(4)]
+    for path in paths:
+        path.write_bytes(encode("JPEG", size=(1200, 900), quality=98))
+    cut_and_restore = (
+        "import os, sys, pathlib\n"
+        "paths = [pathlib.Path(path) for path in sys.argv[1:]]\n"
+        "whole = paths[0].read_bytes()\n"
+        "while True:\n"
+        "    for path in paths:\n"
+        "        os.truncate(path, len(whole) // 3)\n"
+        "        with path.open('r+b') as file:\n"
+        "            file.write(whole)\n"
+    )
+    read = (
+        "import sys, time\n"
+        "from pipelines.imagenet import val_pipeline\n"
+        "stop, failed = time.monotonic() + 3, 0\n"
+        "while time.monotonic() < stop:\n"
+        "    pipeline = val_pipeline(sys.argv[1], batch_size=4, num_threads=2)\n"
+        "    try:\n"
+        "        for _ in range(20):\n"
+        "            pipeline.run()\n"
+        "    except RuntimeError:\n"
+        "        failed += 1\n"
+        "print(failed)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", cut_and_restore, *map(str, paths)]) as writer:
+        try:
+            reader = subprocess.run(
+                [sys.executable, "-c", read, str(tmp_path)],
+                cwd=ROOT, capture_output=True, text=True, check=False,
+            )  # fmt: skip
+        finally:
+            writer.kill()
+    assert reader.returncode == 0, reader.stderr
+    assert int(reader.stdout) > 0

@@ -19,10 +19,11 @@ from nvidia.dali.pipeline import DataNode
 from .compat import CompiledOperator
 from .compiled import RUN, SETUP, compiled, data_of, integers, shape1
 
-# OpenCV's, which decodes most formats; more is damage too, and DALI does not survive the lack of memory.
-_LONGEST, _LARGEST = 1 << 20, 1 << 30
+# DALI's random crop squares a side in 32 bits, times the aspect ratio, and stops too late at what comes of
+# that; and it does not survive the lack of memory. The number of pixels is OpenCV's limit.
+_LONGEST, _LARGEST = 32767, 1 << 30
 # JPEG, ISO/IEC 10918-1, annex B: markers of a frame, and others in between.
-_START_OF_FRAME, _NO_FRAMES, _FILL = 0xFFC0, (0xFFC4, 0xFFC8, 0xFFCC), 0xFFFF
+_START_OF_FRAME, _NO_FRAMES, _START_OF_SCAN, _FILL = 0xFFC0, (0xFFC4, 0xFFC8, 0xFFCC), 0xFFDA, 0xFFFF
 # TIFF, TIFF 6.0: tags of the first directory, and a value of the second.
 _BITS_PER_SAMPLE, _SAMPLE_FORMAT, _FLOATING_POINT = 258, 339, 3
 # JPEG 2000, ISO/IEC 15444-1, annex A: markers of the main header, and A.5.1, A.6.1, A.6.4.
@@ -62,9 +63,10 @@ def _jpeg(data: Any) -> Any:
     at = 2
     while True:
         marker, length = _big_endian(data, at, 2), _big_endian(data, at + 2, 2)
-        if _START_OF_FRAME <= marker < _START_OF_FRAME + 16 and marker not in _NO_FRAMES:
-            return _big_endian(data, at + 4, 1) <= _MOST_BITS
-        if marker < 0 or length < 0:
+        frame = _START_OF_FRAME <= marker < _START_OF_FRAME + 16 and marker not in _NO_FRAMES
+        if frame and _big_endian(data, at + 4, 1) > _MOST_BITS:
+            return False  # in any frame: of several the parser believes the last
+        if marker == _START_OF_SCAN or marker < 0 or length < 0:
             return True
         at += 1 if marker == _FILL else 2 + length
 
