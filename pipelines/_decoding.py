@@ -31,6 +31,8 @@ BATCH = 32
 DIGEST_BYTES = 16
 # The size and time of a file of which nothing is certain: it is looked at again by the next check.
 UNSURE = -1
+# How the reason begins for a file whose content is not known, good or bad.
+UNREADABLE = "cannot be read: "
 # What the training and validation pipelines give their decoder on the CPU.
 DECODER: dict[str, Any] = {"output_type": types.RGB, "device": "cpu"}
 
@@ -209,7 +211,7 @@ def read_content(name: str, data: bytes, size: int = UNSURE, mtime_ns: int = UNS
 
 def unreadable(name: str, error: OSError) -> Read:
     """An image that could not be read."""
-    return Read(name, b"", Result(UNSURE, UNSURE, "", f"cannot be read: {error.strerror or error}"))
+    return Read(name, b"", Result(UNSURE, UNSURE, "", f"{UNREADABLE}{error.strerror or error}"))
 
 
 def _drain(log: int) -> str:

@@ -37,7 +37,7 @@ from tqdm import tqdm
 from dali_msda import require_dali
 from dali_msda.processors import usable_processors
 
-from ._decoding import BATCH, UNSURE, Result
+from ._decoding import BATCH, UNREADABLE, UNSURE, Result
 from ._findings import Split, find_splits, make_report, report_lines
 from .examine import decode
 from .files import write_whole
@@ -46,6 +46,8 @@ from .names import json_text, print_any_name, shown
 require_dali()
 
 _STATE_VERSION = 1
+# More files than this, and this share of all, are rarely unreadable one by one.
+_FEW, _SHARE = 10, 0.01
 
 
 @dataclass(frozen=True)
@@ -206,6 +208,21 @@ def _done(splits: list[Split]) -> int:
     return sum(int(split.done.sum()) for split in splits)
 
 
+def _require_readable(splits: list[Split]) -> None:
+    """Raise OSError where so many files cannot be read that it is the storage, and not the files."""
+    unread = [
+        f"{split.item(position)} {error}"
+        for split in splits
+        for position, error in split.errors.items()
+        if error.startswith(UNREADABLE)
+    ]
+    if len(unread) > _FEW and len(unread) >= _SHARE * _done(splits):
+        raise OSError(
+            f"{len(unread)} files could not be read, which says nothing about them; the first: {unread[0]}."
+            " The same command goes on when the storage is there again"
+        )
+
+
 # -- Command ---------------------------------------------------------------------------------------------
 
 
@@ -242,6 +259,7 @@ def check(options: Options) -> int:
     if came:
         print(f"Interrupted: {_done(splits)} of {total} files done; the same command goes on from there.")
         return 128 + came[0]
+    _require_readable(splits)
     report = make_report(splits, options.folder, allow_empty_classes=options.allow_empty_classes)
     for split in splits:
         lines = (f"{split.files[position]} {split.labels[position]}\n" for position in split.usable())

@@ -21,6 +21,7 @@ import torch
 import torchvision
 from PIL import Image
 
+from pipelines import check
 from tests.checking import KINDS
 from tests.image_sets import photo, write_split
 from tests.trainer_process import Outcome, Trainer
@@ -337,3 +338,27 @@ def test_evaluation_only(
     assert "Traceback" not in outcome.said
     assert str(data / "val") in outcome.said
     assert "--storage-patience 0.7" in outcome.said
+
+
+@pytest.mark.parametrize("unreadable", [10, 11])
+def test_check(unreadable: int, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Some files that cannot be read are in the report; many are no fault of theirs, and there is none."""
+    paths = sorted((data / "train").rglob("*.*"))[:unreadable]
+    contents = [path.read_bytes() for path in paths]
+    for path in paths:
+        path.unlink()
+        path.symlink_to("/proc/self/mem")  # opens; reading it is an error
+    command = [str(data / "train"), "--output", str(tmp_path / "out"), "--workers", "1"]
+    status = check.main(command)
+    said = capsys.readouterr()
+    reported = (tmp_path / "out" / "report.json").exists()
+    if unreadable == 10:
+        assert (status, reported) == (1, True)
+        return
+    assert (status, reported) == (2, False)
+    assert "11 files could not be read" in said.err
+    assert f"{paths[0]} cannot be read: Input/output error" in said.err
+    for path, content in zip(paths, contents, strict=True):
+        path.unlink()
+        path.write_bytes(content)
+    assert check.main(command) == 0

@@ -243,18 +243,21 @@ class GuardedLoader:
                 raise
             except (RuntimeError, OSError) as error:
                 self.__dict__.pop("_loader", None)  # of no use after an error
+                reason = reason_of(error)
                 try:
                     explained = self._set_aside()
-                except StorageError:
+                except (BadFileError, StorageError):
                     raise
                 except OSError as unreadable:
                     outage.wait(unreadable)
                     continue
+                except RuntimeError as unknown:  # the search failed: for want of memory, or of room in /tmp
+                    explained, reason = False, reason_of(unknown)
                 unexplained = 0 if explained else unexplained + 1
                 if unexplained == _ATTEMPTS:
                     raise PipelineError(
                         f"the pipeline that reads {self._source} fails, and none of the files that come next"
-                        f" is to blame: {reason_of(error)} (python -m pipelines.check looks at all files)"
+                        f" is to blame: {reason} (python -m pipelines.check looks at all files)"
                     ) from error
                 if not explained:
                     # The storage may have been away, and back before it was looked at.
