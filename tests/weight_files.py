@@ -144,6 +144,12 @@ def torchscript(path: Path) -> None:
             archive.writestr(name, b"")
 
 
+def memory_hog(path: Path) -> None:
+    """A pickle of some bytes that asks for 32 GB to read it."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("w/data.pkl", b"\x80\x02}r" + (2**31 - 1).to_bytes(4, "little") + b".")
+
+
 def save_image(kind: str) -> Callable[[Path], Any]:
     return lambda path: Image.new("RGB", (8, 8)).save(path, kind)
 
@@ -195,10 +201,12 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "another model": (save({"a.b": torch.ones(3)}), "has no tensor of --arch shufflenet_v2_x0_5; it has a.b"),
     "part of a model": (
         save({name: RAW[name] for name in RAW if name != "4.bias"} | {"args": REFERENCE_ARGUMENTS}),
-        "it lacks 4.bias (it says that it is of resnet18)",
+        "w.pt lacks 4.bias (it says that it is of resnet18)",
     ),
-    "more than the model": (save(RAW | {"5.x": torch.ones(1)}), "it has 5.x, which the model has not"),
-    "another layer": (save(RAW | {"0.bias": torch.ones(9)}), "it has 0.bias of shape [9] for [8]"),
+    "more than the model": (save(RAW | {"5.x": torch.ones(1)}), "w.pt has 5.x, which the model has not"),
+    "names that colour": (save({"\x1b[31m4.bias": torch.ones(3)}), r"it has \x1b[31m4.bias"),
+    "too much memory": (memory_hog, "is damaged: it remembers 2147483647 objects in"),
+    "another layer": (save(RAW | {"0.bias": torch.ones(9)}), "w.pt has 0.bias of shape [9] for [8]"),
     "another head": (
         save(ranking(*range(1000))),
         "has a classifier 4 for 1000 classes; here are 3 folders in val/; --class-names says which they are",

@@ -9,6 +9,7 @@ because its settings are in an ``argparse.Namespace``.
 from __future__ import annotations
 
 import pickle
+import pickletools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import IO, Any
@@ -118,7 +119,33 @@ class Stored:
     strides: tuple[int, ...] = ()
 
 
-class InertUnpickler(pickle.Unpickler):
+def load_pickle(stream: IO[bytes]) -> tuple[Any, dict[str, Storage]]:
+    """Read a pickle; every class and function in it is a kind of :class:`Placeholder`.
+
+    Returns
+    -------
+    content : Any
+    storages : dict
+        Those of its tensors, by key.
+
+    Raises
+    ------
+    CodeError
+        It names what runs code.
+    Exception
+        Of a dozen kinds: it is damaged.
+    """
+    # Python fills a table up to any place that a pickle names: one wrong byte, and the memory is full.
+    start = stream.tell()
+    for opcode, argument, place in pickletools.genops(stream):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > (place or 0):
+            raise pickle.UnpicklingError(f"it remembers {argument} objects in {place} bytes")
+    stream.seek(start)
+    reader = _Unpickler(stream)
+    return reader.load(), reader.storages
+
+
+class _Unpickler(pickle.Unpickler):
     """Reads a pickle; every class and function in it is a kind of :class:`Placeholder`.
 
     Attributes

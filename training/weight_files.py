@@ -16,8 +16,10 @@ from typing import Any
 
 from safetensors import safe_open
 
+from pipelines.names import shown
+
 from .config import plain
-from .inert_pickle import ELEMENTS, CodeError, InertUnpickler, Placeholder, Stored, items_of, stored_tensor
+from .inert_pickle import ELEMENTS, CodeError, Placeholder, Stored, items_of, load_pickle, stored_tensor
 
 # The first object in a file of torch.save before PyTorch 1.6: the number 0x1950a86a20f9469cfc6c.
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -42,14 +44,19 @@ _OTHERS = (
 
 
 # What zipfile, pickle and safetensors say of a file whose end is missing.
-_CUT = ("not a zip file", "truncated", "invalid header length", "incomplete metadata")
+_CUT = (
+    *("not a zip file", "truncated", "no newline found", "not enough data", "remain", "exhausted"),
+    *("invalid header length", "incomplete metadata"),
+)
 
 
 class WeightsError(ValueError):
-    """A file cannot be taken as weights; the message names it."""
+    """A file cannot be taken as weights; the message, one line of plain text, names it."""
 
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"--init-weights must be a file of weights; {path} {reason}")
+    def __init__(self, path: Path, reason: str, expected: str = "a file of weights") -> None:
+        text = f"--init-weights must be {expected}; {shown(path)} {reason}"
+        # Names from a damaged file may hold anything.
+        super().__init__("".join(it if it.isprintable() else ascii(it)[1:-1] for it in text))
 
 
 @dataclass(frozen=True)
@@ -144,8 +151,10 @@ def _damage(path: Path) -> Iterator[None]:
     """Whatever a parser stumbles over, in bytes that make no sense, is damage."""
     try:
         yield
-    except (WeightsError, OSError, MemoryError):
+    except (WeightsError, OSError):
         raise
+    except MemoryError:
+        raise WeightsError(path, "is damaged: it asks for more memory than there is") from None
     except CodeError as error:
         reason = f"asks for {error} to be called, which no file of weights needs; it was not"
         raise WeightsError(path, reason) from None
@@ -165,23 +174,22 @@ def _read_zip(path: Path) -> WeightFile:
         folder = pickles[0].partition("/")[0]
         if f"{folder}/byteorder" in names and archive.read(f"{folder}/byteorder") != b"little":
             raise WeightsError(path, "was written on a big-endian machine")
-        content = InertUnpickler(io.BytesIO(archive.read(pickles[0]))).load()
+        content, _ = load_pickle(io.BytesIO(archive.read(pickles[0])))
     return WeightFile(path, "zip", content, _groups(content), folder=folder)
 
 
 def _read_legacy(path: Path) -> WeightFile:
     with _damage(path), path.open("rb") as stream:
         for _ in range(2):
-            InertUnpickler(stream).load()  # the magic number, the version
-        system = InertUnpickler(stream).load()
+            load_pickle(stream)  # the magic number, the version
+        system, _ = load_pickle(stream)
         if not items_of(system).get("little_endian", True):
             raise WeightsError(path, "was written on a big-endian machine")
-        reader = InertUnpickler(stream)
-        content = reader.load()
-        keys = InertUnpickler(stream).load()
+        content, storages = load_pickle(stream)
+        keys, _ = load_pickle(stream)
         place, offsets = stream.tell(), {}
         for key in keys:
-            storage = reader.storages[str(key)]
+            storage = storages[str(key)]
             offsets[storage.key] = place + 8  # after the number of elements
             place += 8 + storage.count * ELEMENTS[storage.kind][1]
         if place > path.stat().st_size:

@@ -126,10 +126,8 @@ def load_weights(
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         said = About.of(file.content)
         of = f" (it says that it is of {name})" if (name := said.other_arch or said.arch) else ""
-        raise ValueError(
-            f"--init-weights {file.path} must hold the weights of --arch {arch}: it"
-            f" {'; it '.join(problems[:3])}{more}{of}"
-        )
+        reason = f"{'; it '.join(problems[:3])}{more}{of}"
+        raise WeightsError(file.path, reason, f"the weights of --arch {arch}")
     read = read_tensors(file, copy.place, [copy.names[name] for name in needed if name in copy.names])
     values = {name: read[copy.names[name]] for name in needed if name in copy.names}
     for name, value in values.items():
