@@ -214,8 +214,8 @@ def runs(request: pytest.FixtureRequest, trainer: Trainer, data: Path, tmp_path:
 @pytest.mark.parametrize("runs", CASES, indirect=True)
 def test_back_after_a_while(runs: Runs, undisturbed: Callable[[int], Path]) -> None:
     """One fault after the other: the run waits, says so, and is the run that nothing happened to."""
-    # After steps with lines in metrics.jsonl that no checkpoint (every third step) knows yet. What an evaluation
-    # reads was read ahead, in the one before: that error comes with the last of twelve.
+    # After steps with lines in metrics.jsonl that no checkpoint (every third step) knows yet. What an
+    # evaluation reads was read ahead, in the one before: that error comes with the last of twelve.
     numbers = {"step": itertools.count(5, 6), "evaluation": itertools.count(11)}
     plan = [runs.plan(fault, next(numbers[fault.event]), back=True) for fault in runs.faults]
     outcome = runs.run("--storage-patience", 60, plan=plan)
