@@ -11,6 +11,7 @@ from torchvision.datasets import ImageFolder as TorchImageFolder
 
 from pipelines.folders import check_dataset, list_images, split_folder
 from pipelines.formats import EXTENSIONS
+from pipelines.listing import describe
 from tests.image_sets import CLASSES, TRAIN_COUNTS, VAL_COUNTS
 
 
@@ -70,6 +71,56 @@ def test_extensions_in_any_case(extension: str, tmp_path: Path) -> None:
     names = [f"{i}{variant}" for i, variant in enumerate((extension, extension.upper(), extension.title()))]
     tree(tmp_path, *(f"a/{name}" for name in names))
     assert list_images(tmp_path).files == [f"a/{name}" for name in names]
+
+
+def test_images_below_are_in_the_order_of_torchvision(tmp_path: Path) -> None:
+    tree(
+        tmp_path,
+        "b/x/1.jpg", "b/x-y/1.jpg", "b/x/y/1.jpg", "b/2.jpg", "b/y.jpg", "b/x.jpg/3.jpg",
+        "a/deep/er/still/1.png",
+    )  # fmt: skip
+    found, expected = list_images(tmp_path), TorchImageFolder(tmp_path)
+    assert [str(tmp_path / name) for name in found.files] == [path for path, _ in expected.samples]
+    assert found.labels == expected.targets
+
+
+def test_links_in_circles(tmp_path: Path) -> None:
+    """Each class has its own images and those that a link brings in; what leads back is a broken link."""
+    tree(tmp_path / "set", "a/1.jpg", "b/2.jpg", "c/3.jpg")
+    for source, target in (
+        ("a/more", "../b"), ("b/more", "../a"),  # through two classes
+        ("c/again", "../c"), ("c/../d", "c"),  # a class by two names
+    ):  # fmt: skip
+        (tmp_path / "set" / source).symlink_to(target)
+    found = list_images(tmp_path / "set")
+    assert found.files == ["a/1.jpg", "a/more/2.jpg", "b/2.jpg", "b/more/1.jpg", "c/3.jpg", "d/3.jpg"]
+    assert found.left_out == {"broken link": 4}
+
+
+def test_labels_of_val_are_those_of_train_in_any_unicode_form(tmp_path: Path) -> None:
+    """NFC and NFD sort differently: "\u00e9" comes after "z", "e" with an accent before it."""
+    tree(tmp_path, "train/a/1.jpg", "train/\u00e9/1.jpg", "train/z/1.jpg")
+    tree(tmp_path, "val/a/1.jpg", "val/e\u0301/1.jpg", "val/z/1.jpg")
+    train, val = check_dataset(tmp_path)
+    assert train.classes == val.classes == ("a", "z", "\u00e9")
+    assert (train.files, train.labels) == (["a/1.jpg", "z/1.jpg", "\u00e9/1.jpg"], [0, 1, 2])
+    assert (val.files, val.labels) == (["a/1.jpg", "e\u0301/1.jpg", "z/1.jpg"], [0, 2, 1])
+    (tmp_path / "train" / "b").mkdir()
+    with pytest.raises(ValueError, match=r"holds no images.*--allow-empty-classes"):
+        check_dataset(tmp_path)
+    with pytest.raises(ValueError, match=r"lacks b$"):
+        check_dataset(tmp_path, allow_empty_classes=True)
+    (tmp_path / "val" / "b").mkdir()
+    train, val = check_dataset(tmp_path, allow_empty_classes=True)
+    assert (train.labels, val.labels) == ([0, 2, 3], [0, 3, 2])
+
+
+def test_what_is_left_out_in_words() -> None:
+    assert describe({}) == ""
+    assert describe({".gif": 3, ".avif": 9, "broken link": 1, "special file": 2}) == (
+        "9 .avif, 3 .gif, 2 special files, 1 broken link"
+    )
+    assert describe({f".{letter}": 1 for letter in "abcdefghijklm"}).endswith("1 .j, 3 of other kinds")
 
 
 def test_links_are_followed(tmp_path: Path) -> None:
