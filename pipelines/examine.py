@@ -149,7 +149,7 @@ def decode(
     """
     # Of batches at which a process died, file by file: the one that it died of is not known.
     again: deque[tuple[_Items, list[int]]] = deque()
-    exhausted = False
+    exhausted = count == 0  # no process is there to ask where nothing is left to decode
     workers: list[_Worker[_Items]] = [_Worker() for _ in range(count)]
     try:
         while True:
