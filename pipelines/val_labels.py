@@ -160,14 +160,10 @@ def _ilsvrc_classes(path: Path) -> dict[int, str]:
 
 
 def _read_meta(path: Path) -> dict[int, str]:
-    try:
-        from scipy.io import loadmat
-        from scipy.io.matlab import MatReadError
-    except ImportError:
-        raise ValueError(
-            f"--val-labels needs SciPy to read {shown(path)} (pip install scipy); there is none, and no"
-            " map_clsloc.txt beside it"
-        ) from None
+    # Only here: it takes longer to import than a folder to list.
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
     try:
         synsets = loadmat(path, squeeze_me=True)["synsets"]
         return {
