@@ -3,7 +3,7 @@
     python -m benchmarks.documents            write the tables of README.md and docs/*.md
     python -m benchmarks.documents --check    exit with 1 if one differs from its results
 
-A document has ``<!-- table: NAME FILE ... -->`` on a line of its own, with a name from :data:`.tables.TABLES`
+A document has ``<!-- table: NAME FILE ... -->`` on a line of its own, with a name from :data:`TABLES`
 and files of results relative to the document, and ``<!-- end of table -->`` below. This module writes what is
 between the two. To show a new run, name its file there.
 """
@@ -17,10 +17,12 @@ from pathlib import Path
 
 import tyro
 
+from benchmarks import gpu_tables, tables
 from benchmarks.common import Content, load
-from benchmarks.tables import TABLES, show
+from benchmarks.tables import show
 from pipelines.files import write_whole
 
+TABLES = tables.TABLES | gpu_tables.TABLES
 ROOT = Path(__file__).resolve().parent.parent
 
 _START = re.compile(r"^<!-- table: ", re.MULTILINE)
@@ -34,6 +36,8 @@ def _origin(file: str, content: Content) -> str:
     """Where a table comes from: the link, the machine that measured, the commit."""
     machine, commit = content["machine"], content["commit"]
     where = "calculated" if content["calculated"] else f"{machine['processor']}, {machine['cores']} cores"
+    if device := content.get("device"):
+        where = f"{device['name']}, {where}"
     code = "commit not recorded" if commit is None else f"commit {commit[:10]}"
     code += " with changes" if content["dirty"] else ""
     name = f"{content['benchmark']}, {content['date'][:10]}"
@@ -62,7 +66,9 @@ def written(document: Path) -> str:
                 raise ValueError(f"{document}: table {name} must name files of results; got {path}")
         origins = "; ".join(_origin(file, load(path)) for file, path in zip(files, paths, strict=True))
         start = place[0].splitlines()[0]
-        return f"{start}\n\n{show(name, *paths)}\n\nResults: {origins}.\n\n<!-- end of table -->"
+        return (
+            f"{start}\n\n{show(name, *paths, tables=TABLES)}\n\nResults: {origins}.\n\n<!-- end of table -->"
+        )
 
     return _PLACE.sub(fill, text)
 

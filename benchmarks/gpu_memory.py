@@ -22,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from benchmarks.common import Record, save
 from benchmarks.tables import show
 from pipelines.imagenet import decoder_arguments
+from pipelines.records import Execution
 
 _MB = 1e6
 _MEMORY_OF_IMAGENET = 500 * 375 * 3  # decoded, the average image
@@ -70,7 +71,7 @@ def model_bytes(name: str, size: int, batch_size: int) -> tuple[int, int]:
 
 def pipeline_bytes(settings: Settings, batch_size: int) -> dict[str, float]:
     """Bytes of one pipeline: the decoder's paddings for each thread, and the batches."""
-    arguments = decoder_arguments("gpu", 0.65)
+    arguments = decoder_arguments("gpu", Execution().hw_decoder_load)
     pixels = settings.image_size**2 * 3
     return {
         "paddings": settings.num_threads * arguments["device_memory_padding"],

@@ -112,6 +112,7 @@ def _plain(settings: Settings, targets: Callable[[Any], Any]) -> Batches:
     from pipelines.constants import MEAN, STD
     from pipelines.imagenet import decoder_arguments
     from pipelines.loader import DALILoader
+    from pipelines.records import Execution
 
     gpu = settings.device == "gpu"
 
@@ -123,7 +124,10 @@ def _plain(settings: Settings, targets: Callable[[Any], Any]) -> Batches:
             file_root=str(settings.data), shuffle_after_epoch=True, pad_last_batch=True, name="Reader"
         )
         images = fn.decoders.image_random_crop(
-            encoded, **decoder_arguments(settings.device, 0.65), random_area=[0.08, 1.0], num_attempts=10
+            encoded,
+            **decoder_arguments(settings.device, Execution().hw_decoder_load),
+            random_area=[0.08, 1.0],
+            num_attempts=10,
         )
         images = fn.resize(images, size=[settings.image_size] * 2)
         images = fn.crop_mirror_normalize(

@@ -6,7 +6,7 @@ has their names; :mod:`.documents` writes them into the documents.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -70,7 +70,7 @@ def _bold(record: Record) -> str:
     return f"**{title(record)}**" if is_ours(record) else title(record)
 
 
-def _rate(spread: Record, decimals: int = 0) -> str:
+def rate(spread: Record, decimals: int = 0) -> str:
     """The median, with the quartiles."""
     low, middle, high = (f"{spread[key]:.{decimals}f}" for key in ("q1", "median", "q3"))
     return f"{middle} ({low}-{high})"
@@ -93,7 +93,7 @@ def loader(content: Content) -> Rows:
     return [header] + [
         [
             _bold(record),
-            _rate(record["images_per_s"]),
+            rate(record["images_per_s"]),
             f"{record['images_per_s']['median'] / base:.2f}",
             f"{record['peak_MiB']:.0f}",
             f"{record['first_batch_s']:.1f}",
@@ -153,7 +153,7 @@ def scale_loader(content: Content) -> Rows:
     """The whole loader over cores and batch sizes."""
     records = [record for record in content["results"] if record["varied"] != "image_size"]
     return [["cores", "batch", "images/s (quartiles)"]] + [
-        [str(record["cores"]), str(record["batch_size"]), _rate(record["images_per_s"])] for record in records
+        [str(record["cores"]), str(record["batch_size"]), rate(record["images_per_s"])] for record in records
     ]
 
 
@@ -179,12 +179,12 @@ def train(*contents: Content) -> Rows:
         memory = only(records, batches_from="memory")["images_per_s"]["median"]
         columns.append({})
         for record in records:
-            rate = record["images_per_s"]
+            speed = record["images_per_s"]
             is_memory = record["batches_from"] == "memory"
             name = "memory" if is_memory else mix_title(record["mix"])
             columns[-1][name] = [
-                _rate(rate, 1),
-                "" if is_memory else f"{100 * (1 - rate['median'] / memory):.1f} %",
+                rate(speed, 1),
+                "" if is_memory else f"{100 * (1 - speed['median'] / memory):.1f} %",
             ]
     return [header] + [[name, *(cell for each in columns for cell in each[name])] for name in columns[0]]
 
@@ -213,11 +213,11 @@ def compare(content: Content) -> Rows:
     """Two checkouts: images/s of the training pipeline, ms of mixing a batch, and the ratio of the speeds."""
 
     def value(record: Record, name: str) -> str:
-        rate: float = record[f"{name}_images_per_s"]["median"]
+        speed: float = record[f"{name}_images_per_s"]["median"]
         return (
-            f"{rate:.0f} /s"
+            f"{speed:.0f} /s"
             if record["measure"] == "loader"
-            else f"{1e3 * record['batch_size'] / rate:.2f} ms"
+            else f"{1e3 * record['batch_size'] / speed:.2f} ms"
         )
 
     return [["measure", "before", "after", "speed of after / before (quartiles)"]] + [
@@ -225,7 +225,7 @@ def compare(content: Content) -> Rows:
             f"{_MEASURES[record['measure']]}, {mix_title(record['mix'])}",
             value(record, "before"),
             value(record, "after"),
-            _rate(record["ratio"], 3),
+            rate(record["ratio"], 3),
         ]
         for record in sorted(content["results"], key=lambda record: list(_MEASURES).index(record["measure"]))
     ]
@@ -316,7 +316,7 @@ TABLES: dict[str, Callable[..., Rows]] = {
 }
 
 
-def show(name: str, *paths: Path) -> str:
+def show(name: str, *paths: Path, tables: Mapping[str, Callable[..., Rows]] = TABLES) -> str:
     """The table `name` of these files of results, in Markdown."""
-    header, *rows = TABLES[name](*map(load, paths))
+    header, *rows = tables[name](*map(load, paths))
     return table(header, rows)

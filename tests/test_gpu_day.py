@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
 import subprocess
 import sys
@@ -183,3 +184,32 @@ def test_contenders_take_turns(tmp_path: Path) -> None:
     assert calls == list("abababab")
     assert [spread["rounds"] for spread in found] == [3, 3]
     assert device_work(job, lambda: None, 1) == {"gpu_ms": None, "kernels": None}
+
+
+def test_every_outcome_is_written_as_it_is_known(tmp_path: Path) -> None:
+    (tmp_path / "test_some.py").write_text(
+        "import os, pytest\n"
+        "def test_good(): pass\n"
+        "def test_bad(): assert 1 == 2\n"
+        "@pytest.mark.skip(reason='GPU')\n"
+        "def test_skipped(): pass\n"
+        "@pytest.fixture\n"
+        "def broken(): raise ValueError('no device')\n"
+        "def test_error(broken): pass\n"
+        "def test_that_ends_all(): os._exit(7)\n"
+    )
+    outcomes = tmp_path / "outcomes.jsonl"
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-c", "/dev/null", "--rootdir", str(tmp_path)]
+    command += ["-p", "benchmarks.gpu_day.recorder", str(tmp_path)]
+    environment = os.environ | {"GPU_DAY_OUTCOMES": str(outcomes)}
+    assert subprocess.run(command, cwd=ROOT, env=environment, capture_output=True).returncode == 7
+    lines = [json.loads(line) for line in outcomes.read_text().splitlines()]
+    found = {line["test"].split("::")[1]: (line["outcome"], line["text"]) for line in lines}
+    assert {name: outcome for name, (outcome, _) in found.items()} == {
+        "test_good": "passed",
+        "test_bad": "failed",
+        "test_skipped": "skipped",
+        "test_error": "error",
+    }
+    assert "assert 1 == 2" in found["test_bad"][1]
+    assert "no device" in found["test_error"][1]

@@ -158,6 +158,7 @@ def test_options_exist() -> None:
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", README))
     known = options_of("train_imagenet.py") | options_of("-m", "torch.distributed.run") | DOCKER
     known |= options_of("-m", "dali_msda.doctor") | options_of("-m", "pytest")
+    known |= options_of("-m", "benchmarks.gpu_day")
     assert named - known == set()
 
 

@@ -207,7 +207,11 @@ def _tests(records: list[Record]) -> str:
         + ("" if c["whole"] else "; stopped before the others, for want of time")
         for c in counts
     ]
-    lines += [f"- {r['test']}: {r['message'][:300]}" for r in records if r["section"] in ("failure", "error")]
+    lines += [
+        f"- {r['test']}: {r['text'].strip().splitlines()[-1][:300]}"
+        for r in records
+        if r["section"] in ("failed", "error")
+    ]
     return "\n".join(lines)
 
 

@@ -1,0 +1,22 @@
+"""A plugin of pytest: writes the outcome of every test as it ends, so none is lost if the run is stopped.
+
+The file is named by ``GPU_DAY_OUTCOMES``. With several processes the one that collects writes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Write a line for a test that ended; of set-up and tear-down only what went wrong."""
+    if "PYTEST_XDIST_WORKER" in os.environ or (report.when != "call" and report.passed):
+        return
+    outcome = "error" if report.failed and report.when != "call" else report.outcome
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
+    line = {"test": report.nodeid, "outcome": outcome, "seconds": report.duration, "text": reason[-2500:]}
+    with open(os.environ["GPU_DAY_OUTCOMES"], "a") as file:
+        file.write(json.dumps(line) + "\n")
