@@ -132,7 +132,7 @@ def test_labels() -> None:
 
 def test_config_json_gets_commit_and_image() -> None:
     environment = " ".join(arguments("final", "ENV"))
-    source = (ROOT / "training" / "output.py").read_text()
+    source = "".join((ROOT / "training" / name).read_text() for name in ("output.py", "revision.py"))
     build = (ROOT / "docker" / "build.sh").read_text()
     for variable, argument in (("DALI_MSDA_COMMIT", "COMMIT"), ("DALI_MSDA_IMAGE", "IMAGE_ID")):
         assert f"{variable}=${{{argument}}}" in environment
