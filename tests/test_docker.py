@@ -136,7 +136,7 @@ def test_config_json_gets_commit_and_image() -> None:
     build = (ROOT / "docker" / "build.sh").read_text()
     for variable, argument in (("DALI_MSDA_COMMIT", "COMMIT"), ("DALI_MSDA_IMAGE", "IMAGE_ID")):
         assert f"{variable}=${{{argument}}}" in environment
-        assert f'"{variable}"' in source
+        assert f'os.environ.get("{variable}")' in source
         assert f"--build-arg {argument}=" in build
 
 
