@@ -11,12 +11,20 @@ import os
 import pytest
 
 
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Write a line for a test that ended; of set-up and tear-down only what went wrong."""
-    if "PYTEST_XDIST_WORKER" in os.environ or (report.when != "call" and report.passed):
-        return
-    outcome = "error" if report.failed and report.when != "call" else report.outcome
-    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
-    line = {"test": report.nodeid, "outcome": outcome, "seconds": report.duration, "text": reason[-2500:]}
-    with open(os.environ["GPU_DAY_OUTCOMES"], "a") as file:
-        file.write(json.dumps(line) + "\n")
+def pytest_configure(config: pytest.Config) -> None:
+    """Record in the process that collects what the others run, or in the only one."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Recorder())
+
+
+class _Recorder:
+    @staticmethod
+    def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+        """Write a line for a test that ended; of set-up and tear-down only what went wrong."""
+        if report.when != "call" and report.passed:
+            return
+        outcome = "error" if report.failed and report.when != "call" else report.outcome
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
+        line = {"test": report.nodeid, "outcome": outcome, "seconds": report.duration, "text": reason[-2500:]}
+        with open(os.environ["GPU_DAY_OUTCOMES"], "a") as file:
+            file.write(json.dumps(line) + "\n")
