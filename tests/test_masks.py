@@ -35,8 +35,8 @@ def assert_rounded(image: np.ndarray, exact: np.ndarray) -> None:
 @pytest.mark.parametrize("method", ONE_MASK)
 @with_device(
     ["size", "backend"],
-    itertools.product(SIZES, ["kernel", "graph"]),
-    itertools.product([(1, 1), (7, 12), (33, 20)], ["graph"]),
+    itertools.product(SIZES, ["kernel", "hybrid", "graph"]),
+    itertools.product([(1, 1), (7, 12), (33, 20)], ["hybrid", "graph"]),
 )
 def test_mask_label_and_image(
     size: tuple[int, int], backend: str, device: str, method: str, convention: str
