@@ -42,6 +42,6 @@ def _mode(record: Record) -> str:
 def _bars(path: Path, records: list[Record], field: str, label: str, title: str, unit: float = 1.0) -> None:
     figure, axes = plt.subplots(figsize=(9, 1.2 + 0.3 * len(records)), layout="constrained")
     bars(axes, records, field, label, unit=unit)
-    axes.set_title(title)
+    figure.suptitle(title, fontsize=11)  # as wide as the figure, which the axes are not
     replace_whole(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
     plt.close(figure)
