@@ -2,7 +2,7 @@
 
 A process imports the trainer once and forks a child for every run, before any library has started threads.
 `Trainer` is the side of the tests. A run can be given a `plan`: what happens to it at which event of which
-rank. Events are steps of the training and the single operations of saving.
+rank. Events are the look for a checkpoint, steps of the training and the single operations of saving.
 """
 
 from __future__ import annotations
@@ -187,6 +187,7 @@ def _record(seen: dict[str, list[list[int]]]) -> None:
 def _follow(plans: list[dict[str, Any]]) -> None:
     """Count events and do what is planned."""
     from pipelines import files
+    from training import recipe
     from training.learner import Learner
     from training.output import Output
     from training.run import Run
@@ -236,6 +237,7 @@ def _follow(plans: list[dict[str, Any]]) -> None:
         (Path, "unlink", "removed"),
         (Learner, "train_step", "step"),
         (Output, "log", "logged"),
+        (recipe, "find_start", "looked"),
     ):
         setattr(owner, attribute, after(name, getattr(owner, attribute)))
     evaluate = Run.evaluate

@@ -235,16 +235,31 @@ class Checkpoints:
         self._name(step, is_best)
 
     def _clear(self, step: int) -> None:
-        """Remove what killed processes were writing; rename files of later steps, which are damaged."""
+        """Remove what killed processes were writing; rename files of later steps, if they are damaged.
+
+        Raises
+        ------
+        ValueError
+            One is whole: it was written since the run chose where to begin.
+        """
         try:
             (self.folder / FOLDER).mkdir(parents=True, exist_ok=True)
             for unfinished in (*self.folder.glob(".*.tmp"), *(self.folder / FOLDER).glob(".*.tmp")):
                 unfinished.unlink(missing_ok=True)
             for number, path in self.numbered().items():
                 if number > step:
+                    self._require_damaged(path)
                     path.replace(path.with_name(path.name + ".damaged"))
         except OSError as error:
             raise SaveError(error.errno, f"cannot write to {self.folder}: {error}") from error
+
+    @staticmethod
+    def _require_damaged(path: Path) -> None:
+        try:
+            unpack(path.read_bytes(), path)
+        except DamagedError:
+            return
+        raise ValueError(f"{path} was written by another process since this one started")
 
     def save(self, step: int, content: dict[str, Any], *, is_best: bool) -> None:
         """Write the checkpoint of a step and remove what is older than the last `keep`.

@@ -20,6 +20,7 @@ from PIL import Image
 from pipelines.names import json_text
 
 from .appending import Appended, Events
+from .checkpoints import FOLDER as CHECKPOINTS
 from .checkpoints import SaveError, write_whole
 from .inputs import METRICS
 from .revision import DALI_PACKAGES, commit, installed_versions
@@ -28,26 +29,80 @@ from .storage import Patience
 _PACKAGES = ("torch", "torchvision", *DALI_PACKAGES, "numba", "numpy")
 
 
+class Claim:
+    """The right to write to a folder: its metrics.jsonl, locked (flock) before the folder is read.
+
+    A job and its requeued self never write to one folder, and a run never begins at a checkpoint that is not
+    the newest because another process was about to write the next one.
+    """
+
+    def __init__(self) -> None:
+        self._metrics: Appended | None = None
+
+    def take(self, folder: Path) -> None:
+        """Lock a folder that holds a run; in one that doesn't nothing is made.
+
+        Raises
+        ------
+        ValueError
+            Another process writes to it.
+        """
+        if (folder / METRICS).exists() or (folder / CHECKPOINTS).is_dir():
+            self._metrics = _locked(folder)
+
+    def metrics(self, folder: Path) -> Appended:
+        """The file of the folder that was taken, or of the one that is made now.
+
+        Raises
+        ------
+        ValueError
+            Another process writes to it, or has written to it since it was looked at.
+        """
+        if self._metrics is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._metrics = _locked(folder)
+            if self._metrics.length > 0:
+                raise ValueError(f"another process has written to {folder} since this one started")
+        return self._metrics
+
+    def __enter__(self) -> Claim:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._metrics is not None:
+            with contextlib.suppress(OSError):  # the error that ended the run was told
+                self._metrics.close()
+
+
+def _locked(folder: Path) -> Appended:
+    try:
+        return Appended(folder / METRICS)
+    except BlockingIOError:
+        raise ValueError(
+            f"--output must be a folder of this run alone; another process writes to {folder}"
+        ) from None
+
+
 class Output:
     """Settings and measurements of a run. Only the main process opens it; in the others nothing is written.
 
     Parameters
     ----------
     folder : Path
-    source : Path, optional
+    source : Path or None
         The folder of the run that is resumed, whose metrics.jsonl it continues.
+    claim : Claim
+        The folder's, if there was a run in it when it was looked at.
     patience : Patience, optional
         How long to wait where a running training cannot write. Default: not at all.
-
-    Notes
-    -----
-    metrics.jsonl stays locked (flock) as long as the object lives or the process does, so that a job and its
-    requeued self never write to one folder.
     """
 
-    def __init__(self, folder: Path, source: Path | None = None, patience: Patience | None = None) -> None:
+    def __init__(
+        self, folder: Path, source: Path | None, claim: Claim, patience: Patience | None = None
+    ) -> None:
         self.folder = folder
         self._source = source
+        self._claim = claim
         self._patience = patience or Patience(0.0)
         self._length = 0  # of metrics.jsonl, when the checkpoint was written
         self._metrics: Appended | None = None
@@ -67,7 +122,7 @@ class Output:
         self._length = state_dict["metrics_bytes"]
 
     def open(self, step: int) -> None:
-        """Make the folder, lock it, and drop what an earlier process logged after the checkpoint.
+        """Make the folder, if need be, and drop what an earlier process logged after the checkpoint.
 
         Parameters
         ----------
@@ -77,18 +132,12 @@ class Output:
         Raises
         ------
         ValueError
-            Another process writes to the folder.
+            Another process writes to the folder, or has since it was looked at.
         OSError
             The folder cannot be written to.
         """
         before = b"" if self._source is None else metrics_until(self._source, self._length)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            metrics = Appended(self.folder / METRICS)
-        except BlockingIOError:
-            raise ValueError(
-                f"--output must be a folder of this run alone; another process writes to {self.folder}"
-            ) from None
+        metrics = self._claim.metrics(self.folder)
         # Lines that agree stay untouched: a process killed here leaves nothing worse than it found.
         if (self.folder / METRICS).read_bytes().startswith(before):
             metrics.cut(len(before))

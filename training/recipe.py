@@ -21,7 +21,7 @@ from .learner import Learner, create_model, create_optimizer, create_schedule
 from .loaders import Loaders
 from .model import Average
 from .nonfinite import FiniteWatch, NotFiniteError
-from .output import Output
+from .output import Claim, Output
 from .progress import Progress
 from .random_states import RandomStates, seed_all
 from .resume import Identity, find_start
@@ -55,6 +55,12 @@ def train(config: Config, processes: Processes, listing: Listing | None = None, 
     ValueError, TypeError, OSError, BadFileError, PipelineError
         Bad input, before the first step; SaveError and StorageError are among them.
     """
+    with Claim() as claim:
+        return _train(config, processes, claim, listing, fit=fit)
+
+
+def _train(config: Config, processes: Processes, claim: Claim, listing: Listing | None, *, fit: bool) -> int:
+    """:func:`train`, with the right to write to the output folder, which is asked for on the way."""
     # Hardware and images.
     config = choose_hardware(config, processes)
     device = start_device(config, processes)
@@ -66,7 +72,7 @@ def train(config: Config, processes: Processes, listing: Listing | None = None, 
     )
 
     # The checkpoint to resume, if there is one. Every part gets its state back from it when it is registered.
-    start = processes.from_main(lambda: find_start(config.resume, config.output, _new_folder(config)))
+    start = processes.from_main(lambda: find_start(config.resume, config.output, _new_folder(config), claim))
     state = RunState(processes, start.content())
     config, minutes = choose_size(config, processes, images, state.saved) if fit else (config, 0.0)
     state.register("run", replace(identity, config=config))
@@ -98,7 +104,7 @@ def train(config: Config, processes: Processes, listing: Listing | None = None, 
     learner = Learner(config, processes, model, optimizer, scaler, schedule, average)
 
     # Output: late, so that bad input leaves no folder behind. The random draws that count come after it.
-    output = state.register("output", Output(start.folder, start.source, patience))
+    output = state.register("output", Output(start.folder, start.source, claim, patience))
     checkpoints = Checkpoints(start.folder, config.keep)
     watch = FiniteWatch(device, train_loader, config.accumulate, checkpoints, processes, progress.step)
     run = Run(

@@ -14,6 +14,7 @@ from .config import FREE_OPTIONS, Config, option
 from .distributed import Processes
 from .inputs import METRICS, Listing, require_new
 from .options import saved_settings, settings
+from .output import Claim
 
 
 class Start(NamedTuple):
@@ -38,7 +39,7 @@ class Start(NamedTuple):
         return unpack(self.data) if self.data else None
 
 
-def find_start(resume: str | None, output: Path | None, new_folder: Path) -> Start:
+def find_start(resume: str | None, output: Path | None, new_folder: Path, claim: Claim) -> Start:
     """What ``--resume`` and ``--output`` ask for; says which checkpoints are passed over.
 
     Parameters
@@ -49,17 +50,21 @@ def find_start(resume: str | None, output: Path | None, new_folder: Path) -> Sta
         The output folder as asked for.
     new_folder : Path
         The one of a new run without `output`.
+    claim : Claim
+        Takes the folder that will be written to, if there is a run in it, before anything of it is read.
 
     Raises
     ------
     ValueError
-        The checkpoint is damaged, or the output folder holds what would be written over.
+        The checkpoint is damaged, or the output folder holds what would be written over, or another process
+        writes to it.
     """
     if resume is None:
         require_new(output or new_folder)
         return Start(output or new_folder, None, b"")
     if resume == "auto":
         assert output is not None  # checked with the settings
+        claim.take(output)
         path, data, damaged = Checkpoints(output, 1).newest()
         for error in damaged:
             print(f"--resume auto: {error}; passing it over", file=sys.stderr, flush=True)
@@ -68,11 +73,14 @@ def find_start(resume: str | None, output: Path | None, new_folder: Path) -> Sta
         )
         return Start(output, output if path else None, data)
     path = Path(resume)
-    data = path.read_bytes()
-    step = unpack(data, path)["progress"]["step"]
     source = path.parent if (path.parent / METRICS).exists() else path.parent.parent
     folder = output or source
-    if not folder.exists() or not folder.samefile(source):
+    continues = folder.exists() and folder.samefile(source)
+    if continues:
+        claim.take(source)
+    data = path.read_bytes()
+    step = unpack(data, path)["progress"]["step"]
+    if not continues:
         require_new(folder)
         return Start(folder, source, data)
     if later := [other for number, other in Checkpoints(folder, 1).numbered().items() if number > step]:

@@ -1,0 +1,123 @@
+"""Starts, stops and restarts of the trainer: nothing that was trained is lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import train_imagenet
+from tests.trainer_process import Outcome, Trainer
+from tests.training_runs import assert_same_run
+from training import recipe
+from training.checkpoints import Checkpoints
+
+# 24 images in batches of 8 are three steps an epoch.
+SETTINGS = ["--image-size", "32", "--batch-size", "8", "--epochs", "3", "--lr", "0.01", "--log-every", "1"]
+SETTINGS += ["--warmup-epochs", "1", "--amp", "none", "--device", "cpu", "--workers", "1"]
+SETTINGS += ["--checkpoint-every", "2"]
+AGAIN = ["--resume", "auto"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(trainer: Trainer, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a run that nothing happens to."""
+    output = tmp_path_factory.mktemp("undisturbed") / "run"
+    outcome = trainer.run("--data", photos, "--output", output, *SETTINGS, model="plain")
+    assert outcome.statuses == [0], outcome.said
+    return output
+
+
+class Held:
+    """A run that stops at an event, until it is let go."""
+
+    def __init__(self, run: Callable[..., Outcome], event: str, number: int, folder: Path) -> None:
+        here, self._on = folder / "here", folder / "on"
+        wait = f"touch {here}; until [ -e {self._on} ]; do sleep 0.05; done"
+        plan = {"event": event, "number": number, "do": [{"shell": wait}]}
+        self._outcomes: list[Outcome] = []
+        self._thread = threading.Thread(target=lambda: self._outcomes.append(run(plan=plan)))
+        self._thread.start()
+        while not here.exists():
+            assert self._thread.is_alive(), self._outcomes
+            time.sleep(0.02)
+
+    def let_go(self) -> Outcome:
+        """Wait for its end."""
+        self._on.touch()
+        self._thread.join()
+        return self._outcomes[0]
+
+
+# -- Two processes and one folder ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("event", "number", "first", "second", "words"),
+    [
+        ("step", 5, 0, 2, "another process writes to {output}"),
+        ("renamed", 6, 0, 2, "another process writes to {output}"),
+        ("looked", 1, 2, 0, "another process has written to {output} since this one started"),
+    ],
+    ids=["in a step", "while it saves", "before it has made the folder"],
+)
+@pytest.mark.usefixtures("plain_model")
+def test_a_restart_that_overlaps(
+    event: str,
+    number: int,
+    first: int,
+    second: int,
+    words: str,
+    trainer: Trainer,
+    photos: Path,
+    undisturbed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The one that has the folder comes to its end, the other leaves before it has touched anything.
+
+    Should the second one look for a checkpoint, the first one writes more of them before the second goes on.
+    """
+    output = tmp_path / "run"
+    command = ["--data", str(photos), "--output", str(output), *SETTINGS, *AGAIN]
+
+    def run(plan: object) -> Outcome:
+        return trainer.run(*command, plan=plan, model="plain")  # type: ignore[arg-type]
+
+    held = Held(run, event, number, tmp_path)
+    if first == 0:
+        look = recipe.find_start
+
+        def and_wait(*arguments: Any) -> Any:
+            start = look(*arguments)
+            held.let_go()
+            return start
+
+        monkeypatch.setattr(recipe, "find_start", and_wait)
+    try:
+        assert train_imagenet.main(command) == second
+    finally:
+        outcome = held.let_go()
+    assert outcome.statuses == [first], outcome.said
+    said = capfd.readouterr().err if second else outcome.said
+    (error,) = (line for line in said.splitlines() if "error: " in line)
+    assert words.format(output=output) in error
+    assert_same_run(output, undisturbed)
+
+
+def test_a_newer_checkpoint_is_not_called_damaged(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, 3)
+    checkpoints.start()
+    for step in (2, 4):
+        checkpoints.save(step, {"version": 3, "progress": {"step": step}}, is_best=False)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.pt")}
+    with pytest.raises(ValueError, match=r"step-00000004\.pt was written by another process since"):
+        checkpoints.prepare_resume(2, checkpoints.path(2).read_bytes(), is_best=False, source=tmp_path)
+    with pytest.raises(ValueError, match=r"step-00000002\.pt was written by another process since"):
+        checkpoints.start()
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.pt*")} == before
