@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 
 from configs import asked_for, named_run
-from pipelines.names import print_any_name
+from pipelines.screen import keep_printing
 from training.config import DEMO, Config, complain, resolve
 from training.inputs import Listing, check_output, list_dataset
 from training.options import parse
@@ -58,7 +58,7 @@ def _names(arguments: list[str], *options: str) -> bool:
 def main(arguments: list[str] | None = None) -> int:
     """Run from the command line; the exit status, see above."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    print_any_name()
+    keep_printing()
     ranks = Ranks.from_environment()
     listing: Listing | None = None
     try:

@@ -41,7 +41,8 @@ from ._decoding import BATCH, UNREADABLE, UNSURE, Result
 from ._findings import Split, find_splits, make_report, report_lines
 from .examine import decode
 from .files import write_whole
-from .names import json_text, print_any_name, shown
+from .names import json_text, shown
+from .screen import keep_printing
 
 require_dali()
 
@@ -271,7 +272,7 @@ def check(options: Options) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run from the command line; the exit status."""
-    print_any_name()
+    keep_printing()
     options = tyro.cli(Options, args=arguments, prog="python -m pipelines.check", description=__doc__)
     try:
         return check(options)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
-import sys
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
@@ -27,13 +25,6 @@ def shown(name: str | os.PathLike[str]) -> str:
     Python keeps such bytes as lone surrogates, which no stream and no JSON parser takes.
     """
     return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
-def print_any_name() -> None:
-    """Let print() write every character as well as the terminal can: a name is no reason to end."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def json_text(content: Any, **options: Any) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -9,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tqdm import tqdm
 
 import train_imagenet
-from tests.trainer_process import Outcome, Trainer
+from tests.trainer_process import ROOT, Outcome, Trainer
 from tests.training_runs import assert_same_run
-from training import recipe
+from training import resume
 from training.checkpoints import Checkpoints
 
 # 24 images in batches of 8 are three steps an epoch.
@@ -91,14 +95,14 @@ def test_a_restart_that_overlaps(
 
     held = Held(run, event, number, tmp_path)
     if first == 0:
-        look = recipe.find_start
+        look = resume.find_start
 
         def and_wait(*arguments: Any) -> Any:
             start = look(*arguments)
             held.let_go()
             return start
 
-        monkeypatch.setattr(recipe, "find_start", and_wait)
+        monkeypatch.setattr("training.recipe.find_start", and_wait)
     try:
         assert train_imagenet.main(command) == second
     finally:
@@ -121,3 +125,75 @@ def test_a_newer_checkpoint_is_not_called_damaged(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"step-00000002\.pt was written by another process since"):
         checkpoints.start()
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.pt*")} == before
+
+
+# -- Nobody reads what is printed ---------------------------------------------------------------------------
+
+SCREENS = [("broken", "log"), ("log", "closed"), ("closed", "broken"), ("full", "full")]
+
+
+@pytest.mark.parametrize("screen", SCREENS, ids="-".join)
+def test_a_screen_that_is_gone(
+    screen: tuple[str, str], trainer: Trainer, photos: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """The run comes to its end, and what it wrote is complete."""
+    command = ["--data", photos, "--output", tmp_path / "run", *SETTINGS]
+    outcome = trainer.run(*command, model="plain", screen=screen)
+    assert outcome.statuses == [0], outcome.said
+    assert "rror" not in outcome.said
+    assert ("9 steps" in outcome.said) == (screen[0] == "log"), outcome.said
+    assert_same_run(tmp_path / "run", undisturbed)
+
+
+def test_an_error_nobody_reads(trainer: Trainer, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "file").touch()
+    command = ["--data", photos, "--output", tmp_path / "run", *SETTINGS]
+    for screen in SCREENS:
+        assert trainer.run(*command, model="plain", screen=screen).statuses == [2], screen
+
+
+def test_saved_before_it_is_told(
+    plain_model: None, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, told = tmp_path / "run", []
+    write = tqdm.write
+
+    def look(line: str, *more: Any) -> None:
+        told.append((line.split(":")[0], max(Checkpoints(output, 3).numbered(), default=0)))
+        write(line, *more)
+
+    monkeypatch.setattr(tqdm, "write", staticmethod(look))
+    assert train_imagenet.main(["--data", str(photos), "--output", str(output), *SETTINGS]) == 0
+    assert told == [("epoch 1", 3), ("epoch 2", 6), ("epoch 3", 9)]
+
+
+STREAMS = """
+import os, sys
+from pipelines.screen import keep_printing
+keep_printing()
+for number in range(9999):
+    print(number)
+    print(number, file=sys.stderr)
+print(*(os.readlink(f"/proc/self/fd/{number}") for number in range(3)), file=open(sys.argv[1], "w"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "opened"),
+    [
+        ("{program} | head -1 >/dev/null", 0, "pipe:"),
+        ("{program} 2>&1 | head -1 >/dev/null", 0, "pipe:"),
+        ("{program} <&- >&- 2>&-", 0, "/dev/null /dev/null /dev/null"),
+        ("{program} >/dev/full 2>&1", 0, "/dev/full /dev/full"),
+        ("PYTHONUNBUFFERED=1 {program} | head -1 >/dev/null", 0, "pipe:"),
+    ],
+)
+def test_streams(line: str, status: int, opened: str, tmp_path: Path) -> None:
+    """A stream that was closed is no number for the next file that is opened."""
+    program = shlex.join([sys.executable, "-c", STREAMS, str(tmp_path / "opened")])
+    command = ["bash", "-o", "pipefail", "-c", line.format(program=program)]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert process.returncode == status, process.stderr
+    assert "Error" not in process.stderr
+    assert opened in (tmp_path / "opened").read_text()

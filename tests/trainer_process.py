@@ -55,6 +55,7 @@ class Trainer:
         record: Path | None = None,
         model: str | None = None,
         of_last_rank: Sequence[str] = (),
+        screen: Sequence[str] = ("log", "log"),
         timeout: float = 120,
     ) -> Outcome:
         """Run the trainer with command-line `arguments`.
@@ -62,6 +63,8 @@ class Trainer:
         `record` is a folder for files ``RANK.json``, in which the indices of the images stand that each
         process got, by epoch, for training and validation (see `tests.image_sets.indices`). `model` is the
         name of one of MODELS, taken instead of --arch. `of_last_rank` are more arguments of the last process.
+        `screen` is what standard output and standard error are: "log" (what the outcome says), "closed", a
+        "broken" pipe, or on a "full" disk.
         `plan`, one or several, holds ``event`` (a name or "any"), ``number`` (from 1), ``rank`` (default 0)
         and ``do``, a list of what happens there: numbers of signals to send itself, seconds (float) to wait,
         "full disk" for that error, "bad loss" for a step whose loss is no number, {"shell": TEXT} for a
@@ -76,6 +79,7 @@ class Trainer:
             "record": None if record is None else str(record),
             "model": model,
             "of_last_rank": list(of_last_rank),
+            "screen": list(screen),
             "timeout": timeout,
         }
         self._process.stdin.write(json.dumps(order) + "\n")
@@ -103,8 +107,8 @@ def _child(order: dict[str, Any], rank: int, port: int, log: int) -> None:
     import train_imagenet
     import training.learner
 
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+    for number, state in zip((1, 2), order["screen"], strict=True):
+        _open_screen(number, state, log)
     if "SHIM_RULES" in os.environ:  # each process has its own: see tests/storage_shim.c
         os.environ["SHIM_RULES"] += f".{rank}"
     if order["processes"] > 1:
@@ -130,6 +134,18 @@ def _child(order: dict[str, Any], rank: int, port: int, log: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _open_screen(number: int, state: str, log: int) -> None:
+    if state == "closed":
+        os.close(number)
+    elif state == "broken":
+        read_end, write_end = os.pipe()
+        os.close(read_end)
+        os.dup2(write_end, number)
+        os.close(write_end)
+    else:
+        os.dup2(os.open("/dev/full", os.O_WRONLY) if state == "full" else log, number)
 
 
 def plain_classifier(arch: str, num_classes: int) -> Any:

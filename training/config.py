@@ -295,8 +295,7 @@ FREE_OPTIONS = frozenset(
 def complain(error: object) -> None:
     """Print an error of the command line; of one that says it in words of its own, those without a number."""
     words = error.strerror if isinstance(error, OSError) and error.filename is None else None
-    with contextlib.suppress(OSError):  # what is printed may go to the disk that is full
-        print(f"train_imagenet.py: error: {words or error}", file=sys.stderr, flush=True)
+    print(f"train_imagenet.py: error: {words or error}", file=sys.stderr, flush=True)
 
 
 def plain(error: BaseException) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import safetensors.torch
 
 from pipelines.names import shown
+from pipelines.screen import keep_printing
 
 from .checkpoints import SaveError, unpack, write_whole
 
@@ -65,6 +66,7 @@ def _about(run: dict[str, Any]) -> dict[str, str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run from the command line; the exit status: 2 after an error, which is printed."""
+    keep_printing()
     parser = argparse.ArgumentParser(prog="python -m training.export", description=__doc__)
     parser.add_argument("checkpoint", type=Path, help="last.pt, best.pt or another checkpoint of the trainer")
     parser.add_argument("output", type=Path, help="the new file")

@@ -126,6 +126,7 @@ def _train(config: Config, processes: Processes, claim: Claim, listing: Listing 
             while finished and not progress.is_complete:
                 finished = run.epoch(stop, bar)
                 run.save()
+                run.tell_result(bar)
                 progress.epoch += int(finished)
         return run.end(finished=finished)
     except NotFiniteError as error:

@@ -139,7 +139,7 @@ class Run:
     def epoch(self, stop: StopSignals, bar: tqdm[Any]) -> bool:
         """Train and evaluate; False where a signal came before the end, or the images cannot be had."""
         try:
-            return self.train_epoch(stop, bar) and self.evaluate_epoch(stop, bar)
+            return self.train_epoch(stop, bar) and self.evaluate_epoch(stop)
         except (StorageError, BadFileError, PipelineError) as error:
             if not self._has_to_stop(stop):
                 self.failure = error
@@ -202,21 +202,24 @@ class Run:
             self.train_loader.load_state_dict({**before, **stand_ins})
             raise
 
-    def evaluate_epoch(self, stop: StopSignals, bar: tqdm[Any]) -> bool:
+    def evaluate_epoch(self, stop: StopSignals) -> bool:
         """Evaluate, log and note the result; False where a signal came before."""
         result, progress = self.evaluate(stop), self.progress
         if result is None:
             return False
         self._log("eval", epoch=progress.epoch, **result)
-        top1 = result["top1"] if self.learner.average is None else result["ema_top1"]
-        if self.processes.is_main:
-            bar.write(
-                f"epoch {progress.epoch + 1}: top-1 {result['top1']:.1f} %, top-5 {result['top5']:.1f} %,"
-                f" loss {result['loss']:.3f}{self._partial}"
-                + ("" if self.learner.average is None else f"; averaged weights: top-1 {top1:.1f} %")
-            )
-        progress.record(result, top1)
+        progress.record(result, result["top1"] if self.learner.average is None else result["ema_top1"])
         return True
+
+    def tell_result(self, bar: tqdm[Any]) -> None:
+        """Print the result of the epoch, if it has one; after it was saved."""
+        if (result := self.progress.evaluation) is None or not self.processes.is_main:
+            return
+        averaged = f"; averaged weights: top-1 {result['ema_top1']:.1f} %" if "ema_top1" in result else ""
+        bar.write(
+            f"epoch {self.progress.epoch + 1}: top-1 {result['top1']:.1f} %, top-5 {result['top5']:.1f} %,"
+            f" loss {result['loss']:.3f}{self._partial}{averaged}"
+        )
 
     def evaluate(self, stop: StopSignals | None = None) -> dict[str, float] | None:
         """Accuracy and loss of the model and, as ``ema_...``, of the average; None where `stop` came."""

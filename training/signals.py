@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -85,4 +86,5 @@ class StopSignals:
 
     def _say(self, text: str) -> None:
         if not self._quiet:
-            os.write(2, f"\n{text}\n".encode())
+            with contextlib.suppress(OSError):  # nobody reads: the second signal has to work all the same
+                os.write(2, f"\n{text}\n".encode())

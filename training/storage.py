@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import math
 import os
@@ -133,5 +132,4 @@ class Outage:
 
 
 def _say(text: str) -> None:
-    with contextlib.suppress(OSError):  # what is printed may go to the storage that is away
-        print(f"storage: {text}", file=sys.stderr, flush=True)
+    print(f"storage: {text}", file=sys.stderr, flush=True)
