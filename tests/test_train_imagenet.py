@@ -23,7 +23,7 @@ from pipelines.loader import DALILoader
 from pipelines.records import Output
 from tests import training_runs
 from tests.devices import on_each_device, trainer_options
-from training.model import build_model, build_schedule, parameter_groups
+from training.model import build_model, build_schedule
 
 SMALL = [*training_runs.SMALL, "--log-every", "2"]
 
@@ -173,28 +173,6 @@ def test_learning_rates() -> None:
     expected = [0.3, 0.6, 0.9, 0.8397114, 0.675, 0.45, 0.225, 0.0602886]
     assert rates == pytest.approx(expected, abs=1e-6)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
-
-
-def test_no_decay_on_biases_and_normalisation() -> None:
-    """ResNet-50: 53 convolutions and the classifier's weights decay, 53 BatchNorms and its bias do not."""
-    decayed, plain = parameter_groups(build_model("resnet50", 10), 1e-4)
-    assert (decayed["weight_decay"], plain["weight_decay"]) == (1e-4, 0.0)
-    assert len(decayed["params"]) == 54
-    assert len(plain["params"]) == 2 * 53 + 1
-    assert all(parameter.ndim > 1 for parameter in decayed["params"])
-
-    class Odd(nn.Module):
-        """Names say nothing: the layers are found by type."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.bn = nn.Linear(2, 2)
-            self.weight_layer = nn.BatchNorm1d(2)
-            self.other = nn.LayerNorm(2)
-
-    decayed, plain = parameter_groups(Odd(), 0.1)
-    assert len(decayed["params"]) == 1
-    assert len(plain["params"]) == 5
 
 
 BAD: dict[str, tuple[list[str], list[str]]] = {

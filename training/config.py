@@ -149,10 +149,10 @@ class Config:
     """Nesterov momentum of SGD."""
 
     weight_decay: float = 1e-4
-    """Weight decay, not of biases and normalisation layers."""
+    """Weight decay of the matrices of linear, convolution and attention layers."""
 
     decay_all: bool = False
-    """Weight decay of biases and normalisation layers as well."""
+    """Weight decay of biases, normalisation layers and position embeddings as well."""
 
     clip_grad_norm: float | None = None
     """Scale gradients down to this norm where theirs is higher. Default: as they are."""

@@ -19,7 +19,9 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
+# Modules that multiply their inputs by a matrix, in `weight`.
+_LINEAR = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd)
+_PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
 def build_model(arch: str, num_classes: int) -> nn.Module:
@@ -40,24 +42,31 @@ def build_model(arch: str, num_classes: int) -> nn.Module:
 def parameter_groups(
     model: nn.Module, weight_decay: float, *, decay_all: bool = False
 ) -> list[dict[str, Any]]:
-    """Weights with decay; biases and the parameters of normalisation layers, found by type, without.
+    """The matrices of linear, convolution and attention layers with decay, all other parameters without.
 
-    With `decay_all` these decay as well.
+    Found by the types of the layers: no bias decays, nor the gain of a normalisation or of a residual branch,
+    a position embedding or table, a class token. With `decay_all` these decay as well.
     """
-    without = {
+    matrices = {
         id(parameter)
         for module in model.modules()
         for name, parameter in module.named_parameters(recurse=False)
-        if isinstance(module, _NORMS) or name == "bias"
+        if _is_matrix(module, name)
     }
     parameters = list(model.parameters())
     return [
-        {"params": [p for p in parameters if id(p) not in without], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if id(p) in matrices], "weight_decay": weight_decay},
         {
-            "params": [p for p in parameters if id(p) in without],
+            "params": [p for p in parameters if id(p) not in matrices],
             "weight_decay": weight_decay if decay_all else 0.0,
         },
     ]
+
+
+def _is_matrix(module: nn.Module, name: str) -> bool:
+    if isinstance(module, nn.MultiheadAttention):
+        return name in _PROJECTIONS
+    return isinstance(module, _LINEAR) and name == "weight"
 
 
 def build_schedule(
