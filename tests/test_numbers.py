@@ -1,15 +1,102 @@
-"""The numbers of a run: what decays."""
+"""The numbers of a run: what is logged, what ends it, what decays."""
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from tests.trainer_process import Trainer
+from tests.training_runs import SMALL
 from training.architectures import TORCHVISION
+from training.figures import rounded
 from training.model import build_model, parameter_groups
+
+# -- Numbers that are none ----------------------------------------------------------------------------------
+
+ONE_STEP = ["--max-steps", 1, "--checkpoint-every", 1]
+STATISTIC = "A running mean or variance of a normalisation was not finite after step "
+FAR = ["--warmup-epochs", 0, "--lr", 1e20]
+NOT_FINITE: dict[str, tuple[list[object], str, str, list[str]]] = {
+    # Options, model, error, events that are logged.
+    "evaluation": (
+        [*FAR, *ONE_STEP],
+        "plain",
+        "The evaluation after step 1 was not finite: loss (nan|inf); there is no checkpoint yet",
+        ["train"],
+    ),
+    "evaluation of the average": (
+        [*FAR, *ONE_STEP, "--ema-decay", 0.5],
+        "plain",
+        "The evaluation after step 1 was not finite: loss (nan|inf); there is no checkpoint yet",
+        ["train"],
+    ),
+    "statistics of BatchNorm": (
+        ["--lr", 0, *ONE_STEP],
+        "overflowing",
+        STATISTIC + "1; there is no checkpoint yet",
+        ["train", "eval"],
+    ),
+    "statistics in the middle of an epoch": (
+        ["--lr", 0, "--checkpoint-every", 2],
+        "overflowing",
+        STATISTIC + "2; there is no checkpoint yet",
+        ["train", "train"],
+    ),
+}
+
+
+def no_constant(name: str) -> Any:
+    raise AssertionError(f"{name} is not JSON")
+
+
+@pytest.mark.parametrize("name", NOT_FINITE)
+def test_what_is_not_finite_ends_the_run(name: str, trainer: Trainer, photos: Path, tmp_path: Path) -> None:
+    """Status 1 and one line, no checkpoint of it, and every line of metrics.jsonl is JSON."""
+    options, model, words, events = NOT_FINITE[name]
+    output = tmp_path / "run"
+    outcome = trainer.run("--data", photos, "--output", output, *SMALL, *options, model=model)
+    assert outcome.statuses == [1], outcome.said
+    (error,) = re.findall("^.*train_imagenet.py: error: (.*)$", outcome.said, re.MULTILINE)
+    assert re.match(words, error)
+    assert "Traceback" not in outcome.said
+    assert list(output.rglob("*.pt")) == []
+    text = (output / "metrics.jsonl").read_text()
+    found = [json.loads(line, parse_constant=no_constant) for line in text.splitlines()]
+    assert [line["event"] for line in found] == events
+    assert all(line["step"] >= 1 for line in found)
+
+
+# -- What is logged -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("loss", 2.3025850929940455, 2.302585),
+        ("loss", -0.0, 0.0),
+        ("loss", 1.23456789e-9, 1.234568e-9),
+        ("ema_loss", 0.1234567890, 0.1234568),
+        ("lr", 0.09997258721585931, 0.09997259),
+        ("top1", 100 / 3, 33.3333),
+        ("ema_top5", 100 * 49_999 / 50_000, 99.998),
+        ("images_per_s", 1234.5678, 1235.0),
+        ("images_per_s", 20.0123, 20.01),
+        ("data_wait", 0.00001, 0.0),
+        ("data_wait", -1e-9, 0.0),
+        ("step", 123_456_789, 123_456_789),
+    ],
+)
+def test_figures_are_rounded_as_their_meaning_allows(name: str, value: float, expected: float) -> None:
+    (found,) = rounded({name: value}).values()
+    assert json.dumps(found) == json.dumps(expected)  # which tells -0.0 from 0.0 and 1.0 from 1
+
 
 # -- Weight decay -------------------------------------------------------------------------------------------
 

@@ -48,13 +48,13 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, lis
 def test_metrics(run: tuple[Path, list[dict[str, Any]]]) -> None:
     """Five steps an epoch: lines at steps 2, 4, 6, 8 and the last, and an evaluation after each epoch."""
     lines = run[1]
-    assert [(line["event"], line.get("step")) for line in lines] == [
-        ("train", 2), ("train", 4), ("eval", None), ("train", 6), ("train", 8), ("train", 10), ("eval", None),
+    assert [(line["event"], line["step"]) for line in lines] == [
+        ("train", 2), ("train", 4), ("eval", 5), ("train", 6), ("train", 8), ("train", 10), ("eval", 10),
     ]  # fmt: skip
     for line in lines:
         keys = {
             "train": ["epoch", "step", "loss", "lr", "images_per_s", "data_wait"],
-            "eval": ["epoch", "top1", "top5", "loss"],
+            "eval": ["epoch", "step", "top1", "top5", "loss"],
         }[line["event"]]
         assert list(line) == ["event", *keys]
         assert math.isfinite(line["loss"])

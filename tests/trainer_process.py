@@ -180,7 +180,17 @@ def restless_classifier(arch: str, num_classes: int) -> Any:
     )
 
 
-MODELS = {"plain": plain_classifier, "restless": restless_classifier}
+def overflowing_classifier(arch: str, num_classes: int) -> Any:
+    """A small model with values whose variance is too high for a float32, which its losses do not show."""
+    from torch import nn
+
+    first = nn.Conv2d(3, 8, 3, stride=2)
+    first.weight.data *= 1e25
+    norm = nn.BatchNorm2d(8)
+    return nn.Sequential(first, norm, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))
+
+
+MODELS = {"plain": plain_classifier, "restless": restless_classifier, "overflowing": overflowing_classifier}
 
 
 def _record(seen: dict[str, list[list[int]]]) -> None:

@@ -21,6 +21,7 @@ from .hardware import autocast, choose_hardware, start_device
 from .inputs import Listing, left_out_line, list_dataset
 from .loaders import Loaders
 from .model import build_model
+from .nonfinite import NotFiniteError, require_finite
 from .recipe import train
 from .storage import STATUS, Patience, StorageError
 from .weight_files import read_weight_file
@@ -51,11 +52,12 @@ def evaluate_only(config: Config, processes: Processes, listing: Listing | None)
     result = evaluate(model, loader, processes, lambda: autocast(config, device), classes=classes)
     processes.together(quarantine.release)
     assert result is not None
+    require_finite(result, f"of {config.init_weights}")
     bad = sorted(set().union(*processes.gather(loader.left_out)))  # each knows those that it met
     if bad:
         processes.say(f"Left out, because they cannot be decoded: {', '.join(bad)}")
     processes.say(
-        f"{said}: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %, loss {result['loss']:.4f} on"
+        f"{said}: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %, loss {result['loss']:z.4f} on"
         f" {len(images) - len(bad)} images of {config.val_image_size} pixels and of {classes}",
     )
 
@@ -108,7 +110,7 @@ def run(config: Config, processes: Processes, listing: Listing | None, *, fit: b
     except (StorageError, SaveError) as error:
         complain(error)
         status = STATUS
-    except (BadFileError, PipelineError) as error:
+    except (BadFileError, PipelineError, NotFiniteError) as error:
         complain(error)
         status = 1
     except (ValueError, TypeError, OSError) as error:

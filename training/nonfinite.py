@@ -1,9 +1,10 @@
-"""A loss that is no number ends the run: which step, with which batch, and what is still good."""
+"""A loss, weight or statistic that is no number ends the run: since when, and what is still good."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,22 @@ _NEVER = 2**62
 
 class NotFiniteError(RuntimeError):
     """The training went wrong; the message says where, and how to go on."""
+
+
+def require_finite(evaluation: dict[str, float], of: str, advice: str = "") -> None:
+    """Raise NotFiniteError unless all results of an evaluation are numbers.
+
+    Parameters
+    ----------
+    evaluation : dict
+    of : str
+        Whose it is, for the message.
+    advice : str
+        What the message ends with.
+    """
+    for name, value in evaluation.items():
+        if not math.isfinite(value):
+            raise NotFiniteError(f"The evaluation {of} was not finite: {name} {value}{advice}")
 
 
 class FiniteWatch:
@@ -73,14 +90,28 @@ class FiniteWatch:
         if step > self._last_good[0]:
             self._good_before, self._last_good = self._last_good, (step, self._loader.state_dict())
 
-    def check_weights(self, model: nn.Module, step: int) -> None:
-        """The same, and for all parameters, before a checkpoint is called good."""
+    def check_weights(self, models: Iterable[nn.Module], step: int) -> None:
+        """The same, and for all parameters and statistics, before a checkpoint is called good."""
         self.check(step)
-        parameters = [parameter.detach() for parameter in model.parameters()]
-        norms = torch._foreach_norm(parameters, float("inf"))
-        finite = bool(torch.isfinite(torch.stack([norm.float() for norm in norms])).all())
+        models = list(models)
+        finite, good_statistics = (
+            _all_finite([value.detach() for model in models for value in values(model)])
+            for values in (nn.Module.parameters, _statistics)
+        )
         if self._processes.max_over_ranks(not finite):
             raise self._error("A weight", step, mine=not finite)
+        if self._processes.max_over_ranks(not good_statistics):
+            # The loss in training does not depend on them: since which step is not known.
+            raise NotFiniteError(
+                f"A running mean or variance of a normalisation was not finite after step {step};"
+                f" {self._what_is_good()}"
+            )
+
+    def check_evaluation(self, result: dict[str, float], models: Iterable[nn.Module], step: int) -> None:
+        """Raise NotFiniteError, in all processes, for a result, the same in all, that is no number."""
+        if not all(map(math.isfinite, result.values())):
+            self.check_weights(models, step)
+            require_finite(result, f"after step {step}", f"; {self._what_is_good()}")
 
     def _error(self, what: str, step: int, *, mine: bool) -> NotFiniteError:
         if not mine:
@@ -89,12 +120,12 @@ class FiniteWatch:
             batch = self._save(step)
         else:
             batch = "it had no batch in this process"  # the weights that the run began with
+        return NotFiniteError(f"{what} was not finite in step {step}; {batch}; {self._what_is_good()}")
+
+    def _what_is_good(self) -> str:
         newest = list(self._checkpoints.numbered().values())[-1:]
         good = f"the last good checkpoint is {newest[0]}" if newest else "there is no checkpoint yet"
-        return NotFiniteError(
-            f"{what} was not finite in step {step}; {batch}; {good} (a lower --lr, --clip-grad-norm or more"
-            " --warmup-epochs may help)"
-        )
+        return f"{good} (a lower --lr, --clip-grad-norm or more --warmup-epochs may help)"
 
     def _save(self, step: int) -> str:
         """Make the batches of a step once more and write them; what to say about it."""
@@ -106,6 +137,18 @@ class FiniteWatch:
         rank = self._processes.rank
         path = self._checkpoints.folder / f"not-finite-step-{step:08d}-rank-{rank}.pt"
         return save_batches(path, itertools.islice(batches, self._passes), step=step, rank=rank)
+
+
+def _statistics(model: nn.Module) -> Iterator[Tensor]:
+    """The running means and variances of normalisation layers."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            yield from (value for value in (module.running_mean, module.running_var) if value is not None)
+
+
+def _all_finite(values: list[Tensor]) -> bool:
+    norms = torch._foreach_norm(values, float("inf")) if values else ()
+    return not norms or bool(torch.isfinite(torch.stack([norm.float() for norm in norms])).all())
 
 
 def save_batches(path: Path, batches: Iterable[tuple[Tensor, Tensor]], **about: int) -> str:

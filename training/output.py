@@ -22,6 +22,7 @@ from pipelines.names import json_text
 from .appending import Appended, Events
 from .checkpoints import FOLDER as CHECKPOINTS
 from .checkpoints import SaveError, write_whole
+from .figures import rounded
 from .inputs import METRICS
 from .revision import DALI_PACKAGES, commit, installed_versions
 from .storage import Patience
@@ -148,11 +149,12 @@ class Output:
         self._tensorboard = Events(self.folder, purge_step=step + 1 if step else None)
 
     def log(self, at_step: int, event: str, **values: float) -> None:
-        """Add a line to metrics.jsonl and the values to TensorBoard."""
+        """Add a line to metrics.jsonl and the values, which are finite, to TensorBoard."""
         if self._metrics is None or self._tensorboard is None:
             return
+        values = rounded(values)
         with self._errors():
-            line = (json.dumps({"event": event, **values}) + "\n").encode()
+            line = (json.dumps({"event": event, **values}, allow_nan=False) + "\n").encode()
             self._patience.keep_trying(functools.partial(self._metrics.append, line))
             shown = {f"{event}/{name}": it for name, it in values.items() if name not in ("epoch", "step")}
             events = self._tensorboard.scalars(shown, at_step)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from pipelines.names import shown
@@ -175,10 +175,10 @@ class Run:
                         step=progress.step,
                         loss=value,
                         lr=lr,
-                        images_per_s=round(rate, 2),
-                        data_wait=round(wait, 4),
+                        images_per_s=rate,
+                        data_wait=wait,
                     )
-                bar.set_postfix_str(f"loss {value:.3f}, {rate:.0f} images/s, {wait:.0%} data wait")
+                bar.set_postfix_str(f"loss {value:z.3f}, {rate:.0f} images/s, {wait:.0%} data wait")
                 batches.reset()
                 window_start = time.perf_counter()
             if self._has_to_stop(stop):
@@ -207,7 +207,8 @@ class Run:
         result, progress = self.evaluate(stop), self.progress
         if result is None:
             return False
-        self._log("eval", epoch=progress.epoch, **result)
+        self.watch.check_evaluation(result, self._models().values(), progress.step)
+        self._log("eval", epoch=progress.epoch, step=progress.step, **result)
         progress.record(result, result["top1"] if self.learner.average is None else result["ema_top1"])
         return True
 
@@ -218,16 +219,13 @@ class Run:
         averaged = f"; averaged weights: top-1 {result['ema_top1']:.1f} %" if "ema_top1" in result else ""
         bar.write(
             f"epoch {self.progress.epoch + 1}: top-1 {result['top1']:.1f} %, top-5 {result['top5']:.1f} %,"
-            f" loss {result['loss']:.3f}{self._partial}{averaged}"
+            f" loss {result['loss']:z.3f}{self._partial}{averaged}"
         )
 
     def evaluate(self, stop: StopSignals | None = None) -> dict[str, float] | None:
         """Accuracy and loss of the model and, as ``ema_...``, of the average; None where `stop` came."""
-        models = {"": self.learner.model}
-        if self.learner.average is not None:
-            models["ema_"] = self.learner.average.module
         result: dict[str, float] = {}
-        for prefix, model in models.items():
+        for prefix, model in self._models().items():
             found = evaluate(
                 model,
                 self.val_loader,
@@ -241,10 +239,15 @@ class Run:
             result |= {prefix + name: value for name, value in found.items()}
         return result
 
+    def _models(self) -> dict[str, nn.Module]:
+        """What is evaluated and saved, by the prefix that its results have."""
+        average = self.learner.average
+        return {"": self.learner.model} | ({} if average is None else {"ema_": average.module})
+
     def save(self) -> None:
         """Write a checkpoint of all processes, of which the main one writes; a good one, or none."""
         progress = self.progress
-        self.watch.check_weights(self.learner.model, progress.step)
+        self.watch.check_weights(self._models().values(), progress.step)
         self.state.save(
             lambda content: self.patience.keep_trying(
                 lambda: self.checkpoints.save(progress.step, content, is_best=progress.is_best)
@@ -279,7 +282,7 @@ class Run:
         best, steps = progress.best, progress.step - self._first_step
         rows = {
             "best top-1": f"{best['top1']:.1f} %{kind}, epoch {best['epoch'] + 1} of {progress.epoch}",
-            "last epoch": f"top-1 {top1:.1f} %, top-5 {top5:.1f} %, loss {loss:.3f}{self._partial}",
+            "last epoch": f"top-1 {top1:.1f} %, top-5 {top5:.1f} %, loss {loss:z.3f}{self._partial}",
             "time": f"{minutes:.1f} minutes for {steps} steps",
         }
         if steps:
