@@ -10,17 +10,23 @@ The output folder holds config.json (all settings, versions, the commit), metric
 line), TensorBoard events, first_batch.png (mixed images, their masks and labels), checkpoints/, last.pt (the
 newest of them) and best.pt (the best top-1).
 
-SIGTERM, SIGINT and SIGUSR1 finish the step, save and leave with status 128 + signal; --resume auto goes on
-from there, bit for bit. torchrun starts it in several processes. Other statuses: 0 the run is complete, 1 too
-many files cannot be decoded, DALI failed or the loss was no number, 2 bad input, 75 the images or the output
-could not be reached for longer than --storage-patience (try again later, with --resume auto).
+SIGTERM, SIGINT, SIGUSR1 and SIGHUP finish the step, save and leave with status 128 + signal; --resume auto
+goes on from there, bit for bit. torchrun starts it in several processes. Other statuses: 0 the run is
+complete, 1 too many files cannot be decoded, DALI failed or the loss was no number, 2 bad input, 75 the
+images or the output could not be reached for longer than --storage-patience (try again later, with --resume
+auto).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import signal
 import sys
 from pathlib import Path
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Ctrl-C ends the process without a traceback, also before and after `main` looks after it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from configs import asked_for, named_run
 from pipelines.screen import keep_printing
@@ -28,6 +34,7 @@ from training.config import DEMO, Config, complain, resolve
 from training.inputs import Listing, check_output, list_dataset
 from training.options import parse
 from training.ranks import Ranks
+from training.signals import StopSignals
 from training.storage import STATUS, TRANSIENT, Patience, StorageError
 from training.weight_files import read_weight_file
 from training.weight_settings import About
@@ -60,6 +67,11 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     keep_printing()
     ranks = Ranks.from_environment()
+    with StopSignals(quiet=not ranks.is_main) as stop:
+        return _run(arguments, ranks, stop)
+
+
+def _run(arguments: list[str], ranks: Ranks, stop: StopSignals) -> int:
     listing: Listing | None = None
     try:
         config = resolve(settings_of(arguments), ranks)
@@ -82,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
     # Without data and without a wish of its own the run is as large as this machine is fast.
     sizes = ("--image-size", "--epochs", "--max-steps", "--init-weights")
     fit = config.data is None and not _names(arguments, *sizes)
-    return run(config, Processes.from_environment(), listing, fit=fit)
+    return run(config, Processes.from_environment(), stop, listing, fit=fit)
 
 
 if __name__ == "__main__":

@@ -238,7 +238,7 @@ def test_torchrun(trainer: Trainer, tmp_path: Path) -> None:
     outcome = trainer.run(*settings, "--output", tmp_path / "undisturbed", processes=2)
     assert outcome.statuses == [0, 0], outcome.said
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["--max-restarts", "3", "--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1"]
+    command += ["--max-restarts", "3", "--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1,SIGHUP"]
     command += ["train_imagenet.py", *map(str, settings)]
     command += ["--output", str(output), "--resume", "auto"]
 

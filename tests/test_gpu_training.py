@@ -76,7 +76,8 @@ def make_run(
             patch.setattr(Run, "open_output", lambda *_: None)
             patch.setattr(Run, "save", lambda _: None)
             patch.setattr(Run, "train_epoch", keep)
-            assert train(resolve(config), Processes()) == 128  # stopped, by no signal
+            with StopSignals(quiet=True) as stop:
+                assert train(resolve(config), Processes(), stop) == 128  # stopped, by no signal
         waits.found.clear()
         return runs[0]
 

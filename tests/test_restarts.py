@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from signal import SIGINT, SIGTERM
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from tests.trainer_process import ROOT, Outcome, Trainer
 from tests.training_runs import assert_same_run
 from training import resume
 from training.checkpoints import Checkpoints
+from training.signals import STOP_SIGNALS
 
 # 24 images in batches of 8 are three steps an epoch.
 SETTINGS = ["--image-size", "32", "--batch-size", "8", "--epochs", "3", "--lr", "0.01", "--log-every", "1"]
@@ -125,6 +127,64 @@ def test_a_newer_checkpoint_is_not_called_damaged(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"step-00000002\.pt was written by another process since"):
         checkpoints.start()
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.pt*")} == before
+
+
+# -- Signals before the first step and after the last --------------------------------------------------------
+
+
+def event(name: str, *deeds: object, number: int = 1) -> dict[str, Any]:
+    return {"event": name, "number": number, "do": list(deeds)}
+
+
+@pytest.mark.parametrize(
+    ("plan", "status", "last"),
+    [
+        *(
+            (
+                [event("looked", int(number), 5.0)],
+                128 + number,
+                f"{number.name}: leaving; there is nothing to save",
+            )
+            for number in STOP_SIGNALS
+        ),
+        (
+            [event("step", int(SIGTERM), 0.7, number=4), event("ended", int(SIGINT), 5.0)],
+            130,
+            "Stopped at step 4",
+        ),
+        ([event("ended", int(SIGINT), 5.0)], 130, "  results"),
+    ],
+)
+def test_signals_around_the_training(
+    plan: list[dict[str, Any]], status: int, last: str, trainer: Trainer, photos: Path, tmp_path: Path
+) -> None:
+    """One line at most, and the status of the signal."""
+    command = ["--data", photos, "--output", tmp_path / "run", *SETTINGS]
+    outcome = trainer.run(*command, plan=plan, model="plain")
+    assert outcome.statuses == [status], outcome.said
+    lines = [line for line in outcome.said.split("\n") if line]
+    assert lines[-1].startswith(last), outcome.said
+    assert "Traceback" not in outcome.said
+    if plan[0]["event"] == "looked":
+        assert len(lines) == 1
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("library", ["_ctypes", "libtorch"])
+def test_ctrl_c_while_it_imports(library: str, tmp_path: Path) -> None:
+    """Its own modules first, then PyTorch."""
+    program = f"import signal; signal.signal({int(SIGINT)}, signal.default_int_handler);"
+    program += " import runpy; runpy.run_path('train_imagenet.py', run_name='__main__')"
+    command = [sys.executable, "-c", program, "--demo-data", str(tmp_path / "demo"), "--device", "cpu"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while library not in Path(f"/proc/{process.pid}/maps").read_text():
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(SIGINT)
+    said, errors = process.communicate(timeout=60)
+    assert process.returncode in (-SIGINT, 128 + SIGINT)  # which is the same for a shell
+    assert said == ""
+    assert errors.strip() in ("", "SIGINT: leaving; there is nothing to save")
 
 
 # -- Nobody reads what is printed ---------------------------------------------------------------------------

@@ -139,7 +139,7 @@ def test_killed_at_every_kind_of_event(
     assert_same_run(output, undisturbed())
 
 
-@with_device("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1], [signal.SIGTERM])
+@with_device("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP], [signal.SIGTERM])
 def test_signal_saves_the_step(
     number: signal.Signals,
     device: str,

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from training.signals import STOP_SIGNALS
+
 ROOT = Path(__file__).resolve().parent.parent
 # Waits as a library does that holds on to a lock of its own: Python runs no handlers meanwhile.
 HANG = """
@@ -26,11 +28,13 @@ time.sleep(REST)
 print(stop.received.name, flush=True)
 """
 PROGRAM = """
-import sys
+import signal, sys
 from training.signals import StopSignals
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests may run in the background
 with StopSignals() as stop:
-    print("ready", flush=True)
-    exec(sys.argv[1])
+    with stop.finishing_steps():
+        print("ready", flush=True)
+        exec(sys.argv[1])
 sys.exit(128 + stop.number)
 """
 
@@ -48,7 +52,7 @@ def start(body: str) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", list(STOP_SIGNALS))
 def test_first_signal_asks(number: signal.Signals) -> None:
     process = start(STOP_AND_TELL.replace("REST", "0"))
     process.send_signal(number)
@@ -85,8 +89,23 @@ def test_handlers_come_back() -> None:
     process = start("pass")
     assert process.wait(timeout=30) == 128
     program = "import signal, os\nfrom training.signals import *\n"
+    program += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     program += "before = [signal.getsignal(number) for number in STOP_SIGNALS]\nwith StopSignals():\n"
     program += "    assert signal.getsignal(signal.SIGINT) not in before\n"
     program += "assert [signal.getsignal(number) for number in STOP_SIGNALS] == before\n"
     program += "assert signal.set_wakeup_fd(-1) == -1\nos.kill(os.getpid(), signal.SIGTERM)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=30).returncode == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_ignored_signals_stay_ignored(number: signal.Signals) -> None:
+    """nohup ignores SIGHUP, a shell Ctrl-C in what it runs in the background."""
+    program = "import os, signal\nfrom training.signals import StopSignals\n"
+    program += f"signal.signal({int(number)}, signal.SIG_IGN)\n"
+    program += "with StopSignals() as stop:\n"
+    program += f"    os.kill(os.getpid(), {int(number)})\n"
+    program += "    with stop.finishing_steps():\n"
+    program += f"        os.kill(os.getpid(), {int(number)})\n"
+    program += f"assert signal.getsignal({int(number)}) is signal.SIG_IGN and stop.number == 0"
+    process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=30, capture_output=True)
+    assert (process.returncode, process.stderr) == (0, b"")

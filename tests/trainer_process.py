@@ -2,7 +2,7 @@
 
 A process imports the trainer once and forks a child for every run, before any library has started threads.
 `Trainer` is the side of the tests. A run can be given a `plan`: what happens to it at which event of which
-rank. Events are the look for a checkpoint, steps of the training and the single operations of saving.
+rank. Events are the look for a checkpoint, steps of the training, the single operations of saving, the end.
 """
 
 from __future__ import annotations
@@ -264,6 +264,7 @@ def _follow(plans: list[dict[str, Any]]) -> None:
         (Learner, "train_step", "step"),
         (Output, "log", "logged"),
         (recipe, "find_start", "looked"),
+        (Run, "end", "ended"),
     ):
         setattr(owner, attribute, after(name, getattr(owner, attribute)))
     evaluate = Run.evaluate

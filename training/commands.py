@@ -23,6 +23,7 @@ from .loaders import Loaders
 from .model import build_model
 from .nonfinite import NotFiniteError, require_finite
 from .recipe import train
+from .signals import StopSignals
 from .storage import STATUS, Patience, StorageError
 from .weight_files import read_weight_file
 from .weight_settings import About
@@ -89,7 +90,9 @@ def _load(config: Config, images: Source, processes: Processes) -> tuple[nn.Modu
     return model, said, classes
 
 
-def run(config: Config, processes: Processes, listing: Listing | None, *, fit: bool = False) -> int:
+def run(
+    config: Config, processes: Processes, stop: StopSignals, listing: Listing | None, *, fit: bool = False
+) -> int:
     """Train, or evaluate with ``--eval-only``; the exit status of the trainer, whose errors are printed.
 
     Parameters
@@ -97,7 +100,7 @@ def run(config: Config, processes: Processes, listing: Listing | None, *, fit: b
     config : Config
         Resolved.
     processes : Processes
-    listing, fit
+    stop, listing, fit
         See :func:`.recipe.train`.
     """
     try:
@@ -106,7 +109,7 @@ def run(config: Config, processes: Processes, listing: Listing | None, *, fit: b
             status = 0
         else:
             # After it nothing holds its model: let go of after the connections, that may wait for threads.
-            status = train(config, processes, listing, fit=fit)
+            status = train(config, processes, stop, listing, fit=fit)
     except (StorageError, SaveError) as error:
         complain(error)
         status = STATUS

@@ -31,7 +31,14 @@ from .state import RunState
 from .storage import STATUS, Patience, StorageError
 
 
-def train(config: Config, processes: Processes, listing: Listing | None = None, *, fit: bool = False) -> int:
+def train(
+    config: Config,
+    processes: Processes,
+    stop: StopSignals,
+    listing: Listing | None = None,
+    *,
+    fit: bool = False,
+) -> int:
     """Train a model, with an evaluation and a checkpoint after every epoch, to the end or until a signal.
 
     Parameters
@@ -39,6 +46,8 @@ def train(config: Config, processes: Processes, listing: Listing | None = None, 
     config : Config
         Resolved.
     processes : Processes
+    stop : StopSignals
+        Entered.
     listing : dict, optional
         The images of train/ and val/, where they were listed already.
     fit : bool
@@ -56,10 +65,18 @@ def train(config: Config, processes: Processes, listing: Listing | None = None, 
         Bad input, before the first step; SaveError and StorageError are among them.
     """
     with Claim() as claim:
-        return _train(config, processes, claim, listing, fit=fit)
+        return _train(config, processes, stop, claim, listing, fit=fit)
 
 
-def _train(config: Config, processes: Processes, claim: Claim, listing: Listing | None, *, fit: bool) -> int:
+def _train(
+    config: Config,
+    processes: Processes,
+    stop: StopSignals,
+    claim: Claim,
+    listing: Listing | None,
+    *,
+    fit: bool,
+) -> int:
     """:func:`train`, with the right to write to the output folder, which is asked for on the way."""
     # Hardware and images.
     config = choose_hardware(config, processes)
@@ -121,7 +138,7 @@ def _train(config: Config, processes: Processes, claim: Claim, listing: Listing 
     # Epochs: steps, an evaluation, a checkpoint.
     try:
         finished = True
-        with StopSignals(quiet=not processes.is_main) as stop, run.progress_bar() as bar:
+        with stop.finishing_steps(), run.progress_bar() as bar:
             patience.interrupted = lambda: stop.number > 0
             while finished and not progress.is_complete:
                 finished = run.epoch(stop, bar)

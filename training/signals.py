@@ -7,17 +7,21 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 # Ctrl-C goes to all processes of a terminal, and torchrun passes on what it gets as well; `timeout` signals
 # its child and then its group: the same wish arrives twice. Nobody decides anew within this time.
 _SAME_WISH_SECONDS = 0.5
 
 
 class StopSignals:
-    """While entered, SIGTERM, SIGINT and SIGUSR1 ask to stop; the second of them ends the process at once.
+    """While entered, SIGTERM, SIGINT, SIGUSR1 and SIGHUP end the process, with 128 + signal and no traceback.
+
+    They do so at once; within :meth:`finishing_steps` the first one asks to stop, and the second ends the
+    process. A signal that was ignored before stays ignored: nohup and a shell's ``&`` mean it.
 
     Parameters
     ----------
@@ -40,6 +44,8 @@ class StopSignals:
         self.received: signal.Signals | None = None
         self._quiet = quiet
         self._first_at = 0.0
+        # What a first signal is answered with, before it ends the process; None where it only asks.
+        self._leave: str | None = "leaving; there is nothing to save"
         self._before: dict[signal.Signals, Any] = {}
 
     @property
@@ -54,8 +60,18 @@ class StopSignals:
         self._thread = threading.Thread(target=self._watch, name="stop signals", daemon=True)
         self._thread.start()
         for number in STOP_SIGNALS:
-            self._before[number] = signal.signal(number, self._handle)
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._handle)
         return self
+
+    @contextlib.contextmanager
+    def finishing_steps(self) -> Iterator[None]:
+        """Let the block look for signals at :attr:`number`; after it all is saved and told."""
+        self._leave = None
+        try:
+            yield
+        finally:
+            self._leave = ""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -77,14 +93,19 @@ class StopSignals:
 
     def _note(self, number: signal.Signals) -> None:
         now = time.monotonic()
+        if self.received is not None and now - self._first_at <= _SAME_WISH_SECONDS:
+            return
+        if self._leave is not None:
+            self._say(self._leave and f"{number.name}: {self._leave}")
+            os._exit(128 + number)
         if self.received is None:
             self.received, self._first_at = number, now
             self._say(f"{number.name}: finishing the step, then saving; a second signal leaves at once")
-        elif now - self._first_at > _SAME_WISH_SECONDS:
+        else:
             self._say(f"{number.name} again: leaving without saving")
             os._exit(128 + number)
 
     def _say(self, text: str) -> None:
-        if not self._quiet:
+        if text and not self._quiet:
             with contextlib.suppress(OSError):  # nobody reads: the second signal has to work all the same
                 os.write(2, f"\n{text}\n".encode())
