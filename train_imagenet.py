@@ -82,10 +82,10 @@ def _run(arguments: list[str], ranks: Ranks, stop: StopSignals) -> int:
                 lambda: list_dataset(config, data, ranks), at_once=lambda error: error.errno not in TRANSIENT
             )
     except StorageError as error:
-        complain(error)
+        complain(error, ranks)
         return STATUS
     except (ValueError, OSError) as error:
-        complain(error)
+        complain(error, ranks)
         return 2
     # Only now: importing PyTorch and DALI takes seconds, and nobody waits that long for a typing mistake.
     from training.commands import run

@@ -127,10 +127,36 @@ def test_errors_come_to_all(trainer: Trainer, coded: Path, tmp_path: Path) -> No
     outcome = trainer.run(*command, "--batch-size", 8, processes=2)
     assert outcome.statuses == [2, 2]
     assert "holds another run" in outcome.said
+    assert outcome.said.count("error: ") == 1
     assert "Traceback" not in outcome.said
     outcome = trainer.run(*command, "--batch-size", 24, processes=2)
     assert outcome.statuses == [2, 2]
     assert "--batch-size must be at most the number of training images (22); got 24" in outcome.said
+
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+
+
+@pytest.mark.parametrize(
+    ("torchrun", "more", "times", "words"),
+    [
+        (["--nproc-per-node", "3"], ["--lr", "-1"], 1, "--lr must be"),
+        (["--nproc-per-node", "2", "--max-restarts", "1"], [], 2, "--resume must be auto with torchrun's"),
+    ],
+    ids=["bad input", "restarts that cannot resume"],
+)
+def test_one_error_for_all(
+    torchrun: list[str], more: list[str], times: int, words: str, coded: Path, tmp_path: Path
+) -> None:
+    """Not one for each process; torchrun starts them as often as it was told to."""
+    command = [*TORCHRUN, *torchrun, "train_imagenet.py", "--data", str(coded), *SETTINGS, *more]
+    command += ["--batch-size", "6", "--output", str(tmp_path / "run")]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    errors = [line for line in process.stderr.splitlines() if "train_imagenet.py: error: " in line]
+    assert process.returncode == 1
+    assert len(errors) == times, process.stderr
+    assert words in errors[0]
+    assert not (tmp_path / "run").exists()
 
 
 def test_full_disk(trainer: Trainer, coded: Path, tmp_path: Path) -> None:
@@ -142,6 +168,7 @@ def test_full_disk(trainer: Trainer, coded: Path, tmp_path: Path) -> None:
     outcome = trainer.run(*command, processes=2, plan=plan)
     assert outcome.statuses == [75, 75], outcome.said
     assert "No space left on device; the newest good checkpoint is" in outcome.said
+    assert outcome.said.count("error: ") == 1
     assert "Traceback" not in outcome.said
 
 
@@ -237,7 +264,7 @@ def test_torchrun(trainer: Trainer, tmp_path: Path) -> None:
     settings = ["--data", data, *SETTINGS, "--epochs", 3, "--batch-size", 8, "--checkpoint-every", 2]
     outcome = trainer.run(*settings, "--output", tmp_path / "undisturbed", processes=2)
     assert outcome.statuses == [0, 0], outcome.said
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*TORCHRUN, "--nproc-per-node", "2"]
     command += ["--max-restarts", "3", "--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1,SIGHUP"]
     command += ["train_imagenet.py", *map(str, settings)]
     command += ["--output", str(output), "--resume", "auto"]

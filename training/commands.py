@@ -111,13 +111,13 @@ def run(
             # After it nothing holds its model: let go of after the connections, that may wait for threads.
             status = train(config, processes, stop, listing, fit=fit)
     except (StorageError, SaveError) as error:
-        complain(error)
+        complain(error, processes)
         status = STATUS
     except (BadFileError, PipelineError, NotFiniteError) as error:
-        complain(error)
+        complain(error, processes)
         status = 1
     except (ValueError, TypeError, OSError) as error:
-        complain(error)
+        complain(error, processes)
         status = 2
     processes.stop()
     return status

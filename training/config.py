@@ -13,6 +13,7 @@ import difflib
 import math
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from pipelines.records import Augmentation, Output
 
 from .architectures import TORCHVISION
 from .mix_schedule import MixSchedule
-from .ranks import Ranks
+from .ranks import IN_ALL, Ranks
 
 
 def option(name: str) -> str:
@@ -292,8 +293,21 @@ FREE_OPTIONS = frozenset(
 )
 
 
-def complain(error: object) -> None:
-    """Print an error of the command line; of one that says it in words of its own, those without a number."""
+# Longer than torchrun takes to notice that a process has left, and to end the others.
+_OTHERS_WAIT_SECONDS = 2.0
+
+
+def complain(error: Exception, ranks: Ranks = Ranks()) -> None:
+    """Print an error of the command line, once for all processes of a run.
+
+    The main process does so. What is wrong with one of the others alone is said by that one, after a while:
+    where the main one has left with the same error, torchrun ends the others before.
+    """
+    if not ranks.is_main:
+        if IN_ALL in getattr(error, "__notes__", ()):
+            return
+        time.sleep(_OTHERS_WAIT_SECONDS * (1 if ranks.local_rank == 0 else 2))
+    # Of an error of the system that says it in words of its own, those, without a number.
     words = error.strerror if isinstance(error, OSError) and error.filename is None else None
     print(f"train_imagenet.py: error: {words or error}", file=sys.stderr, flush=True)
 

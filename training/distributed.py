@@ -16,7 +16,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from .ranks import Ranks
+from .ranks import IN_ALL, Ranks
 
 T = TypeVar("T")
 
@@ -62,6 +62,12 @@ def _timeout(patience: float) -> timedelta | None:
     """For how long collective operations wait: PyTorch's default, or longer where `patience` needs it."""
     needed = timedelta(seconds=2 * patience)
     return None if needed < default_pg_timeout / 2 else default_pg_timeout + needed
+
+
+def _of_all(error: Exception) -> Exception:
+    """An error that all processes raise at this point, and one tells (:func:`.config.complain`)."""
+    error.add_note(IN_ALL)
+    return error
 
 
 class Processes(Ranks):
@@ -136,9 +142,11 @@ class Processes(Ranks):
         for rank, theirs in enumerate(everywhere):
             for name, value in everywhere[0].items():
                 if theirs[name] != value:
-                    raise ValueError(
-                        f"{name} must be the same in all processes; got {value} in the first and"
-                        f" {theirs[name]} in number {rank}"
+                    raise _of_all(
+                        ValueError(
+                            f"{name} must be the same in all processes; got {value} in the first and"
+                            f" {theirs[name]} in number {rank}"
+                        )
                     )
 
     def together(self, action: Callable[[], T]) -> T:
@@ -158,7 +166,7 @@ class Processes(Ranks):
         if self.max_over_ranks(error is not None):
             errors: list[Any] = [None] * self.size
             distributed.all_gather_object(errors, error)
-            raise next(each for each in errors if each is not None)
+            raise _of_all(next(each for each in errors if each is not None))
         result: T = outcome[0]
         return result
 
@@ -180,7 +188,7 @@ class Processes(Ranks):
                 outcome[1] = error
         distributed.broadcast_object_list(outcome, src=0)
         if outcome[1] is not None:
-            raise outcome[1]
+            raise _of_all(outcome[1])
         result: T = outcome[0]
         return result
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,12 @@ def check_output(config: Config, ranks: Ranks) -> None:
     """
     if config.init_weights is not None:
         read_weight_file(config.init_weights)
+    restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
+    if restarts != "0" and config.resume != "auto" and not config.eval_only:
+        raise ValueError(
+            f"--resume must be auto with torchrun's --max-restarts {restarts}; got {config.resume}: a restart"
+            " would not go on from the newest checkpoint"
+        )
     if config.resume == "auto":
         if config.output is None:
             raise ValueError("--resume auto needs --output, the folder to look into; got none")

@@ -14,13 +14,18 @@ from torch import Tensor, nn
 from .bad_files import BadFileError, GuardedLoader, PipelineError
 from .checkpoints import Checkpoints, SaveError, pack, write_whole
 from .distributed import Processes
+from .ranks import IN_ALL
 from .storage import StorageError
 
 _NEVER = 2**62
 
 
 class NotFiniteError(RuntimeError):
-    """The training went wrong; the message says where, and how to go on."""
+    """The training went wrong, in all processes; the message says where, and how to go on."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(words)
+        self.add_note(IN_ALL)
 
 
 def require_finite(evaluation: dict[str, float], of: str, advice: str = "") -> None:
@@ -120,6 +125,10 @@ class FiniteWatch:
             batch = self._save(step)
         else:
             batch = "it had no batch in this process"  # the weights that the run began with
+        # All processes are here: the one that tells it says where the batch is.
+        for of_another, where in self._processes.gather((mine, batch)):
+            if of_another and not mine:
+                batch = where
         return NotFiniteError(f"{what} was not finite in step {step}; {batch}; {self._what_is_good()}")
 
     def _what_is_good(self) -> str:

@@ -6,6 +6,9 @@ import os
 from dataclasses import dataclass
 from typing import Self
 
+# A note on an error that all processes raise: one of them has to tell it.
+IN_ALL = "in all processes of the run"
+
 
 @dataclass(frozen=True)
 class Ranks:

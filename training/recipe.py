@@ -147,10 +147,10 @@ def _train(
                 progress.epoch += int(finished)
         return run.end(finished=finished)
     except NotFiniteError as error:
-        complain(error)
+        complain(error, processes)
         return 1
     except (SaveError, StorageError) as error:
-        complain(error)
+        complain(error, processes)
         processes.say(run.how_to_continue())
         return STATUS
     finally:
