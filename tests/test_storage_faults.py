@@ -280,6 +280,21 @@ def test_full_disk(
     assert_same_run(runs.output, undisturbed(1))
 
 
+def test_disk_full_for_a_log(shimmed: Trainer, data: Path, tmp_path: Path) -> None:
+    """One error, which names the checkpoint that is left: after step 3, with three lines in metrics.jsonl."""
+    rules, output = shimmed.environment["SHIM_RULES"], tmp_path / "run"
+    for name in ("metrics.jsonl", "events"):
+        runs = Runs([], 1, shimmed, data, output)
+        full = {"shell": f"echo write 28 {output}/{name} > {rules}.0"}
+        plan = {"event": "step", "number": 2 if name == "events" else 5, "do": [full]}
+        outcome = runs.run(*SHORT, plan=plan)
+        Path(f"{rules}.0").unlink()
+        assert outcome.statuses == [os.EX_TEMPFAIL], outcome.said
+        (error,) = (line for line in outcome.said.splitlines() if "error: " in line)
+        assert "No space left on device" in error
+        assert f"the newest good checkpoint is {output}/checkpoints/step-00000003.pt" in error
+
+
 @pytest.mark.parametrize(
     ("split", "bad", "limit", "status"),
     [

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from pipelines.names import shown
 
 from .bad_files import BadFileError, GuardedLoader, PipelineError
-from .checkpoints import Checkpoints
+from .checkpoints import Checkpoints, SaveError
 from .classes import ClassMap
 from .config import Config, complain
 from .distributed import Processes
@@ -308,7 +308,16 @@ class Run:
 
     def _log(self, event: str, **values: float) -> None:
         """Add to the measurements, in the main process; where it cannot write, all stop."""
-        self.processes.together(lambda: self.output.log(self.progress.step, event, **values))
+
+        def log() -> None:
+            try:
+                self.output.log(self.progress.step, event, **values)
+            except SaveError as error:
+                newest = list(self.checkpoints.numbered().values())[-1:]
+                kept = f"; the newest good checkpoint is {newest[0]}" if newest else ""
+                raise SaveError(error.errno, f"{error.strerror}{kept}") from error
+
+        self.processes.together(log)
 
     def _has_to_stop(self, stop: StopSignals) -> bool:
         """Whether a signal has come, to any of the processes."""
