@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from tests.trainer_process import Trainer
-from tests.training_runs import SMALL
+from tests.training_runs import SMALL, lines, train
 from training.architectures import TORCHVISION
 from training.figures import rounded
+from training.learner import Learner
 from training.model import build_model, parameter_groups
 
 # -- Numbers that are none ----------------------------------------------------------------------------------
@@ -96,6 +101,71 @@ def test_what_is_not_finite_ends_the_run(name: str, trainer: Trainer, photos: Pa
 def test_figures_are_rounded_as_their_meaning_allows(name: str, value: float, expected: float) -> None:
     (found,) = rounded({name: value}).values()
     assert json.dumps(found) == json.dumps(expected)  # which tells -0.0 from 0.0 and 1.0 from 1
+
+
+# -- Means over a window ------------------------------------------------------------------------------------
+
+
+def of_training(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [line for line in found if line["event"] == "train"]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_line_has_the_means_since_the_one_before(
+    processes: int, trainer: Trainer, photos: Path, tmp_path: Path
+) -> None:
+    """Over the end of an epoch (of three steps), and over a stop and a resumption: steps 1-4, 5-8 and 9."""
+    output = tmp_path / "run"
+    command = ["--data", photos, *SMALL, "--epochs", 3, "--lr", 0.1]
+    statuses = []
+    windows: list[object] = ["--log-every", 4, "--resume", "auto"]
+    plan = {"event": "step", "number": 6, "do": [int(signal.SIGTERM)]}
+    for folder, extra, stop in (
+        (tmp_path / "each", [], None),
+        (output, windows, plan),
+        (output, windows, None),
+    ):
+        every = [*command, "--output", folder, *extra]
+        outcome = trainer.run(*every, processes=processes, model="restless", plan=stop)
+        statuses.append(outcome.statuses[0])
+    assert statuses == [0, 128 + signal.SIGTERM, 0]
+    each, found = of_training(lines(tmp_path / "each")), of_training(lines(output))
+    assert [line["step"] for line in each] == list(range(1, 10))
+    assert [line["step"] for line in found] == [4, 8, 9]
+    for line, (first, last) in zip(found, ((0, 4), (4, 8), (8, 9)), strict=True):
+        window = each[first:last]
+        assert line["lr"] == window[-1]["lr"]
+        for name, accuracy in (("loss", 1e-6), ("dominant_top1", 1e-4)):
+            mean = sum(one[name] for one in window) / len(window)
+            assert line[name] == pytest.approx(mean, abs=accuracy), name
+    assert len({line["loss"] for line in each}) == 9
+    assert len({line["dominant_top1"] for line in each}) > 1
+
+
+@pytest.mark.usefixtures("plain_model")
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_accuracy_against_the_dominant_label(
+    accumulate: int, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the mixed images, with the weights from before the step."""
+    expected: list[float] = []
+    step = Learner.train_step
+
+    def noting(self: Learner, batches: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
+        given = [
+            (images.clone(), targets.clone()) for images, targets in itertools.islice(batches, accumulate)
+        ]
+        with torch.no_grad():
+            logits = np.concatenate([self.model(images).numpy() for images, _ in given])
+        targets = np.concatenate([targets.numpy() for _, targets in given])
+        assert ((targets > 0.01) & (targets < 0.99)).any()
+        expected.append(round(100 * float(np.mean(logits.argmax(1) == targets.argmax(1))), 4))
+        return step(self, iter(given))
+
+    monkeypatch.setattr(Learner, "train_step", noting)
+    found = of_training(train(photos, tmp_path / "run", "--accumulate", accumulate, "--lr", 0.1))
+    assert [line["dominant_top1"] for line in found] == expected
+    assert len(set(expected)) > 1
 
 
 # -- Weight decay -------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import train_imagenet
 from tests.trainer_process import ROOT, Outcome, Trainer
 from tests.training_runs import assert_same_run
 from training import resume
-from training.checkpoints import Checkpoints
+from training.checkpoints import VERSION, Checkpoints
 from training.signals import STOP_SIGNALS
 
 # 24 images in batches of 8 are three steps an epoch.
@@ -120,7 +120,7 @@ def test_a_newer_checkpoint_is_not_called_damaged(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, 3)
     checkpoints.start()
     for step in (2, 4):
-        checkpoints.save(step, {"version": 3, "progress": {"step": step}}, is_best=False)
+        checkpoints.save(step, {"version": VERSION, "progress": {"step": step}}, is_best=False)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.pt")}
     with pytest.raises(ValueError, match=r"step-00000004\.pt was written by another process since"):
         checkpoints.prepare_resume(2, checkpoints.path(2).read_bytes(), is_best=False, source=tmp_path)

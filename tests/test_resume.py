@@ -351,7 +351,7 @@ def test_a_checkpoint_of_version_1(
     expected, output = undisturbed("gmix", 1, True), tmp_path / "run"
     path = Path(f"checkpoints/step-{step:08d}.pt")
     content = torch.load(expected / path, weights_only=True)
-    assert (content["version"], checkpoints.VERSION) == (3, 3)
+    assert (content["version"], checkpoints.VERSION) == (4, 4)
     old = as_version_1(content)
     content["run"]["classes"] = None  # older ones do not name them
     assert flat(checkpoints.unpack(old)).keys() == flat(content).keys()
@@ -373,13 +373,13 @@ def test_a_checkpoint_of_version_1(
 def test_a_checkpoint_of_a_newer_version(copy: Path, data: Path, capfd: pytest.CaptureFixture[str]) -> None:
     newest = copy / "checkpoints" / "step-00000015.pt"
     content = torch.load(newest, weights_only=True)
-    newest.write_bytes(checkpoints.pack(content | {"version": 4}))
+    newest.write_bytes(checkpoints.pack(content | {"version": 5}))
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
     for resume in ("auto", newest):
         assert run(data, "--output", copy, "--resume", resume) == 2
         (line,) = capfd.readouterr().err.splitlines()
         assert line == (
-            f"train_imagenet.py: error: {newest} is of version 4 of checkpoints; this trainer reads 1 to 3"
+            f"train_imagenet.py: error: {newest} is of version 5 of checkpoints; this trainer reads 1 to 4"
         )
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
 

@@ -53,7 +53,7 @@ def test_metrics(run: tuple[Path, list[dict[str, Any]]]) -> None:
     ]  # fmt: skip
     for line in lines:
         keys = {
-            "train": ["epoch", "step", "loss", "lr", "images_per_s", "data_wait"],
+            "train": ["epoch", "step", "lr", "loss", "dominant_top1", "images_per_s", "data_wait"],
             "eval": ["epoch", "step", "top1", "top5", "loss"],
         }[line["event"]]
         assert list(line) == ["event", *keys]

@@ -298,7 +298,8 @@ def test_exported_weights(
 def as_version(version: int, content: dict[str, Any]) -> dict[str, Any]:
     assert version == 2
     settings = {name: it for name, it in content["run"].items() if name != "classes"}
-    return content | {"version": 2, "run": settings | {"num_classes": 3}}
+    ranks = [{name: it for name, it in rank.items() if name != "window"} for rank in content["ranks"]]
+    return content | {"version": 2, "run": settings | {"num_classes": 3}, "ranks": ranks}
 
 
 def test_older_checkpoints(
@@ -316,7 +317,7 @@ def test_older_checkpoints(
     assert run(*again, "--resume", "auto") == 0
     assert "of an earlier version and names no classes" in capsys.readouterr().out
     found = checkpoints.unpack((folder / "run" / "last.pt").read_bytes())
-    assert (found["version"], found["run"]["classes"]) == (3, NAMES)
+    assert (found["version"], found["run"]["classes"]) == (4, NAMES)
 
 
 def renamed(coded: Path, folder: Path, splits: tuple[str, ...], **names: str) -> Path:

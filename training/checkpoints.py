@@ -2,7 +2,7 @@
 
 A checkpoint is a file of ``torch.save``: a ZIP archive, which holds a CRC32 of each of its members. PyTorch
 checks none of them, so :func:`unpack` lets the standard library read the members. Its content is
-``{"version": 3, "model": ..., ...}``: the ``state_dict()`` of every part of a run (`training.state`).
+``{"version": 4, "model": ..., ...}``: the ``state_dict()`` of every part of a run (`training.state`).
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ import torch
 from pipelines import files
 
 from .config import plain
+from .window import EMPTY
 
-VERSION = 3
+VERSION = 4
 FOLDER = "checkpoints"
 _NAME = re.compile(r"step-(\d{8,})\.pt")
 # File systems without hard links say one of these.
@@ -104,13 +105,15 @@ def upgrade(content: Any, name: object = "the checkpoint") -> dict[str, Any]:
     """The content of a checkpoint in the layout of today, whichever version of the trainer wrote it.
 
     Version 1 has no number: its entries lay side by side, the counters among them, and the average of the
-    weights had a count of its updates. Neither it nor version 2 names the classes.
+    weights had a count of its updates. Neither it nor version 2 names the classes. Up to version 3 lines of
+    metrics.jsonl had the loss of one step, and there were no sums.
     """
     version = content.get("version", 1) if isinstance(content, dict) else None
     if version == VERSION:
         return content  # type: ignore[no-any-return]
-    if version == 2 and isinstance(content.get("run"), dict):
-        return content | {"version": VERSION, "run": content["run"] | {"classes": None}}  # type: ignore[no-any-return]
+    if version in (2, 3) and isinstance(content.get("run"), dict) and isinstance(content.get("ranks"), list):
+        run = content["run"] if version == 3 else content["run"] | {"classes": None}
+        return content | {"version": VERSION, "run": run, "ranks": _with_window(content["ranks"])}  # type: ignore[no-any-return]
     if isinstance(version, int) and version > VERSION:
         raise ValueError(f"{name} is of version {version} of checkpoints; this trainer reads 1 to {VERSION}")
     if version != 1:
@@ -119,7 +122,8 @@ def upgrade(content: Any, name: object = "the checkpoint") -> dict[str, Any]:
         parts = {
             "run": {key: content[key] for key in ("settings", "images", "processes")} | {"classes": None},
             "progress": {key: content[key] for key in ("epoch", "step", "evaluation", "best")},
-            **{key: content[key] for key in ("model", "optimizer", "scaler", "ranks")},
+            **{key: content[key] for key in ("model", "optimizer", "scaler")},
+            "ranks": _with_window(content["ranks"]),
             "output": {"metrics_bytes": content["metrics_bytes"]},
         }
     except KeyError as error:
@@ -127,6 +131,10 @@ def upgrade(content: Any, name: object = "the checkpoint") -> dict[str, Any]:
     if "ema" in content:
         parts["ema"] = content["ema"] if content["ema_updates"] else {}
     return {"version": VERSION, **parts}
+
+
+def _with_window(ranks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [rank | {"window": dict(EMPTY)} for rank in ranks]
 
 
 def write_whole(path: Path, data: bytes) -> None:

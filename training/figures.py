@@ -8,7 +8,7 @@ _DECIMALS = {
     "data_wait": 4,
 }
 _DIGITS = {"images_per_s": 4}  # by a clock
-_FLOAT32 = 7  # what a float32 tells apart, such as a loss
+_FLOAT32 = 7  # about what a float32 has, such as a loss
 
 
 def rounded(values: dict[str, float]) -> dict[str, float]:

@@ -110,6 +110,12 @@ class Learner:
         Of its parameters.
     average : Average, optional
         Of its weights.
+
+    Attributes
+    ----------
+    right : Tensor
+        For how many images of the last step the highest output was that of the dominant label, the one with
+        the highest weight in the mix; int64, still on the device.
     """
 
     def __init__(
@@ -135,6 +141,7 @@ class Learner:
         # Two images are enough to find the order of the layers.
         example = torch.zeros(2, 3, config.image_size, config.image_size, device=self.device)
         self._replica = processes.wrap(model, example)
+        self.right = torch.zeros((), dtype=torch.int64, device=self.device)
         self._forward = torch.compile(self._replica) if config.compile else self._replica
 
     def autocast(self) -> torch.autocast:
@@ -149,7 +156,7 @@ class Learner:
         Tensor
             The loss of this process, a float32 scalar, still on the device: nothing here waits for it.
         """
-        config, losses = self._config, []
+        config, losses, right = self._config, [], []
         self._optimizer.zero_grad(set_to_none=True)
         for left in reversed(range(config.accumulate)):
             images, targets = next(batches)
@@ -161,6 +168,7 @@ class Learner:
                 loss = LOSSES[config.loss](logits.float(), targets) / config.accumulate
                 self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
+            right.append((logits.detach().argmax(1) == targets.argmax(1)).sum())
         if config.clip_grad_norm is not None:
             self._scaler.unscale_(self._optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_grad_norm)
@@ -169,4 +177,5 @@ class Learner:
         self.schedule.step()
         if self.average is not None:
             self.average.update()
+        self.right = right[0] if len(right) == 1 else torch.stack(right).sum()
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()

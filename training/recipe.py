@@ -29,6 +29,7 @@ from .run import Run
 from .signals import StopSignals
 from .state import RunState
 from .storage import STATUS, Patience, StorageError
+from .window import Window
 
 
 def train(
@@ -121,12 +122,13 @@ def _train(
     learner = Learner(config, processes, model, optimizer, scaler, schedule, average)
 
     # Output: late, so that bad input leaves no folder behind. The random draws that count come after it.
+    window = state.register("window", Window(device), per_rank=True)
     output = state.register("output", Output(start.folder, start.source, claim, patience))
     checkpoints = Checkpoints(start.folder, config.keep)
     watch = FiniteWatch(device, train_loader, config.accumulate, checkpoints, processes, progress.step)
     run = Run(
         *(config, processes, progress, state, learner, train_loader, val_loader),
-        *(val_classes, checkpoints, watch, output, patience),
+        *(val_classes, checkpoints, watch, window, output, patience),
     )
     processes.from_main(partial(run.open_output, start, loaders))
     processes.together(quarantine.release)

@@ -34,6 +34,7 @@ from .resume import Start
 from .signals import StopSignals
 from .state import RunState
 from .storage import STATUS, Patience, StorageError
+from .window import Window
 
 
 @dataclass
@@ -54,6 +55,8 @@ class Run:
         Which outputs of the model the labels of the validation images are.
     checkpoints : Checkpoints
     watch : FiniteWatch
+    window : Window
+        The steps since the last line of metrics.jsonl.
     output : Output
     patience : Patience
         How long to wait until a checkpoint can be written.
@@ -73,6 +76,7 @@ class Run:
     val_classes: ClassMap
     checkpoints: Checkpoints
     watch: FiniteWatch
+    window: Window
     output: Output
     patience: Patience
     stopped_by: int = field(default=0, init=False)
@@ -152,35 +156,32 @@ class Run:
         config, progress, end = self.config, self.progress, self.progress.end_of_epoch
         progress.evaluation = None
         batches = Timed(self.train_loader)
-        window_start = time.perf_counter()
+        began = time.perf_counter()
         # A run may be resumed where only the evaluation is left of its epoch.
         while progress.step < end:
             lr = float(self.learner.schedule.get_last_lr()[0])
             loss = self.learner.train_step(iter(self._next_batches(batches)))
             progress.step += 1
             self.watch.record(loss, progress.step)
+            self.window.add(loss, self.learner.right, config.batch_size // self.processes.size)
             bar.update()
             is_due = progress.step % config.log_every == 0
             if is_due or progress.step == end:
                 # The only place where a step waits for the device.
                 self.watch.check(progress.step)
-                value, elapsed = float(self.processes.mean(loss)), time.perf_counter() - window_start
+                elapsed = time.perf_counter() - began
                 self._trained_s += elapsed
                 self._waited_s += batches.waited_s
-                rate, wait = batches.images * self.processes.size / elapsed, batches.waited_s / elapsed
+                self.window.add_time(elapsed, batches.waited_s, batches.images)
                 if is_due or progress.step == progress.total_steps:
-                    self._log(
-                        "train",
-                        epoch=progress.epoch,
-                        step=progress.step,
-                        loss=value,
-                        lr=lr,
-                        images_per_s=rate,
-                        data_wait=wait,
+                    means = self.window.close(self.processes)
+                    self._log("train", epoch=progress.epoch, step=progress.step, lr=lr, **means)
+                    bar.set_postfix_str(
+                        f"loss {means['loss']:z.3f}, {means['images_per_s']:.0f} images/s,"
+                        f" {means['data_wait']:.0%} data wait"
                     )
-                bar.set_postfix_str(f"loss {value:z.3f}, {rate:.0f} images/s, {wait:.0%} data wait")
                 batches.reset()
-                window_start = time.perf_counter()
+                began = time.perf_counter()
             if self._has_to_stop(stop):
                 return False
             if progress.step < end and progress.step % config.checkpoint_every == 0:
