@@ -1,4 +1,4 @@
-"""The numbers of a run: what is logged, what ends it, what decays."""
+"""The numbers of a run: what is logged, what ends it, how far it goes, what decays."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.training_runs import SMALL, lines, train
 from training.architectures import TORCHVISION
 from training.figures import rounded
 from training.learner import Learner
-from training.model import build_model, parameter_groups
+from training.model import build_model, build_schedule, parameter_groups
 
 # -- Numbers that are none ----------------------------------------------------------------------------------
 
@@ -166,6 +166,81 @@ def test_accuracy_against_the_dominant_label(
     found = of_training(train(photos, tmp_path / "run", "--accumulate", accumulate, "--lr", 0.1))
     assert [line["dominant_top1"] for line in found] == expected
     assert len(set(expected)) > 1
+
+
+# -- How far a run goes -------------------------------------------------------------------------------------
+
+
+def rates(epochs: float, steps: int) -> list[float]:
+    """Of three steps an epoch, with one epoch of warm-up, as they are logged."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.01)
+    schedule = build_schedule(optimizer, 3, round(3 * epochs))
+    found = []
+    for _ in range(steps):
+        found.append(float(f"{schedule.get_last_lr()[0]:.7g}"))
+        optimizer.step()
+        schedule.step()
+    return found
+
+
+# Options of starts of one run, of three steps an epoch; the steps that are evaluated then.
+STARTS: dict[str, list[tuple[list[object], list[int]]]] = {
+    "stops": [
+        (["--max-steps", 2], [2]),  # in the first epoch
+        (["--max-steps", 2], [2]),  # complete: nothing is done
+        (["--max-steps", 3], [2, 3]),  # with it
+        (["--max-steps", 7], [2, 3, 6, 7]),
+        (["--max-steps", 5], [2, 3, 6, 7]),  # passed already
+        ([], [2, 3, 6, 7, 9]),
+    ],
+    "parts of epochs": [
+        (["--epochs", 0.67], [2]),
+        (["--epochs", 2.3], [2, 3, 6, 7]),
+        (["--epochs", 3], [2, 3, 6, 7, 9]),
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def whole(trainer: Trainer, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three epochs."""
+    output = tmp_path_factory.mktemp("numbers") / "whole"
+    command = ["--data", photos, *SMALL, "--epochs", 3, "--output", output]
+    assert trainer.run(*command, model="restless").statuses == [0]
+    return output
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_how_far_a_run_goes(name: str, whole: Path, trainer: Trainer, photos: Path, tmp_path: Path) -> None:
+    """It stops where it is told to, in the middle of an epoch too, and goes on from there.
+
+    --max-steps leaves the learning rate as it is, so that the run ends as the one that was never stopped;
+    --epochs does not.
+    """
+    output = tmp_path / "run"
+    command = ["--data", photos, *SMALL, "--epochs", 3, "--output", output, "--resume", "auto"]
+    before = 0
+    for options, evaluated in STARTS[name]:
+        outcome = trainer.run(*command, *options, model="restless")
+        assert outcome.statuses == [0], outcome.said
+        found = lines(output)
+        assert [line["step"] for line in found if line["event"] == "eval"] == evaluated
+        assert [line["step"] for line in of_training(found)] == list(range(1, evaluated[-1] + 1))
+        assert f"of {-(-evaluated[-1] // 3)}\n" in outcome.said  # epochs, in the table
+        if "--epochs" in options:
+            epochs = float(str(options[1]))
+            new = slice(before, None)
+            assert [line["lr"] for line in of_training(found)][new] == rates(epochs, evaluated[-1])[new]
+        before = evaluated[-1]
+    if name == "stops":
+        trained = [
+            [line[key] for line in of_training(lines(folder)) for key in ("lr", "loss")]
+            for folder in (whole, output)
+        ]
+        assert trained[0] == trained[1]
+        wanted, got = (torch.load(folder / "last.pt", weights_only=True) for folder in (whole, output))
+        for key, value in wanted["model"].items():
+            assert torch.equal(got["model"][key], value), key
 
 
 # -- Weight decay -------------------------------------------------------------------------------------------

@@ -184,7 +184,7 @@ BAD: dict[str, tuple[list[str], list[str]]] = {
     "architecture": (["--arch", "resnet5"], ["--arch", "resnet5", "did you mean", "resnet50"]),
     "batch size": (["--batch-size", "0"], ["--batch-size", "at least 1"]),
     "too large a batch": (["--batch-size", "41"], ["--batch-size", "40", "41"]),
-    "epochs": (["--epochs", "-1"], ["--epochs", "at least 1", "-1"]),
+    "epochs": (["--epochs", "-1"], ["--epochs", "above 0", "-1"]),
     "learning rate": (["--lr", "nan"], ["--lr", "nan"]),
     "crop area": (["--crop-area", "0.5", "0.2"], ["--crop-area", "(0.5, 0.2)"]),
     "fp16 on the CPU": (["--amp", "fp16"], ["--amp", "bf16 on the CPU", "fp16"]),

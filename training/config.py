@@ -125,8 +125,8 @@ class Config:
     val_image_size: int | None = None
     """Side of the validation images in pixels. Default: --image-size."""
 
-    epochs: int = 300
-    """Passes over the training images."""
+    epochs: int | float = 300
+    """Passes over the training images, such as 90 or 0.5; the learning rate is planned over them."""
 
     batch_size: int = 256
     """Images per step, over all processes."""
@@ -219,7 +219,8 @@ class Config:
     """Checkpoints that are kept, besides the best one."""
 
     max_steps: int | None = None
-    """Stop after this many steps."""
+    """Stop after this step, with an evaluation and a checkpoint; the learning rate is that of --epochs, and
+    a run that is resumed may go further."""
 
     log_every: int = 50
     """Steps between two lines of metrics.jsonl."""
@@ -238,7 +239,7 @@ class Config:
                     with as_options({"image_size": name}.__getitem__):
                         Output(image_size=size)
             for name in (
-                *("epochs", "batch_size", "accumulate", "workers"),
+                *("batch_size", "accumulate", "workers"),
                 *("log_every", "checkpoint_every", "keep", "max_steps"),
             ):
                 value = getattr(self, name)
@@ -248,7 +249,7 @@ class Config:
             for name in ("lr", "weight_decay", "warmup_epochs", "momentum", "storage_patience"):
                 value = getattr(self, name)
                 require(self, math.isfinite(value) and value >= 0, name, "a number of at least 0")
-            for name in ("clip_grad_norm", "lr_step_epochs"):
+            for name in ("epochs", "clip_grad_norm", "lr_step_epochs"):
                 value = getattr(self, name)
                 require(self, value is None or 0 < value < math.inf, name, "above 0")
             require(self, 0 < self.bad_files_limit <= 1, "bad_files_limit", "in (0, 1]")
@@ -266,9 +267,9 @@ DEMO = Config(
     log_every=10,
 )
 
-# What may change when a run goes on: where things lie and how often it reports. The images are compared by
-# the list of their names, wherever they lie, and the first weights are in the checkpoint.
-FREE_OPTIONS = frozenset(
+# What may differ between the processes of a run: where things lie. The images are compared by the list of
+# their names, wherever they lie, and the first weights are in the checkpoint.
+OWN_OPTIONS = frozenset(
     (
         "--config",
         "--data",
@@ -286,11 +287,11 @@ FREE_OPTIONS = frozenset(
         "--output",
         "--resume",
         "--workers",
-        "--log-every",
-        "--checkpoint-every",
         "--keep",
     )
 )
+# What may change when a run goes on: that, where it stops, and how often it reports.
+FREE_OPTIONS = OWN_OPTIONS | {"--log-every", "--checkpoint-every", "--max-steps"}
 
 
 # Longer than torchrun takes to notice that a process has left, and to end the others.

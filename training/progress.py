@@ -21,7 +21,9 @@ class Progress:
     best : dict
         The best ``top1`` in percent (of the averaged weights where there are such), its ``epoch``, ``step``.
     steps_per_epoch, total_steps : int
-        Set by :meth:`plan`.
+        Of the whole run, which the learning rate depends on. Set by :meth:`plan`.
+    last_step : int
+        Where it stops: there, or at --max-steps. Set by :meth:`plan`.
     """
 
     def __init__(self) -> None:
@@ -29,24 +31,27 @@ class Progress:
         self.epoch = 0
         self.evaluation: dict[str, float] | None = None
         self.best: dict[str, float] = {"top1": -1.0, "epoch": -1, "step": -1}
-        self.steps_per_epoch = self.total_steps = 0
+        self.steps_per_epoch = self.total_steps = self.last_step = 0
 
     def plan(self, config: Config, batches: int) -> None:
-        """Count the steps of the run, with so many batches in an epoch."""
+        """Count the steps of the run, with so many batches in an epoch; one that is resumed goes on.
+
+        Where its epoch has all its steps and its evaluation, that is in the next one.
+        """
         self.steps_per_epoch = batches // config.accumulate
-        self.total_steps = config.epochs * self.steps_per_epoch
-        if config.max_steps is not None:
-            self.total_steps = min(self.total_steps, config.max_steps)
+        self.total_steps = max(1, round(config.epochs * self.steps_per_epoch))
+        self.last_step = min(self.total_steps, config.max_steps or self.total_steps)
+        if self.evaluation is not None and self.step >= (self.epoch + 1) * self.steps_per_epoch:
+            self.epoch += 1
 
     def state_dict(self) -> dict[str, Any]:
         """Where the run is; with an evaluation, its epoch is done but for the saving."""
         return {name: getattr(self, name) for name in ("epoch", "step", "evaluation", "best")}
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Continue after the save: in the epoch, or where that was evaluated, in the next."""
+        """Continue after the save."""
         for name, value in state_dict.items():
             setattr(self, name, value)
-        self.epoch += self.evaluation is not None
 
     @property
     def position(self) -> dict[str, int]:
@@ -55,13 +60,18 @@ class Progress:
 
     @property
     def end_of_epoch(self) -> int:
-        """The step that the epoch ends with."""
-        return min((self.epoch + 1) * self.steps_per_epoch, self.total_steps)
+        """The step that the epoch ends with, or the run in it."""
+        return min((self.epoch + 1) * self.steps_per_epoch, self.last_step)
 
     @property
     def is_complete(self) -> bool:
-        """Whether no epoch is left."""
-        return self.epoch * self.steps_per_epoch >= self.total_steps
+        """Whether no step is left, and no evaluation."""
+        return self.step >= self.last_step and self.evaluation is not None
+
+    @property
+    def epochs_begun(self) -> int:
+        """Epochs that have steps."""
+        return -(-self.step // self.steps_per_epoch)
 
     @property
     def is_best(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from .checkpoints import Checkpoints, unpack
 from .classes import require_same_classes
-from .config import FREE_OPTIONS, Config, option
+from .config import FREE_OPTIONS, OWN_OPTIONS, Config, option
 from .distributed import Processes
 from .inputs import METRICS, Listing, require_new
 from .options import saved_settings, settings
@@ -118,7 +118,7 @@ class Identity:
     def require_same(self) -> None:
         """Raise ValueError, in all processes, unless it is the same in all; where things lie may differ."""
         named = _named(settings(self.config), self.images)
-        self.processes.require_same({name: it for name, it in named.items() if name not in FREE_OPTIONS})
+        self.processes.require_same({name: it for name, it in named.items() if name not in OWN_OPTIONS})
 
     def state_dict(self) -> dict[str, Any]:
         """Settings, images, classes and number of processes."""

@@ -120,7 +120,7 @@ class Run:
             f"{config.arch} on {len(train)} training and {len(val)} validation images"
             f" of {len(train.classes)} classes{self._partial},"
             f" --mix {config.mixing.method}, {config.image_size} pixels,"
-            f" {self.progress.total_steps} steps of {config.batch_size} images, {self.learner.device},"
+            f" {self.progress.last_step} steps of {config.batch_size} images, {self.learner.device},"
             f" precision {config.amp}.\n"
             + (f"Expected time, by a short measurement: about {minutes:.1f} minutes.\n" if minutes else "")
             + f"Results: {shown(self.output.folder)}",
@@ -132,7 +132,7 @@ class Run:
         """The steps on the terminal of the main process."""
         self._began = time.perf_counter()
         return tqdm(
-            total=self.progress.total_steps,
+            total=self.progress.last_step,
             initial=self.progress.step,
             disable=not self.processes.is_main,
             unit="step",
@@ -173,7 +173,7 @@ class Run:
                 self._trained_s += elapsed
                 self._waited_s += batches.waited_s
                 self.window.add_time(elapsed, batches.waited_s, batches.images)
-                if is_due or progress.step == progress.total_steps:
+                if is_due or progress.step == progress.last_step:
                     means = self.window.close(self.processes)
                     self._log("train", epoch=progress.epoch, step=progress.step, lr=lr, **means)
                     bar.set_postfix_str(
@@ -263,7 +263,7 @@ class Run:
             self.processes.say(table(self._summary(minutes)))
             return 0
         self.processes.say(
-            f"Stopped at step {progress.step} of {progress.total_steps}, {minutes:.1f} minutes."
+            f"Stopped at step {progress.step} of {progress.last_step}, {minutes:.1f} minutes."
             f" {self.how_to_continue()}"
         )
         if self.failure is not None:
@@ -282,7 +282,7 @@ class Run:
         top1, top5, loss = (progress.evaluation[prefix + name] for name in ("top1", "top5", "loss"))
         best, steps = progress.best, progress.step - self._first_step
         rows = {
-            "best top-1": f"{best['top1']:.1f} %{kind}, epoch {best['epoch'] + 1} of {progress.epoch}",
+            "best top-1": f"{best['top1']:.1f} %{kind}, epoch {best['epoch'] + 1} of {progress.epochs_begun}",
             "last epoch": f"top-1 {top1:.1f} %, top-5 {top5:.1f} %, loss {loss:z.3f}{self._partial}",
             "time": f"{minutes:.1f} minutes for {steps} steps",
         }
