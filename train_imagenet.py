@@ -12,7 +12,7 @@ newest of them) and best.pt (the best top-1).
 
 SIGTERM, SIGINT, SIGUSR1 and SIGHUP finish the step, save and leave with status 128 + signal; --resume auto
 goes on from there, bit for bit. torchrun starts it in several processes. Other statuses: 0 the run is
-complete, 1 too many files cannot be decoded, DALI failed or the loss was no number, 2 bad input, 75 the
+complete, 1 too many files cannot be decoded, DALI failed or a number was not finite, 2 bad input, 75 the
 images or the output could not be reached for longer than --storage-patience (try again later, with --resume
 auto).
 """

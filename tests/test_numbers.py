@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from tests.trainer_process import Trainer
-from tests.training_runs import SMALL, lines, train
+from tests.trainer_process import Trainer, plain_classifier
+from tests.training_runs import SMALL, lines, status, train
 from training.architectures import TORCHVISION
 from training.figures import rounded
 from training.learner import Learner
@@ -76,6 +76,22 @@ def test_what_is_not_finite_ends_the_run(name: str, trainer: Trainer, photos: Pa
     found = [json.loads(line, parse_constant=no_constant) for line in text.splitlines()]
     assert [line["event"] for line in found] == events
     assert all(line["step"] >= 1 for line in found)
+
+
+@pytest.mark.usefixtures("plain_model")
+def test_an_evaluation_alone_that_is_not_finite(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Weights that are numbers, and too high for their products to be."""
+    monkeypatch.setattr("training.commands.build_model", plain_classifier)
+    weights = {name: value.fill_(1e38) for name, value in plain_classifier("", 3).state_dict().items()}
+    torch.save(weights, tmp_path / "w.pt")
+    assert status(photos, tmp_path / "run", "--eval-only", "--init-weights", tmp_path / "w.pt") == 1
+    said = capsys.readouterr()
+    (error,) = said.err.splitlines()
+    assert re.search(r"error: The evaluation of .*w\.pt was not finite: loss (nan|inf)$", error)
+    assert "top-1" not in said.out
+    assert not (tmp_path / "run").exists()
 
 
 # -- What is logged -----------------------------------------------------------------------------------------

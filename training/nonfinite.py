@@ -1,4 +1,4 @@
-"""A loss, weight or statistic that is no number ends the run: since when, and what is still good."""
+"""A loss, weight or statistic that is not finite ends the run: since when, and what is still good."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class FiniteWatch:
         self._first = torch.minimum(self._first, torch.where(torch.isfinite(loss), self._never, step))
 
     def check(self, step: int) -> None:
-        """Raise NotFiniteError, in all processes, if a loss was no number. Waits for the device."""
+        """Raise NotFiniteError, in all processes, if a loss was not finite. Waits for the device."""
         mine = int(self._first.item())
         first = -self._processes.max_over_ranks(-mine)
         if first < _NEVER:
@@ -113,7 +113,7 @@ class FiniteWatch:
             )
 
     def check_evaluation(self, result: dict[str, float], models: Iterable[nn.Module], step: int) -> None:
-        """Raise NotFiniteError, in all processes, for a result, the same in all, that is no number."""
+        """Raise NotFiniteError, in all processes, for a result, the same in all, that is not finite."""
         if not all(map(math.isfinite, result.values())):
             self.check_weights(models, step)
             require_finite(result, f"after step {step}", f"; {self._what_is_good()}")
