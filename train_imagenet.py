@@ -22,13 +22,13 @@ from __future__ import annotations
 import dataclasses
 import signal
 import sys
-from pathlib import Path
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     # Ctrl-C ends the process without a traceback, also before and after `main` looks after it.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from configs import asked_for, named_run
+from pipelines.files import expanded
 from pipelines.screen import keep_printing
 from training.config import DEMO, Config, complain, resolve
 from training.inputs import Listing, check_output, list_dataset
@@ -51,9 +51,9 @@ def settings_of(arguments: list[str]) -> Config:
     default = (Config() if own_data else DEMO) if name is None else named_run(name)
     default = dataclasses.replace(default, config=name)
     weights = asked_for(arguments, "--init-weights")
-    if weights is not None and Path(weights).is_file():
+    if weights is not None and (file := expanded(weights)).is_file():
         sized = _names(arguments, "--image-size")
-        about = About.of(read_weight_file(Path(weights)).content)
+        about = About.of(read_weight_file(file).content)
         default = dataclasses.replace(default, **about.defaults(sized=sized))
     return parse(arguments, default, prog="train_imagenet.py", description=__doc__)
 

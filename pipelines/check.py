@@ -25,7 +25,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Annotated, Any, Self
 
@@ -40,7 +40,7 @@ from dali_msda.processors import usable_processors
 from ._decoding import BATCH, UNREADABLE, UNSURE, Result
 from ._findings import Split, find_splits, make_report, report_lines
 from .examine import decode
-from .files import write_whole
+from .files import expanded, write_whole
 from .names import json_text, shown
 from .screen import keep_printing
 
@@ -274,6 +274,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run from the command line; the exit status."""
     keep_printing()
     options = tyro.cli(Options, args=arguments, prog="python -m pipelines.check", description=__doc__)
+    paths: dict[str, Any] = {name: expanded(it) for name, it in vars(options).items() if isinstance(it, Path)}
+    options = replace(options, **paths)
     try:
         return check(options)
     except (ValueError, OSError, RuntimeError) as error:

@@ -41,6 +41,17 @@ def replace_whole(path: Path, make: Callable[[Path], None]) -> None:
         raise
 
 
+def expanded(path: str | Path) -> Path:
+    """The path with the home folder in place of a leading ``~``.
+
+    A shell does it for ``--output ~/runs``, most do not for ``--output=~/runs``, and no job description does.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # there is no such user: it is a name like any other
+        return Path(path)
+
+
 def is_gone(error: OSError) -> bool:
     """Whether an error says that a file was removed: it is not there, and its folder is, with others in it.
 

@@ -246,6 +246,7 @@ class Config:
                 if value is not None:
                     check_integer(name, value, 1)
             check_integer("seed", self.seed, 0)
+            require(self, self.seed < 2**64, "seed", "below 2**64")  # PyTorch takes no other
             for name in ("lr", "weight_decay", "warmup_epochs", "momentum", "storage_patience"):
                 value = getattr(self, name)
                 require(self, math.isfinite(value) and value >= 0, name, "a number of at least 0")

@@ -18,12 +18,14 @@ import types
 import typing
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
 from dali_msda.methods import TABLE
 from dali_msda.mixing import Mixing
+from pipelines.files import expanded
 
 from .config import DEMO, Config, as_options
 from .config import option as written
@@ -126,6 +128,9 @@ def parse(arguments: Sequence[str], default: Config, **texts: Any) -> Config:
         ],
     )
     given = vars(tyro.cli(flat, args=arguments, **texts))
+    given = {name: expanded(value) if isinstance(value, Path) else value for name, value in given.items()}
+    if given["resume"] not in (None, "auto"):
+        given["resume"] = str(expanded(given["resume"]))
     changes = {option.field: given[option.name] for option in known if not option.record}
     for field in dataclasses.fields(Config):
         of_record = {o.field: given[o.name] for o in known if o.record == field.name}
