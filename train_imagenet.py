@@ -62,6 +62,12 @@ def _names(arguments: list[str], *options: str) -> bool:
     return any(argument.split("=")[0].replace("_", "-") in options for argument in arguments)
 
 
+def _look(config: Config, ranks: Ranks) -> Listing | None:
+    """Find what is wrong with folders and files; the images, where they are there already."""
+    check_output(config, ranks)
+    return None if config.data is None else list_dataset(config, config.data, ranks)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run from the command line; the exit status, see above."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -72,15 +78,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str], ranks: Ranks, stop: StopSignals) -> int:
-    listing: Listing | None = None
     try:
         config = resolve(settings_of(arguments), ranks)
-        check_output(config, ranks)
-        if config.data is not None:
-            data = config.data
-            listing = Patience(config.storage_patience).keep_trying(
-                lambda: list_dataset(config, data, ranks), at_once=lambda error: error.errno not in TRANSIENT
-            )
+        listing = Patience(config.storage_patience).keep_trying(
+            lambda: _look(config, ranks), at_once=lambda error: error.errno not in TRANSIENT
+        )
     except StorageError as error:
         complain(error, ranks)
         return STATUS

@@ -5,7 +5,11 @@ And what it can begin with all the same.
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,37 +29,143 @@ class Fault:
     Attributes
     ----------
     name : str
+        What is wrong.
     given : tuple of str
         Options, beside those of a good run; {root} stands for an empty folder.
     line : str
         A regular expression that the one line on standard error matches; {root} likewise.
+    prepare : str
+        A command of the shell that is run in {root} before.
     """
 
     name: str
     given: tuple[str, ...]
     line: str
+    prepare: str = "true"
 
 
-SETTINGS = [
+FAULTS = [
     Fault(
         name="a seed of more than 64 bits",
         given=("--seed", str(2**64)),
         line=r"--seed must be below 2\*\*64; got 18446744073709551616",
     ),
+    Fault(
+        name="an output that is a file",
+        prepare="touch run",
+        given=(),
+        line="--output must be a folder; {root}/run is a file",
+    ),
+    Fault(
+        name="the same with --resume",
+        prepare="touch run",
+        given=("--resume", "auto"),
+        line="--output must be a folder; {root}/run is a file",
+    ),
+    Fault(
+        name="an output below a file",
+        prepare="touch file",
+        given=("--output", "{root}/file/run", "--resume", "auto"),
+        line="--output must be a folder; {root}/file is a file",
+    ),
+    Fault(
+        name="an output that cannot be written to",
+        prepare="mkdir run && chmod 555 run",
+        given=(),
+        line="--output must be a folder that can be written to; {root}/run: Permission denied",
+    ),
+    Fault(
+        name="an output that cannot be made",
+        prepare="mkdir closed && chmod 555 closed",
+        given=("--output", "{root}/closed/a/run", "--resume", "auto"),
+        line="--output must be a folder that can be written to; {root}/closed: Permission denied",
+    ),
+    Fault(
+        name="the output of another user's run",
+        prepare="mkdir run && touch run/metrics.jsonl && chmod 444 run/metrics.jsonl && chmod 777 run",
+        given=("--resume", "auto"),
+        line="--output must be a folder that can be written to; {root}/run/metrics.jsonl: Permission denied",
+    ),
+    Fault(
+        name="its checkpoints",
+        prepare="mkdir run run/checkpoints && chmod 555 run/checkpoints && chmod 777 run",
+        given=("--resume", "auto"),
+        line="--output must be a folder that can be written to; {root}/run/checkpoints: Permission denied",
+    ),
+    Fault(
+        name="an empty config.json",
+        prepare="mkdir -m 777 run && touch run/config.json",
+        given=("--resume", "auto"),
+        line="--resume needs the config.json of its run, or none; {root}/run/config.json is empty",
+    ),
+    Fault(
+        name="a config.json that is cut",
+        prepare="mkdir -m 777 run && echo '{\"settings\": {' > run/config.json",
+        given=("--resume", "auto"),
+        line="--resume needs .*; {root}/run/config.json is no JSON: Expecting property name .*",
+    ),
+    Fault(
+        name="a config.json of bytes",
+        prepare="mkdir -m 777 run && printf '\\351' > run/config.json",
+        given=("--resume", "auto"),
+        line="--resume needs .*; {root}/run/config.json is no JSON: 'utf-8' codec .*",
+    ),
+    Fault(
+        name="a config.json that nests too deeply",
+        prepare="mkdir -m 777 run && head -c 100000 /dev/zero | tr '\\0' '[' > run/config.json",
+        given=("--resume", "auto"),
+        line="--resume needs .*; {root}/run/config.json is no JSON: maximum recursion depth .*",
+    ),
+    Fault(
+        name="a config.json of something else",
+        prepare="mkdir -m 777 run && echo '[]' > run/config.json",
+        given=("--resume", "auto"),
+        line="--resume needs .*; {root}/run/config.json holds no JSON object",
+    ),
 ]
 
 
-@pytest.mark.parametrize("fault", SETTINGS, ids=lambda fault: fault.name)
-def test_refused(fault: Fault, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def root() -> Iterator[Path]:
+    """A folder for results. Permissions count in it, also where the tests run as root."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o777)
+        yield Path(name)
+
+
+@pytest.fixture
+def no_root() -> Iterator[None]:
+    """Run as a user whom permissions keep out."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    yield
+    os.seteuid(before)
+
+
+def files_in(root: Path) -> dict[str, tuple[int, bytes] | None]:
+    """What is below a folder; of files when they were changed, and what is in them."""
+    return {
+        str(path): (path.stat().st_mtime_ns, path.read_bytes()) if path.is_file() else None
+        for path in root.rglob("*")
+    }
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_refused(
+    fault: Fault, photos: Path, root: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
     """With status 2, and nothing is written."""
-    given = [word.replace("{root}", str(tmp_path)) for word in fault.given]
-    command = ["--data", str(photos), "--output", str(tmp_path / "run"), *SMALL, *given]
+    subprocess.run(fault.prepare, shell=True, cwd=root, check=True)
+    before = files_in(root)
+    request.getfixturevalue("no_root")
+    given = [word.replace("{root}", str(root)) for word in fault.given]
+    command = ["--data", str(photos), "--output", str(root / "run"), *SMALL, *given]
     assert train_imagenet.main(command) == 2
     said = capsys.readouterr().err.rstrip("\n")
-    assert re.fullmatch(f"train_imagenet.py: error: {fault.line}".replace("{root}", str(tmp_path)), said), (
-        said
-    )
-    assert list(tmp_path.iterdir()) == []
+    expected = f"train_imagenet.py: error: {fault.line}".replace("{root}", str(root))
+    assert re.fullmatch(expected, said), said
+    assert files_in(root) == before
 
 
 # -- The home folder ---------------------------------------------------------------------------------------

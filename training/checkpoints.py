@@ -22,10 +22,10 @@ import torch
 from pipelines import files
 
 from .config import plain
+from .inputs import FOLDER
 from .window import EMPTY
 
 VERSION = 4
-FOLDER = "checkpoints"
 _NAME = re.compile(r"step-(\d{8,})\.pt")
 # File systems without hard links say one of these.
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from pipelines.folders import check_dataset, list_split
 from pipelines.listing import describe
+from pipelines.names import shown
 from pipelines.sources import Source
 
 from .config import Config
 from .ranks import Ranks
+from .storage import TRANSIENT
 from .weight_files import read_weight_file
 
 METRICS = "metrics.jsonl"
+RECORD = "config.json"
+FOLDER = "checkpoints"
 
 # The images of each split, by its name: train and val, or val alone.
 Listing = dict[str, Source]
@@ -68,17 +74,84 @@ def check_output(config: Config, ranks: Ranks) -> None:
     if config.resume == "auto":
         if config.output is None:
             raise ValueError("--resume auto needs --output, the folder to look into; got none")
+        if ranks.size == 1:
+            require_usable(config.output)
     elif config.resume is not None:
         if not Path(config.resume).is_file():
             raise ValueError(f"--resume must be auto or a checkpoint; there is no file {config.resume}")
-    elif config.output is not None and not config.eval_only and ranks.size == 1:
+    elif config.output is not None and config.eval_only:
+        require_writable(config.output)
+    elif config.output is not None and ranks.size == 1:
         require_new(config.output)
 
 
-def require_new(folder: Path, option: str = "--output") -> None:
-    """Raise ValueError unless `folder` is new or empty."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+def require_new(folder: Path) -> None:
+    """Raise ValueError unless `folder` is new or empty, and can be written to."""
+    require_writable(folder)
+    if folder.exists() and any(folder.iterdir()):
         raise ValueError(
-            f"{option} must be a new or empty folder; {folder} holds another run or other files"
+            f"--output must be a new or empty folder; {folder} holds another run or other files"
             " (--resume auto goes on with a run)"
         )
+
+
+def require_usable(folder: Path) -> None:
+    """Raise ValueError unless a run can begin in `folder`, or the one that is there can continue."""
+    require_writable(folder)
+    read_record(folder)
+
+
+def require_writable(folder: Path) -> None:
+    """Raise ValueError unless `folder` is one that can be written to, or can be made.
+
+    Raises
+    ------
+    OSError
+        It is out of reach now, and may come back.
+    """
+    above = next(path for path in (folder, *folder.parents) if path.exists())
+    if not above.is_dir():
+        raise ValueError(f"--output must be a folder; {shown(above)} is a file")
+    for path in (above, folder / FOLDER, folder / METRICS):
+        try:
+            if path.is_dir():
+                tempfile.TemporaryFile(dir=path).close()
+            elif path.exists():
+                path.open("ab").close()
+        except OSError as error:
+            if error.errno in TRANSIENT:
+                raise
+            reason = f"{shown(path)}: {error.strerror}"
+            raise ValueError(f"--output must be a folder that can be written to; {reason}") from None
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What the run in `folder` wrote to its config.json; empty where there is none.
+
+    Raises
+    ------
+    ValueError
+        The file holds something else; the message names it.
+    """
+    file = folder / RECORD
+    return read_json(file, "--resume needs the config.json of its run, or none") if file.exists() else {}
+
+
+def read_json(file: Path, expected: str) -> dict[str, Any]:
+    """The object in a file of JSON.
+
+    Raises
+    ------
+    ValueError
+        There is none in it: what was expected, the file, and what it is.
+    """
+    data = file.read_bytes()
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        found = f"is no JSON: {error}" if data.strip() else "is empty"
+    else:
+        if isinstance(content, dict):
+            return content
+        found = "holds no JSON object"
+    raise ValueError(f"{expected}; {shown(file)} {found}")

@@ -20,9 +20,9 @@ from PIL import Image
 from pipelines.names import json_text
 
 from .appending import Appended, Events
-from .checkpoints import FOLDER as CHECKPOINTS
 from .checkpoints import SaveError, write_whole
 from .figures import rounded
+from .inputs import FOLDER as CHECKPOINTS
 from .inputs import METRICS
 from .revision import DALI_PACKAGES, commit, installed_versions
 from .storage import Patience

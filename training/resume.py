@@ -12,7 +12,7 @@ from .checkpoints import Checkpoints, unpack
 from .classes import require_same_classes
 from .config import FREE_OPTIONS, OWN_OPTIONS, Config, option
 from .distributed import Processes
-from .inputs import METRICS, Listing, require_new
+from .inputs import METRICS, Listing, require_new, require_usable
 from .options import saved_settings, settings
 from .output import Claim
 
@@ -64,6 +64,7 @@ def find_start(resume: str | None, output: Path | None, new_folder: Path, claim:
         return Start(output or new_folder, None, b"")
     if resume == "auto":
         assert output is not None  # checked with the settings
+        require_usable(output)
         claim.take(output)
         path, data, damaged = Checkpoints(output, 1).newest()
         for error in damaged:
@@ -75,6 +76,7 @@ def find_start(resume: str | None, output: Path | None, new_folder: Path, claim:
     path = Path(resume)
     source = path.parent if (path.parent / METRICS).exists() else path.parent.parent
     folder = output or source
+    require_usable(folder)
     continues = folder.exists() and folder.samefile(source)
     if continues:
         claim.take(source)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import shlex
 import time
@@ -22,7 +21,7 @@ from .classes import ClassMap
 from .config import Config, complain
 from .distributed import Processes
 from .evaluation import evaluate
-from .inputs import Listing, left_out_line
+from .inputs import RECORD, Listing, left_out_line, read_record
 from .learner import Learner
 from .loaders import Loaders, Timed
 from .nonfinite import FiniteWatch
@@ -107,11 +106,10 @@ class Run:
             self.checkpoints.prepare_resume(
                 self.progress.step, start.data, is_best=self.progress.is_best, source=start.source
             )
-            file = start.folder / "config.json"
-            before = json.loads(file.read_text()) if file.exists() else {}
+            before = read_record(start.folder)
             about["resumed_at_step"] = self.progress.step
             about["before"] = [*before.pop("before", []), before]
-        self.output.save_json("config.json", about)
+        self.output.save_json(RECORD, about)
 
     def announce(self, images: Listing, minutes: float) -> None:
         """Print what will be trained, on which images, and in what time as far as that was measured."""
