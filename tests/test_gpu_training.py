@@ -153,7 +153,8 @@ def test_a_batch_on_the_cpu_is_an_error(make_run: Any, monkeypatch: pytest.Monke
 def test_a_model_on_the_cpu_is_an_error(make_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     make, waits = make_run
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, *_, **__: self)
-    with pytest.raises(RuntimeError, match=TWO_DEVICES):
+    # The trial of the model sees it, before the first step.
+    with pytest.raises(ValueError, match=TWO_DEVICES):
         waits_by_step(make(), waits, monkeypatch)
 
 

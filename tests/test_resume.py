@@ -461,4 +461,4 @@ def test_output_folder_removed(
 def test_output_cannot_be_made(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     assert run(data, "--output", tmp_path / "file" / "run") == 2
-    assert "Not a directory" in capfd.readouterr().err
+    assert f"--output must be a folder; {tmp_path}/file is a file" in capfd.readouterr().err

@@ -14,12 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 import train_imagenet
 from pipelines import check
-from tests.training_runs import SMALL
+from pipelines.demo_data import make_demo_dataset
+from tests.trainer_process import Trainer
+from tests.training_runs import SMALL, status
 from training import export
+from training.config import Config, resolve
+from training.model import build_model
 from training.options import options
+from training.ranks import Ranks
+from training.trial import try_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +130,35 @@ FAULTS = [
         line="--resume needs .*; {root}/run/config.json holds no JSON object",
     ),
 ]
+# What only the model knows. SMALL has 8 images of 32 pixels a step.
+SHAPES = [
+    Fault(
+        name="a model of another size",
+        given=("--arch", "vit_b_16"),
+        line=r"--image-size must be one that --arch vit_b_16 takes; got 32 \(Wrong image height! .*\)",
+    ),
+    Fault(
+        name="images that are too small",
+        given=("--arch", "squeezenet1_1", "--image-size", "8"),
+        line=r"--image-size must be one that --arch squeezenet1_1 takes; got 8 \(.* too small\)",
+    ),
+    Fault(
+        name="validation images that are too small",
+        given=("--arch", "squeezenet1_1", "--val-image-size", "8"),
+        line=r"--val-image-size must be one that --arch squeezenet1_1 takes; got 8 \(.* too small\)",
+    ),
+    Fault(
+        name="one image a step and BatchNorm",
+        given=("--batch-size", "1"),
+        line="--batch-size must be at least 2: --arch shufflenet_v2_x0_5 does not take a single image in a"
+        r" pass, and a step has 1; got 1 \(Expected more than 1 value per channel .*\)",
+    ),
+    Fault(
+        name="one image a pass and BatchNorm",
+        given=("--accumulate", "8"),
+        line="--batch-size must be at least 16: .* and a step has 8; got 8 .*",
+    ),
+]
 
 
 @pytest.fixture
@@ -151,14 +187,8 @@ def files_in(root: Path) -> dict[str, tuple[int, bytes] | None]:
     }
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_refused(
-    fault: Fault, photos: Path, root: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """With status 2, and nothing is written."""
-    subprocess.run(fault.prepare, shell=True, cwd=root, check=True)
+def assert_refused(fault: Fault, photos: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = files_in(root)
-    request.getfixturevalue("no_root")
     given = [word.replace("{root}", str(root)) for word in fault.given]
     command = ["--data", str(photos), "--output", str(root / "run"), *SMALL, *given]
     assert train_imagenet.main(command) == 2
@@ -166,6 +196,63 @@ def test_refused(
     expected = f"train_imagenet.py: error: {fault.line}".replace("{root}", str(root))
     assert re.fullmatch(expected, said), said
     assert files_in(root) == before
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_refused(
+    fault: Fault, photos: Path, root: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With status 2, and nothing is written."""
+    subprocess.run(fault.prepare, shell=True, cwd=root, check=True)
+    request.getfixturevalue("no_root")
+    assert_refused(fault, photos, root, capsys)
+
+
+@pytest.mark.parametrize("fault", SHAPES, ids=lambda fault: fault.name)
+def test_refused_by_the_model(
+    fault: Fault, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert_refused(fault, photos, tmp_path, capsys)
+
+
+def test_refused_in_several_processes(trainer: Trainer, photos: Path, tmp_path: Path) -> None:
+    command = ["--data", photos, "--output", tmp_path / "run", *SMALL, "--batch-size", 2]
+    outcome = trainer.run(*command, processes=2)
+    assert outcome.statuses == [2, 2], outcome.said
+    assert "--batch-size must be at least 4: --arch shufflenet_v2_x0_5 does not take a single" in outcome.said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_evaluation_is_refused(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save(build_model("squeezenet1_1", 3).state_dict(), tmp_path / "weights.pt")
+    given = ["--eval-only", "--init-weights", tmp_path / "weights.pt", "--arch", "squeezenet1_1"]
+    assert status(photos, tmp_path / "run", *given, "--image-size", 8) == 2
+    assert "--val-image-size must be one that --arch squeezenet1_1 takes; got 8 (" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [tmp_path / "weights.pt"]
+
+
+def test_the_run_without_data_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which is measured before its model is made."""
+    make_demo_dataset(tmp_path / "demo", train_per_class=4, val_per_class=1)
+    monkeypatch.setattr("training.demo.make_demo_dataset", lambda folder, workers: folder)
+    monkeypatch.chdir(tmp_path)
+    command = ["--demo-data", "demo", "--device", "cpu", "--amp", "none", "--arch", "vit_b_16"]
+    assert train_imagenet.main(command) == 2
+    assert "--image-size must be one that --arch vit_b_16 takes; got 64 (" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [tmp_path / "demo"]
+
+
+@pytest.mark.parametrize("arch", ["shufflenet_v2_x0_5", "densenet121"])
+def test_a_trial_changes_nothing(arch: str) -> None:
+    """Weights, statistics, gradients and the mode are those of before."""
+    model = build_model(arch, 3)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    try_model(model, resolve(Config(device="cpu", image_size=32, arch=arch)), torch.device("cpu"), Ranks())
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 # -- The home folder ---------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ file                                       what is in it
 `recipe`, `commands`                       a training; that or an evaluation of weights, with the exit status
 `run`                                      epochs: steps, evaluation, what is logged and saved
 `learner`, `model`                         a step; model, average, parameter groups, schedule, weights
+`trial`                                    a pass of the model before anything is written
 `loaders`, `bad_files`                     pipelines of DALI, which nothing else here knows; unreadable files
 `evaluation`                               top-1, top-5 and loss
 `state`, `progress`, `random_states`       what survives a stop: registered parts; counters; generators

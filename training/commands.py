@@ -25,6 +25,7 @@ from .nonfinite import NotFiniteError, require_finite
 from .recipe import train
 from .signals import StopSignals
 from .storage import STATUS, Patience, StorageError
+from .trial import try_evaluation
 from .weight_files import read_weight_file
 from .weight_settings import About
 from .weights import load_weights
@@ -40,6 +41,7 @@ def evaluate_only(config: Config, processes: Processes, listing: Listing | None)
     images = listing["val"]
     model, said, classes = _load(config, images, processes)
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    try_evaluation(model, config, device)
     folder = Path(os.devnull) if config.output is None else config.output / "quarantine.jsonl"
     quarantine = Quarantine(
         folder,

@@ -18,6 +18,7 @@ from .distributed import Processes
 from .hardware import autocast
 from .inputs import Listing
 from .model import build_model
+from .trial import refusals
 
 
 class Size(NamedTuple):
@@ -118,7 +119,7 @@ def with_size(config: Config, size: Size) -> Config:
 
 def measured_step(config: Config, image_size: int, batch_size: int, steps: int = 3) -> float:
     """Seconds that a step of this process takes, on random images: the median, without the first one."""
-    device = torch.device(config.device)
+    device, sized = torch.device(config.device), dataclasses.replace(config, image_size=image_size)
     model = build_model(config.arch, _CLASSES).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9, fused=True)
     images = torch.randn(batch_size, 3, image_size, image_size, device=device)
@@ -128,7 +129,7 @@ def measured_step(config: Config, image_size: int, batch_size: int, steps: int =
     for _ in range(steps + 1):
         start = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        with autocast(config, device):
+        with refusals(sized, "image_size"), autocast(config, device):
             logits = model(images)
         functional.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()

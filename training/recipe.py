@@ -29,6 +29,7 @@ from .run import Run
 from .signals import StopSignals
 from .state import RunState
 from .storage import STATUS, Patience, StorageError
+from .trial import try_model
 from .window import Window
 
 
@@ -99,6 +100,7 @@ def _train(
     # Model, and the average of its weights.
     weights = config.init_weights if state.saved is None else None
     model = state.register("model", create_model(config, identity.classes, device, processes, weights))
+    try_model(model, config, device, processes)
     average = None if config.ema_decay is None else state.register("ema", Average(model, config.ema_decay))
 
     # Batches.
