@@ -183,6 +183,45 @@ def test_arguments_of_methods(default: Config, given: list[str], arguments: dict
     assert dataclasses.replace(config, mixing=default.mixing) == default
 
 
+SCHEDULE = MixSchedule(alpha_start=0.1, probability_start=0.2, ramp_epochs=3.0, off_epoch=7)
+
+
+@pytest.mark.parametrize(
+    ("default", "given", "schedule"),
+    [
+        (SCHEDULE, [], SCHEDULE),
+        (SCHEDULE, ["--mix", "cutmix"], SCHEDULE),
+        (SCHEDULE, ["--mix", "none"], MixSchedule()),
+        (SCHEDULE, ["--mix", "stripe"], MixSchedule(probability_start=0.2, ramp_epochs=3.0, off_epoch=7)),
+        (MixSchedule(alpha_start=0.1, ramp_epochs=3.0), ["--mix", "stripe"], MixSchedule()),
+        (
+            MixSchedule(alpha_start=0.1, ramp_epochs=3.0, off_epoch=7),
+            ["--mix", "stripe", "--mix-off-epoch", "8"],
+            MixSchedule(off_epoch=8),
+        ),
+    ],
+)
+@pytest.mark.usefixtures("stripe")
+def test_what_another_method_cannot_use_falls_away(
+    default: MixSchedule, given: list[str], schedule: MixSchedule
+) -> None:
+    named = Config(mix_schedule=default)
+    assert resolve(parse(["--device", "cpu", *given], named)).mix_schedule == schedule
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--mix", "none", "--mix-off-epoch", "8"],
+        ["--mix", "stripe", "--mix-alpha-start", "2", "--mix-ramp-epochs", "1"],
+    ],
+)
+@pytest.mark.usefixtures("stripe")
+def test_what_is_asked_for_does_not_fall_away(given: list[str]) -> None:
+    with pytest.raises(ValueError, match=rf"{given[2]} must be left out with --mix {given[1]}; got"):
+        resolve(parse(["--device", "cpu", *given], Config(mix_schedule=SCHEDULE)))
+
+
 def test_help_is_that_of_the_records(capsys: pytest.CaptureFixture[str], stripe: Method) -> None:
     """Docstrings, defaults, what differs without --data, and the methods that are in the table now."""
     with pytest.raises(SystemExit):

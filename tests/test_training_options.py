@@ -399,9 +399,11 @@ def test_a_named_run_from_the_command_line(
     """Its settings are defaults: options override them, wherever they stand."""
     small = ["--arch", "shufflenet_v2_x0_5", "--image-size", "32", "--batch-size", "8", "--device", "cpu"]
     small += ["--amp", "none", "--data", str(photos), "--output", str(tmp_path / "run"), "--max-steps", "1"]
-    assert train_imagenet.main([*small, "--config", "imagenet_gmix", "--color-jitter", "0.1"]) == 0
+    given = ["--mix", "gmix", "--config", "imagenet_hmix", "--color-jitter", "0.1"]
+    assert train_imagenet.main([*small, *given]) == 0
     settings = json.loads((tmp_path / "run" / "config.json").read_text())["settings"]
-    assert (settings["config"], settings["mix"], settings["color_jitter"]) == ("imagenet_gmix", "gmix", 0.1)
+    assert (settings["config"], settings["mix"], settings["color_jitter"]) == ("imagenet_hmix", "gmix", 0.1)
+    assert (settings["mix_alpha"], settings["mix_ratio"]) == (1.0, None)
     assert (settings["epochs"], settings["lr_schedule"], settings["decay_all"]) == (300, "step", True)
     assert train_imagenet.main(["--config=imagenet_gmx", "--data", str(photos)]) == 2
     error = capsys.readouterr().err

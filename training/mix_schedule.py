@@ -6,7 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from dali_msda.methods import TABLE
+from dali_msda.methods import TABLE, Method
 from dali_msda.mixing import Changing, Mixing, argument_of, check_argument
 from dali_msda.validation import ArgumentValueError, check_fraction, check_integer
 from pipelines.ramps import Ramp
@@ -51,6 +51,15 @@ class MixSchedule:
                 "above 0 with --mix-alpha-start or --mix-probability-start, and only then",
                 self.ramp_epochs,
             )
+
+    def fitting(self, method: Method) -> MixSchedule:
+        """This schedule without what `method` has no use for."""
+        if method.name == "none":
+            return MixSchedule()
+        if method.alphas or self.alpha_start is None:
+            return self
+        ramp_epochs = 0.0 if self.probability_start is None else self.ramp_epochs
+        return dataclasses.replace(self, alpha_start=None, ramp_epochs=ramp_epochs)
 
     def applied(self, mixing: Mixing, batches: int) -> Mixing:
         """`mixing`, of numbers, with those that change as ramps, in epochs of so many batches."""

@@ -98,7 +98,8 @@ def parse(arguments: Sequence[str], default: Config, **texts: Any) -> Config:
     ----------
     arguments : sequence of str
     default : Config
-        What is not named is as it is here; another ``--mix`` has its own arguments' defaults.
+        What is not named is as it is here; another ``--mix`` has its own arguments' defaults, and of the
+        schedule what it has a use for.
     **texts
         ``prog`` and ``description``, as :func:`tyro.cli` takes them.
 
@@ -131,6 +132,7 @@ def parse(arguments: Sequence[str], default: Config, **texts: Any) -> Config:
     given = {name: expanded(value) if isinstance(value, Path) else value for name, value in given.items()}
     if given["resume"] not in (None, "auto"):
         given["resume"] = str(expanded(given["resume"]))
+    given |= _without_use(default, given)
     changes = {option.field: given[option.name] for option in known if not option.record}
     for field in dataclasses.fields(Config):
         of_record = {o.field: given[o.name] for o in known if o.record == field.name}
@@ -152,6 +154,17 @@ def saved_settings(saved: Mapping[str, Any]) -> dict[str, Any]:
     # An alpha that "none" has no use for was once kept.
     unused = {"mix_alpha": None} if method == "none" else {}
     return settings(default) | dict(saved) | unused
+
+
+def _without_use(default: Config, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What another method than the default's cannot use of the default's schedule, as its own default."""
+    if given["mix"] == default.mixing.method:
+        return {}
+    fitting = default.mix_schedule.fitting(TABLE[given["mix"]])
+    before, after = (
+        _flat(dataclasses.replace(default, mix_schedule=it)) for it in (default.mix_schedule, fitting)
+    )
+    return {name: after[name] for name in after if after[name] != before[name] == given[name]}
 
 
 def _changed(record: Any, values: dict[str, Any]) -> Any:
