@@ -32,7 +32,7 @@ from pipelines.files import expanded
 from pipelines.screen import keep_printing
 from training.config import DEMO, Config, complain, resolve
 from training.inputs import Listing, check_output, list_dataset
-from training.options import parse
+from training.options import parse, recorded_run
 from training.ranks import Ranks
 from training.signals import StopSignals
 from training.storage import STATUS, TRANSIENT, Patience, StorageError
@@ -43,13 +43,18 @@ from training.weight_settings import About
 def settings_of(arguments: list[str]) -> Config:
     """The settings that a command line asks for.
 
-    Where it does not give them, they are those that --init-weights names, those of --config, those of the run
-    without data, or the defaults, in this order.
+    Where it does not give them, they are those that --init-weights names, those of --from-config or --config,
+    those of the run without data, or the defaults, in this order.
     """
-    name = asked_for(arguments)
-    own_data = _names(arguments, "--data", "--help", "-h")
-    default = (Config() if own_data else DEMO) if name is None else named_run(name)
-    default = dataclasses.replace(default, config=name)
+    name, repeated = asked_for(arguments), asked_for(arguments, "--from-config")
+    if repeated is not None:
+        if name is not None:
+            raise ValueError(f"--from-config must be left out with --config {name}; got {repeated}")
+        default = recorded_run(expanded(repeated))
+    elif name is not None:
+        default = dataclasses.replace(named_run(name), config=name)
+    else:
+        default = Config() if _names(arguments, "--data", "--help", "-h") else DEMO
     weights = asked_for(arguments, "--init-weights")
     if weights is not None and (file := expanded(weights)).is_file():
         sized = _names(arguments, "--image-size")
@@ -94,7 +99,7 @@ def _run(arguments: list[str], ranks: Ranks, stop: StopSignals) -> int:
     from training.distributed import Processes
 
     # Without data and without a wish of its own the run is as large as this machine is fast.
-    sizes = ("--image-size", "--epochs", "--max-steps", "--init-weights")
+    sizes = ("--image-size", "--epochs", "--max-steps", "--init-weights", "--from-config")
     fit = config.data is None and not _names(arguments, *sizes)
     return run(config, Processes.from_environment(), stop, listing, fit=fit)
 

@@ -21,7 +21,7 @@ from tests.training_runs import SMALL, status, without_clock
 from training.checkpoints import pack, unpack
 from training.config import DEMO, Config, resolve
 from training.mix_schedule import MixSchedule
-from training.options import options, parse, saved_settings, settings
+from training.options import options, parse, recorded_run, saved_settings, settings
 from training.resume import check_same
 
 # What config.json and checkpoints held before there were records, with the values of the defaults.
@@ -68,7 +68,7 @@ def flags(config: Config) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(
+CONFIGS = pytest.mark.parametrize(
     "config",
     [
         Config(),
@@ -83,10 +83,43 @@ def flags(config: Config) -> list[str]:
         Config(mixing=Mixing("hmix", ratio=0.0, label_smoothing=0.1, convention="paper", probability=0.0)),
     ],
 )
+
+
+@CONFIGS
 def test_every_setting_can_be_written_as_an_option(config: Config) -> None:
     """The settings name all that a configuration holds, and no default hides a difference."""
     assert parse(flags(config), Config()) == config
     assert parse(flags(config), DEMO) == config
+
+
+@CONFIGS
+def test_every_setting_is_read_from_a_record(config: Config, tmp_path: Path) -> None:
+    """What a run wrote is what it was, but for where it wrote."""
+    there: dict[str, Any] = {
+        "output": Path("there"),
+        "resume": "auto",
+        "init_weights": Path("w.pt"),
+        "val_image_size": 96,
+    }
+    (tmp_path / "config.json").write_text(
+        json.dumps({"settings": settings(dataclasses.replace(config, **there))})
+    )
+    expected = dataclasses.replace(config, init_weights=Path("w.pt"), val_image_size=96)
+    assert recorded_run(tmp_path / "config.json") == expected
+
+
+def test_what_is_given_overrides_a_record(tmp_path: Path) -> None:
+    """Another size is that of the evaluation too, and another method has its own arguments."""
+    file = tmp_path / "config.json"
+    was = Config(data=tmp_path, decay_all=True, mix_schedule=MixSchedule(alpha_start=0.1, ramp_epochs=2.0))
+    file.write_text(json.dumps({"settings": settings(resolve(was))}))
+    given = ["--from-config", str(file), "--mix", "none", "--image-size", "96", "--no-decay-all", "--lr=2"]
+    now = resolve(train_imagenet.settings_of(given))
+    assert now == resolve(
+        Config(data=tmp_path, from_config=file, mixing=Mixing("none"), image_size=96, lr=2.0)
+    )
+    with pytest.raises(ValueError, match=r"--from-config must be left out with --config imagenet_hmix; got"):
+        train_imagenet.settings_of([*given, "--config", "imagenet_hmix"])
 
 
 def test_names_are_those_of_before() -> None:
@@ -95,7 +128,7 @@ def test_names_are_those_of_before() -> None:
     new = {"mix_mixup_alpha", "mix_cutmix_alpha", "mix_switch_probability", "mix_granularity"}
     new |= {"init_entry", "new_classifier", "class_names", "absent_classes"}
     new |= {"crop_aspect_ratio", "mirror_probability", "bad_files_limit", "storage_patience"}
-    new |= {"val_labels", "allow_empty_classes"}
+    new |= {"val_labels", "allow_empty_classes", "from_config"}
     assert now.keys() - FLAT.keys() == new
     assert [option.name for option in options()] == list(now)
 

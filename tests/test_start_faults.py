@@ -129,6 +129,29 @@ FAULTS = [
         given=("--resume", "auto"),
         line="--resume needs .*; {root}/run/config.json holds no JSON object",
     ),
+    *(
+        Fault(
+            name=f"--from-config of {content or 'nothing'}",
+            prepare=f"echo '{content}' > record",
+            given=("--from-config", "{root}/record"),
+            line="--from-config must be the config.json of a run" + line,
+        )
+        for content, line in (
+            ("", "; {root}/record is empty"),
+            ("a: b", "; {root}/record is no JSON: Expecting value: .*"),
+            ("{}", "; {root}/record holds no settings"),
+            ('{"settings": {"learning_rate": 1}}', r" .*; in {root}/record --learning-rate is no option .*"),
+            ('{"settings": {"epochs": "many"}}', " of this version; in {root}/record --epochs is 'many'"),
+            ('{"settings": {"mix": ["hmix"]}}', r" of this version; in {root}/record --mix is \['hmix'\]"),
+            ('{"settings": {"lr": -1}}', " of this version; in {root}/record --lr must be a number .*"),
+            ('{"settings": {"crop_area": [1]}}', r" .*; in {root}/record --crop-area is \[1\]"),
+        )
+    ),
+    Fault(
+        name="--from-config of no file",
+        given=("--from-config", "{root}/record"),
+        line=r"\[Errno 2\] No such file or directory: '{root}/record'",
+    ),
 ]
 # What only the model knows. SMALL has 8 images of 32 pixels a step.
 SHAPES = [
@@ -269,7 +292,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-@pytest.mark.parametrize("name", [*PATHS, "resume"])
+@pytest.mark.parametrize("name", [*(name for name in PATHS if name != "from_config"), "resume"])
 def test_home(name: str, home: Path) -> None:
     """``--output=~/x`` reaches the trainer as it is."""
     assert {"data", "output", "init_weights", "class_names", "demo_data"} < set(PATHS)
@@ -294,8 +317,10 @@ def test_home_of_the_other_programs(home: Path, coded: Path, capsys: pytest.Capt
     assert f"{home}/weights is there already" in capsys.readouterr().err
 
 
-def test_home_of_weights(home: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """They are read for their settings before the other options are."""
+def test_home_of_what_is_read_first(home: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """For the settings in it."""
+    assert train_imagenet.main(["--from-config=~/config.json"]) == 2
+    assert f"No such file or directory: '{home}/config.json'" in capsys.readouterr().err
     (home / "weights.pt").write_text("nothing")
     assert train_imagenet.main(["--data", str(photos), "--init-weights=~/weights.pt"]) == 2
     assert f"--init-weights must be a file of weights; {home}/weights.pt is a text" in capsys.readouterr().err

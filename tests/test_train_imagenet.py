@@ -23,6 +23,8 @@ from pipelines.loader import DALILoader
 from pipelines.records import Output
 from tests import training_runs
 from tests.devices import on_each_device, trainer_options
+from tests.trainer_process import Trainer
+from tests.training_runs import assert_same_run
 from training.model import build_model, build_schedule
 
 SMALL = [*training_runs.SMALL, "--log-every", "2"]
@@ -43,6 +45,22 @@ def train(data: Path, output: Path, *extra: str) -> list[dict[str, Any]]:
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     output = tmp_path_factory.mktemp("out") / "run"
     return output, train(data, output)
+
+
+def test_from_config(trainer: Trainer, photos: Path, tmp_path: Path) -> None:
+    """A run is repeated by what it wrote, to the bit; its own output and --resume do not count."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    given = ["--data", photos, *SMALL, "--output", first, "--resume", "auto"]
+    given += ["--mix", "stochastic", "--mix-cutmix-alpha", 0.3, "--ema-decay", 0.5, "--seed", 3]
+    given += ["--mix-ramp-epochs", 1, "--mix-probability-start", 0.5, "--crop-area", 0.3, 0.9]
+    outcome = trainer.run(*given, model="restless")
+    assert outcome.statuses == [0], outcome.said
+    outcome = trainer.run("--from-config", first / "config.json", "--output", second, model="restless")
+    assert outcome.statuses == [0], outcome.said
+    assert_same_run(second, first)
+    assert json.loads((second / "config.json").read_text())["settings"]["from_config"] == str(
+        first / "config.json"
+    )
 
 
 def test_metrics(run: tuple[Path, list[dict[str, Any]]]) -> None:

@@ -77,7 +77,7 @@ def assert_same_run(output: Path, expected: Path) -> None:
         ]
         free = [
             f"/run/settings/{name}"
-            for name in ("data", "output", "resume", "checkpoint_every", "storage_patience")
+            for name in ("data", "output", "resume", "from_config", "checkpoint_every", "storage_patience")
         ]
         free.append("/output/metrics_bytes")
         assert [path for path in differing if path not in free] == [], name

@@ -75,6 +75,10 @@ class Config:
     config: str | None = None
     """A named run of configs/, by the name of its file: its settings are the defaults of all others."""
 
+    from_config: Path | None = None
+    """The config.json of a run, to repeat it: its settings are the defaults of all others, but for --output
+    and --resume."""
+
     data: Path | None = None
     """Folder with train/ and val/, one folder of images per class in each. Without it: images made here."""
 
@@ -273,6 +277,7 @@ DEMO = Config(
 OWN_OPTIONS = frozenset(
     (
         "--config",
+        "--from-config",
         "--data",
         "--demo-data",
         "--file-list",

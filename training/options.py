@@ -25,10 +25,13 @@ import tyro
 
 from dali_msda.methods import TABLE
 from dali_msda.mixing import Mixing
+from dali_msda.validation import is_number
 from pipelines.files import expanded
+from pipelines.names import shown
 
 from .config import DEMO, Config, as_options
 from .config import option as written
+from .inputs import read_json
 
 
 class Option(NamedTuple):
@@ -133,13 +136,7 @@ def parse(arguments: Sequence[str], default: Config, **texts: Any) -> Config:
     if given["resume"] not in (None, "auto"):
         given["resume"] = str(expanded(given["resume"]))
     given |= _without_use(default, given)
-    changes = {option.field: given[option.name] for option in known if not option.record}
-    for field in dataclasses.fields(Config):
-        of_record = {o.field: given[o.name] for o in known if o.record == field.name}
-        if of_record:
-            with as_options(functools.partial(_flat_name, field)):
-                changes[field.name] = _changed(getattr(default, field.name), of_record)
-    return dataclasses.replace(default, **changes)
+    return _built(default, given)
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -150,10 +147,23 @@ def settings(config: Config) -> dict[str, Any]:
 def saved_settings(saved: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a checkpoint; one that it does not know had its default."""
     method = saved.get("mix")
-    default = Config(mixing=Mixing(method)) if method in TABLE else Config()
+    known = isinstance(method, str) and method in TABLE
+    default = Config(mixing=Mixing(str(method))) if known else Config()
     # An alpha that "none" has no use for was once kept.
     unused = {"mix_alpha": None} if method == "none" else {}
     return settings(default) | dict(saved) | unused
+
+
+def _built(default: Config, values: Mapping[str, Any]) -> Config:
+    """The configuration with these values of all options; arguments of a method that are None stay."""
+    known = options()
+    changes = {option.field: values[option.name] for option in known if not option.record}
+    for field in dataclasses.fields(Config):
+        of_record = {o.field: values[o.name] for o in known if o.record == field.name}
+        if of_record:
+            with as_options(functools.partial(_flat_name, field)):
+                changes[field.name] = _changed(getattr(default, field.name), of_record)
+    return dataclasses.replace(default, **changes)
 
 
 def _without_use(default: Config, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,6 +175,63 @@ def _without_use(default: Config, given: Mapping[str, Any]) -> dict[str, Any]:
         _flat(dataclasses.replace(default, mix_schedule=it)) for it in (default.mix_schedule, fitting)
     )
     return {name: after[name] for name in after if after[name] != before[name] == given[name]}
+
+
+def recorded_run(file: Path) -> Config:
+    """The settings in the config.json of a run, but for where it wrote and what it continued.
+
+    Raises
+    ------
+    ValueError
+        Naming the file: it is none of a run, or holds what this version does not know.
+    OSError
+        It cannot be read.
+    """
+    expected = "--from-config must be the config.json of a run"
+    saved = read_json(file, expected).get("settings")
+    if not isinstance(saved, dict):
+        raise ValueError(f"{expected}; {shown(file)} holds no settings")
+    try:
+        config = _from_settings(saved)
+    except ValueError as error:
+        raise ValueError(f"{expected} of this version; in {shown(file)} {error}") from None
+    # As it is where --image-size alone is given: another one is that of both.
+    same = config.val_image_size == config.image_size
+    return dataclasses.replace(
+        config, output=None, resume=None, val_image_size=None if same else config.val_image_size
+    )
+
+
+def _from_settings(saved: Mapping[str, Any]) -> Config:
+    """The configuration whose :func:`settings` these are; what they do not name has its default."""
+    known = options()
+    if unknown := sorted(saved.keys() - {option.name for option in known}):
+        raise ValueError(f"{written(unknown[0])} is no option of this version")
+    filled = saved_settings(saved)
+    return _built(Config(), {option.name: _of_kind(option, filled[option.name]) for option in known})
+
+
+def _of_kind(option: Option, value: Any) -> Any:
+    """A value of JSON as the option has it."""
+    is_union = typing.get_origin(option.kind) in (typing.Union, types.UnionType)
+    for kind in typing.get_args(option.kind) if is_union else (option.kind,):
+        origin, inner = typing.get_origin(kind), typing.get_args(kind)
+        if origin is Literal:
+            if value in inner:
+                return value
+        elif origin is tuple:
+            if isinstance(value, list) and len(value) == len(inner):
+                numbers = zip(inner, value, strict=True)
+                return tuple(_of_kind(option._replace(kind=each), number) for each, number in numbers)
+        elif kind is Path:
+            if isinstance(value, str):
+                return Path(value)
+        elif kind is float:
+            if is_number(value):
+                return float(value)
+        elif type(value) is kind:
+            return value
+    raise ValueError(f"{written(option.name)} is {value!r}")
 
 
 def _changed(record: Any, values: dict[str, Any]) -> Any:
