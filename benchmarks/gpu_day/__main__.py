@@ -160,7 +160,7 @@ class Day:
             # What earlier stages did not use is shared by those to come.
             todo = [e["name"] for e in self.report["stages"][place:] if e["status"] != "done"]
             share = stage.share / sum(other.share for other in STAGES if other.name in todo)
-            self.report["stages"][place] = self._stage(stage, max(3.0, left * share), data)
+            self.report["stages"][place] = self.run_stage(stage, max(3.0, left * share), data)
             reports.write(self.out, self.report)
             draw(self.out, self.report)
             now = self.report["stages"][place]
@@ -185,7 +185,7 @@ class Day:
             (folder / "val").symlink_to(images / "val")
         return folder
 
-    def _stage(self, stage: Stage, box: float, data: Path) -> dict[str, Any]:
+    def run_stage(self, stage: Stage, box: float, data: Path) -> dict[str, Any]:
         """Run a stage in a process of its own; what came of it."""
         settings = self.settings
         folder = self._scratch / stage.name
