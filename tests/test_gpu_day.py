@@ -218,3 +218,12 @@ def test_every_outcome_is_written_as_it_is_known(tmp_path: Path) -> None:
     }
     assert "assert 1 == 2" in found["test_bad"][1]
     assert "no device" in found["test_error"][1]
+
+
+def test_no_path_of_a_machine_is_published(tmp_path: Path) -> None:
+    report = _report()
+    words = "File {}x.py, https://a.org/b/c, images/s"
+    report["stages"][0] |= {"status": "failed", "error": "status 1\n" + words.format("/opt/some/venv/")}
+    reports.write(tmp_path, report)
+    assert reports.read(tmp_path / "report.json")["stages"][0]["error"] == "status 1\n" + words.format("")
+    assert words.format("") in (tmp_path / "report.md").read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,9 @@ _STAGE = {
     "error": (str, type(None)),
     "records": list,
 }
-# Ends with the unit, or counts.
+# The folders of an absolute path, but not those of an address (https://...).
+_FOLDERS = re.compile(r"(?<![\w/.:-])/(?:[\w.@+-]+/)+")
+
 Render = Callable[[list[Record]], str]
 
 
@@ -95,8 +98,18 @@ def read(path: Path) -> Content:
 def write(folder: Path, report: Content) -> None:
     """``report.json`` and ``report.md`` in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "report.json", (json.dumps(report, indent=1) + "\n").encode())
-    write_whole(folder / "report.md", markdown(report).encode())
+    published = _without_folders(report)
+    write_whole(folder / "report.json", (json.dumps(published, indent=1) + "\n").encode())
+    write_whole(folder / "report.md", markdown(published).encode())
+
+
+def _without_folders(value: Any) -> Any:
+    """The same; of a path on the machine only the last part stays, because reports are published."""
+    if isinstance(value, str):
+        return _FOLDERS.sub("", value)
+    if isinstance(value, dict):
+        return {key: _without_folders(entry) for key, entry in value.items()}
+    return [_without_folders(entry) for entry in value] if isinstance(value, list) else value
 
 
 def stage(report: Content, name: str) -> list[Record]:
