@@ -71,16 +71,15 @@ def label_in_range(labels: DataNode, num_classes: int) -> DataNode:
 
 
 def no_fault(at: DataNode) -> DataNode:
-    """Stop the pipeline where the fault `at` (integer [1]) is not 0; a float32 [1] otherwise.
-
-    The line below has room for the faults that a user can cause; IMAGES_MOVED would be one of DALI.
-    """
-    row = types.Constant(np.zeros(1, np.float32), device="cpu")
-    return fn.slice(row, start=at, **_FIRST)  # 1: images differ in size, 2: wrong layout=, 3: mean, 4: mask
+    """Stop the pipeline where the fault `at` (integer [1]) is not 0; a float32 [1] otherwise."""
+    return unless_fault(types.Constant(np.zeros(1, np.float32), device="cpu"), at)
 
 
 def unless_fault(value: DataNode, at: DataNode) -> DataNode:
-    """:func:`no_fault`, which hands on `value` ([1], CPU)."""
+    """:func:`no_fault`, which hands on `value` ([1], CPU).
+
+    The line below has room for the faults that a user can cause; IMAGES_MOVED would be one of DALI.
+    """
     return fn.slice(value, start=at, **_FIRST)  # 1: images differ in size, 2: wrong layout=, 3: mean, 4: mask
 
 

@@ -29,6 +29,8 @@ class Weights(NamedTuple):
     profiles: Profiles
     cut: bool
     """Whether it is 1, and 0 inside a box."""
+    shape: DataNode
+    """The images' own: what :func:`.profiles.shape_of` returns."""
 
     def shaped(self, device: str) -> graph.Mask:
         """The mask as it is applied."""
@@ -41,8 +43,8 @@ class Weights(NamedTuple):
 
 def make_mask(images: DataNode, draws: Draws, arguments: MixArguments) -> Weights:
     """The masks of a batch from what was drawn; see :class:`dali_msda.backends.Backend`."""
-    cut = arguments.entry.cuts
-    return Weights(mask_profiles(shape_of(images), draws, arguments, cut=cut), cut)
+    cut, shape = arguments.entry.cuts, shape_of(images)
+    return Weights(mask_profiles(shape, draws, arguments, cut=cut), cut, shape)
 
 
 def given_mask(mask: Separable | Dense) -> graph.Weights:
@@ -68,7 +70,7 @@ def blend(
         if images.device == "cpu"
         else types.Constant(known, device="cpu")
     )
-    indices, fault = find_faults(shape_of(images), partner, letters, layout == "CHW")
+    indices, fault = find_faults(weights.shape, partner, letters, layout == "CHW")
     # What follows waits for the check: the images and the labels are fetched by what comes of it.
     checked = fn.reshape(unless_fault(indices, fault), shape=[])
     mask = weights.shaped(images.device)
