@@ -226,7 +226,7 @@ def test_refused(
     fault: Fault, photos: Path, root: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With status 2, and nothing is written."""
-    subprocess.run(fault.prepare, shell=True, cwd=root, check=True)
+    subprocess.run(fault.prepare, shell=True, cwd=root, check=True, umask=0o022)
     request.getfixturevalue("no_root")
     assert_refused(fault, photos, root, capsys)
 
