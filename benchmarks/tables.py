@@ -202,11 +202,21 @@ def start(content: Content) -> Rows:
 
 
 def soak(content: Content) -> Rows:
-    """Kills and what they cost."""
-    keys = ("kills", "kills_while_saving", "runs", "differences", "lost_files")
-    return [[key.replace("_", " ") for key in keys]] + [
-        [str(record[key]) for key in keys] for record in content["results"]
-    ]
+    """What happened to runs, how often, and what came of it."""
+    total, *others = content["results"]
+    rows = [["when", "what happened, and how often"]]
+    disturbances = [record for record in others if "disturbance" in record]
+    for when in dict.fromkeys(record["when"] for record in disturbances):
+        happened = select(disturbances, when=when)
+        rows.append(
+            [when, ", ".join(f"{it['disturbance'].replace('_', ' ')} {it['times']}" for it in happened)]
+        )
+    statuses = [record for record in others if "status" in record]
+    left = ", ".join(f"{record['status']} ({record['processes']})" for record in statuses)
+    rows.append(["exit statuses", f"{left}; -N: by signal N"])
+    lives, minutes = total["lives"], f"{total['minutes']:.0f} minutes"
+    rows.append(["in all", f"{total['runs']} runs, {lives} lives, {total['steps']} steps, {minutes}"])
+    return [*rows, ["faults found", str(total["faults"])]]
 
 
 def compare(content: Content) -> Rows:

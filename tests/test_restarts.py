@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 import train_imagenet
 from tests.trainer_process import ROOT, Outcome, Trainer
-from tests.training_runs import assert_same_run
+from tests.training_runs import assert_same_run, without_clock
 from training import resume
 from training.checkpoints import VERSION, Checkpoints
 from training.signals import STOP_SIGNALS
@@ -127,6 +127,31 @@ def test_a_newer_checkpoint_is_not_called_damaged(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"step-00000002\.pt was written by another process since"):
         checkpoints.start()
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.pt*")} == before
+
+
+# -- Files that are cut between two starts -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", [-1, -40, 0], ids=["line end", "half a line", "everything"])
+def test_metrics_that_were_cut(
+    end: int, trainer: Trainer, photos: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """What is left of a line goes, so that the others stay valid; it is said, and the run is the same."""
+    output = tmp_path / "run"
+    command = ["--data", photos, "--output", output, *SETTINGS, *AGAIN]
+    stopped = trainer.run(*command, plan=event("step", int(SIGTERM), number=4), model="plain")
+    assert stopped.statuses == [143], stopped.said
+    metrics = output / "metrics.jsonl"
+    data = metrics.read_bytes()
+    metrics.write_bytes(data[:end])
+    whole = metrics.read_bytes().rfind(b"\n") + 1
+    outcome = trainer.run(*command, model="plain")
+    assert outcome.statuses == [0], outcome.said
+    lost = f"{metrics} lacks {len(data) - whole} bytes of lines from before the checkpoint; those are lost"
+    assert lost in outcome.said
+    before = data[:whole].count(b"\n")
+    expected = without_clock(undisturbed)
+    assert without_clock(output) == expected[:before] + expected[data.count(b"\n") :]
 
 
 # -- Signals before the first step and after the last --------------------------------------------------------

@@ -280,6 +280,36 @@ def test_full_disk(
     assert_same_run(runs.output, undisturbed(1))
 
 
+@pytest.mark.parametrize(("room", "resumed"), [("later", False), ("in time", True)])
+def test_full_disk_at_the_start(
+    room: str,
+    resumed: bool,
+    trainer: Trainer,
+    small_disk: Path,
+    data: Path,
+    undisturbed: Callable[[int], Path],
+) -> None:
+    """It is waited for, whatever is written first: no wrong command."""
+    runs = Runs([], 1, trainer, data, small_disk / "run")
+    if resumed:
+        stop = {"event": "step", "number": 7, "do": [int(signal.SIGTERM)]}
+        assert runs.run(plan=stop).statuses == [128 + signal.SIGTERM]
+    fill = f"dd if=/dev/zero of={small_disk}/filler bs=4k 2>/dev/null"
+    free = f"rm {small_disk}/filler"
+    in_time = room == "in time"
+    command = f"{fill}; {LATER.replace('{back}', free) if in_time else 'true'}"
+    plan = {"event": "looked", "number": 1, "do": [{"shell": command}]}
+    outcome = runs.run("--storage-patience", 60 if in_time else 0.7, plan=plan)
+    assert "No space left on device" in outcome.said
+    if not in_time:
+        assert outcome.statuses == [os.EX_TEMPFAIL], outcome.said
+        assert outcome.said.count("error: ") == 1
+        subprocess.run(free, shell=True, check=True)
+        outcome = runs.run()
+    assert outcome.statuses == [0], outcome.said
+    assert_same_run(runs.output, undisturbed(1))
+
+
 def test_disk_full_for_a_log(shimmed: Trainer, data: Path, tmp_path: Path) -> None:
     """One error, which names the checkpoint that is left: after step 3, with three lines in metrics.jsonl."""
     rules, output = shimmed.environment["SHIM_RULES"], tmp_path / "run"

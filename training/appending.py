@@ -124,8 +124,6 @@ class Events:
     Parameters
     ----------
     folder : Path
-    purge_step : int, optional
-        Have TensorBoard drop what an earlier file has from this step on.
 
     Attributes
     ----------
@@ -133,14 +131,17 @@ class Events:
         Takes what the methods return.
     """
 
-    def __init__(self, folder: Path, purge_step: int | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.0"
         self.file = Appended(folder / name)
+
+    def beginning(self, purge_step: int | None = None) -> bytes:
+        """The first records; TensorBoard drops what an earlier file has from `purge_step` on."""
         start = self._record(Event(file_version="brain.Event:2"))
         if purge_step is not None:
             session = SessionLog(status=SessionLog.START)
             start += self._record(Event(step=purge_step, session_log=session))
-        self.file.append(start)
+        return start
 
     def scalars(self, values: dict[str, float], step: int) -> bytes:
         """Records of numbers by name."""

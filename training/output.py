@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import json
 import os
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipelines.names import json_text
+from pipelines.names import json_text, shown
 
 from .appending import Appended, Events
 from .checkpoints import SaveError, write_whole
@@ -137,41 +136,44 @@ class Output:
         OSError
             The folder cannot be written to.
         """
-        before = b"" if self._source is None else metrics_until(self._source, self._length)
+        before = b""
+        if self._source is not None:
+            before = metrics_until(self._source, self._length)
+            if missing := self._length - len(before):
+                path = shown(self._source / METRICS)
+                line = f"{path} lacks {missing} bytes of lines from before the checkpoint; those are lost"
+                print(line, file=sys.stderr, flush=True)
         metrics = self._claim.metrics(self.folder)
         # Lines that agree stay untouched: a process killed here leaves nothing worse than it found.
         if (self.folder / METRICS).read_bytes().startswith(before):
             metrics.cut(len(before))
         else:
             metrics.cut(0)
-            metrics.append(before)
+            self._write(metrics, before)
         self._metrics = metrics
-        self._tensorboard = Events(self.folder, purge_step=step + 1 if step else None)
+        self._tensorboard = Events(self.folder)
+        self._write(self._tensorboard.file, self._tensorboard.beginning(step + 1 if step else None))
 
     def log(self, at_step: int, event: str, **values: float) -> None:
         """Add a line to metrics.jsonl and the values, which are finite, to TensorBoard."""
         if self._metrics is None or self._tensorboard is None:
             return
         values = rounded(values)
-        with self._errors():
-            line = (json.dumps({"event": event, **values}, allow_nan=False) + "\n").encode()
-            self._patience.keep_trying(functools.partial(self._metrics.append, line))
-            shown = {f"{event}/{name}": it for name, it in values.items() if name not in ("epoch", "step")}
-            events = self._tensorboard.scalars(shown, at_step)
-            self._patience.keep_trying(functools.partial(self._tensorboard.file.append, events))
+        self._write(self._metrics, (json.dumps({"event": event, **values}, allow_nan=False) + "\n").encode())
+        scalars = {f"{event}/{name}": it for name, it in values.items() if name not in ("epoch", "step")}
+        self._write(self._tensorboard.file, self._tensorboard.scalars(scalars, at_step))
 
     def picture(self, name: str, png: bytes) -> None:
         """Write a PNG to the folder and show it in TensorBoard."""
         assert self._tensorboard is not None
-        with self._errors():
-            write_whole(self.folder / f"{name}.png", png)
-            self._tensorboard.file.append(
-                self._tensorboard.image(name, np.array(Image.open(io.BytesIO(png))))
-            )
+        self._patience.keep_trying(lambda: write_whole(self.folder / f"{name}.png", png))
+        pixels = np.array(Image.open(io.BytesIO(png)))
+        self._write(self._tensorboard.file, self._tensorboard.image(name, pixels))
 
     def save_json(self, name: str, content: dict[str, Any]) -> None:
         """Write `content` to a file of the folder."""
-        write_whole(self.folder / name, (json_text(content, indent=2, default=str) + "\n").encode())
+        data = (json_text(content, indent=2, default=str) + "\n").encode()
+        self._patience.keep_trying(lambda: write_whole(self.folder / name, data))
 
     def close(self) -> None:
         """Flush and close the files."""
@@ -185,6 +187,10 @@ class Output:
         """Let go of the files, and of the lock, whatever became of them."""
         with contextlib.suppress(SaveError):  # the error that ended the run was told
             self.close()
+
+    def _write(self, file: Appended, data: bytes) -> None:
+        with self._errors():
+            self._patience.keep_trying(lambda: file.append(data))
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -207,6 +213,7 @@ def describe_software(root: Path) -> dict[str, Any]:
 
 
 def metrics_until(folder: Path, length: int) -> bytes:
-    """The first `length` bytes of the folder's metrics.jsonl, as far as there are so many."""
+    """The first `length` bytes of the folder's metrics.jsonl; where it was cut, the whole lines of those."""
     path = folder / METRICS
-    return path.read_bytes()[:length] if path.is_file() else b""
+    found = path.read_bytes()[:length] if path.is_file() else b""
+    return found[: found.rfind(b"\n") + 1]

@@ -6,6 +6,7 @@ import resource
 import shlex
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,16 +97,16 @@ class Run:
         about |= describe_software(Path(__file__).parent.parent)
         self.output.open(self.progress.step)
         if start.source is None:
-            self.checkpoints.start()
+            self.patience.keep_trying(self.checkpoints.start)
             method = self.config.mixing.method
             title = f"The first batch, --mix {method}; below: the own image's weight, white is 1"
             batch = self.train_loader.attempt(lambda: loaders.first_batch(self.train_loader.images))
             picture = batch_picture(*batch, self.train_loader.images.classes, title)
             self.output.picture("first_batch", picture)
         else:
-            self.checkpoints.prepare_resume(
-                self.progress.step, start.data, is_best=self.progress.is_best, source=start.source
-            )
+            prepare = partial(self.checkpoints.prepare_resume, self.progress.step, start.data)
+            is_best, source = self.progress.is_best, start.source
+            self.patience.keep_trying(lambda: prepare(is_best=is_best, source=source))
             before = read_record(start.folder)
             about["resumed_at_step"] = self.progress.step
             about["before"] = [*before.pop("before", []), before]
