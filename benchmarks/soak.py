@@ -22,6 +22,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -232,6 +233,7 @@ def main() -> int:
     """Soak, say what came out, write the results."""
     settings = tyro.cli(Settings, description=__doc__)
     os.environ["OMP_NUM_THREADS"] = "1"
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # no disk stays mounted
     with tempfile.TemporaryDirectory(prefix="soak-") as name, Disk(Path(name) / "disk") as disk:
         soak = Soak(settings, Path(name), disk)
         while not soak.is_over:

@@ -101,7 +101,7 @@ def test_every_table_is_in_a_document() -> None:
 
 def document(folder: Path, line: str = "<!-- table: soak soak.json -->") -> Path:
     """A document with one table, and its results beside it."""
-    (result,) = (path for path in RESULTS if path.name.endswith("soak_resume.json"))
+    (result,) = (path for path in RESULTS if path.name.endswith("-soak.json"))
     shutil.copy(result, folder / "soak.json")
     path = folder / "page.md"
     path.write_text(f"Before\n\n{line}\n<!-- end of table -->\n\nAfter\n")
@@ -112,20 +112,20 @@ def document(folder: Path, line: str = "<!-- table: soak soak.json -->") -> Path
 def test_a_changed_number_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = document(tmp_path)
     text = page.read_text()
-    assert "| 50    | 4 " in text
-    assert "[soak_resume, 2026-11-25](soak.json), Intel(R) Xeon(R) Processor, 2 cores" in text
+    assert "| faults found " in text
+    assert "[soak, 2026-11-26](soak.json), AMD EPYC, 2 cores" in text
     assert (text[:6], text[-6:]) == ("Before", "After\n")
     monkeypatch.setattr(documents, "documents", lambda: [page])
     monkeypatch.setattr("sys.argv", ["documents", "--check"])
     assert documents.main() == 0
 
-    page.write_text(text.replace("| 50 ", "| 51 "))
+    page.write_text(text.replace("lives, ", "deaths, "))
     assert documents.main() == 1
-    assert "| 51 " in page.read_text()  # --check writes nothing
+    assert "deaths, " in page.read_text()  # --check writes nothing
 
     page.write_text(text)
     content = load(tmp_path / "soak.json")
-    content["results"][0]["differences"] = 7
+    content["results"][0]["faults"] = 7
     (tmp_path / "soak.json").write_text(json.dumps(content))
     assert documents.main() == 1
     monkeypatch.setattr("sys.argv", ["documents"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -239,6 +240,8 @@ def test_gone(runs: Runs, undisturbed: Callable[[int], Path]) -> None:
         for words in (*fault.words, "train_imagenet.py: error: ", "--storage-patience 0.7", "To continue: "):
             assert runs.text(words) in outcome.said, fault.name
         assert f"--resume auto --output {runs.output}" in outcome.said
+        (error,) = (line for line in re.split(r"[\r\n]", outcome.said) if "error: " in line)
+        assert error.startswith("train_imagenet.py: error: "), fault.name
         runs.undo(fault)
         steps.append(runs.step())
     assert sorted(steps) == steps
@@ -273,6 +276,7 @@ def test_full_disk(
     assert "No space left on device" in outcome.said
     if not in_time:
         assert outcome.statuses == [os.EX_TEMPFAIL], outcome.said
+        assert outcome.said.count("error: ") == 1
         assert runs.step() == 6
         subprocess.run(free, shell=True, check=True)
         outcome = runs.run()

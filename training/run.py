@@ -147,6 +147,7 @@ class Run:
             if not self._has_to_stop(stop):
                 self.failure = error
                 if self.processes.is_main:
+                    bar.clear()  # the line of an error is its own
                     complain(error)
             return False
 
@@ -246,13 +247,20 @@ class Run:
 
     def save(self) -> None:
         """Write a checkpoint of all processes, of which the main one writes; a good one, or none."""
+        self.watch.check_weights(self._models().values(), self.progress.step)
+        self.state.save(self._save)
+
+    def _save(self, content: dict[str, Any]) -> None:
         progress = self.progress
-        self.watch.check_weights(self._models().values(), progress.step)
-        self.state.save(
-            lambda content: self.patience.keep_trying(
+        try:
+            self.patience.keep_trying(
                 lambda: self.checkpoints.save(progress.step, content, is_best=progress.is_best)
             )
-        )
+        except StorageError as error:
+            if self.patience.interrupted():
+                raise  # the signal is what ends the run, after one more attempt
+            # Not as where images are out of reach: it would be waited for, and told, once more.
+            raise SaveError(error.errno, error.strerror) from error
 
     def end(self, *, finished: bool) -> int:
         """Close the files, print how it went; the exit status, see train_imagenet.py."""
