@@ -104,7 +104,7 @@ def test_importing_the_wheel_imports_neither_torch_nor_numba(site: Path) -> None
 
 
 def test_the_wheel_has_what_the_readme_imports(site: Path) -> None:
-    nodes = [node for block in PYTHON for node in ast.walk(ast.parse(block))]
+    nodes = [node for block in PYTHON.values() for node in ast.walk(ast.parse(block))]
     imports = [ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
     assert "from pipelines.loader import DALILoader" in imports
     show = f"print(*(m.__file__ for n, m in sys.modules.items() if n.split('.')[0] in {PACKAGES}), sep='\\n')"

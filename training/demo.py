@@ -28,7 +28,7 @@ class Size(NamedTuple):
     epochs: int
 
 
-# The largest that fits into SECONDS is taken, else the last. README and docs/training.md state their top-1.
+# The largest that fits into SECONDS is taken, else the last. docs/training.md states their top-1.
 SIZES = (Size(64, 8), Size(64, 4), Size(48, 3))
 # For steps and evaluations. Before them images are made and kernels compiled, once.
 SECONDS = 200.0
