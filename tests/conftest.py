@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
+
+# Under nohup, or in the background of a script, signals are ignored, and every process that is started then
+# inherits that: the tests of signals could not end a run. One that is handled, by nothing, is not inherited.
+for number in (signal.SIGHUP, signal.SIGINT):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
 
 # Tests run side by side, each with one thread: threads that wait for each other while something else runs on
 # their cores make PyTorch many times slower, and their number changes sums. Before PyTorch is imported.
