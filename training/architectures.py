@@ -3,6 +3,12 @@
 A test compares them with those that torchvision registers.
 """
 
+# Models with auxiliary heads, which take part in the training alone, and the weight of the loss of each.
+AUXILIARY: dict[str, float] = {
+    "googlenet": 0.3,  # Szegedy et al., Going deeper with convolutions, 2014, section 5
+    "inception_v3": 0.4,  # as in PyTorch's tutorial on fine-tuning torchvision's models
+}
+
 TORCHVISION: tuple[str, ...] = (
     "alexnet", "convnext_base", "convnext_large", "convnext_small", "convnext_tiny", "densenet121",
     "densenet161", "densenet169", "densenet201", "efficientnet_b0", "efficientnet_b1", "efficientnet_b2",

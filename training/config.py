@@ -25,7 +25,7 @@ from dali_msda.processors import text_of, usable_processors
 from dali_msda.validation import ArgumentError, check_integer, check_type
 from pipelines.records import Augmentation, Output
 
-from .architectures import TORCHVISION
+from .architectures import AUXILIARY, TORCHVISION
 from .mix_schedule import MixSchedule
 from .ranks import IN_ALL, Ranks
 
@@ -141,6 +141,10 @@ class Config:
     loss: Literal["ce", "bce"] = "ce"
     """Cross-entropy, or binary cross-entropy of every class, the mean over the classes."""
 
+    aux_loss_weight: float | None = None
+    """Weight of the loss of each auxiliary head of googlenet (default: 0.3) and inception_v3 (0.4); 0:
+    without these heads."""
+
     lr: float = 0.1
     """Peak learning rate."""
 
@@ -254,6 +258,10 @@ class Config:
             for name in ("lr", "weight_decay", "warmup_epochs", "momentum", "storage_patience"):
                 value = getattr(self, name)
                 require(self, math.isfinite(value) and value >= 0, name, "a number of at least 0")
+            weight = self.aux_loss_weight
+            require(
+                self, weight is None or 0 <= weight < math.inf, "aux_loss_weight", "a number of at least 0"
+            )
             for name in ("epochs", "clip_grad_norm", "lr_step_epochs"):
                 value = getattr(self, name)
                 require(self, value is None or 0 < value < math.inf, name, "above 0")
@@ -353,6 +361,14 @@ def resolve(config: Config, ranks: Ranks = Ranks()) -> Config:
             f"--arch must be a classification model of torchvision; got {config.arch}"
             f" ({hint}it has {', '.join(TORCHVISION)})"
         )
+    if config.aux_loss_weight is None:
+        config = dataclasses.replace(config, aux_loss_weight=AUXILIARY.get(config.arch))
+    require(
+        config,
+        config.aux_loss_weight is None or config.arch in AUXILIARY,
+        "aux_loss_weight",
+        f"left out with --arch {config.arch}, which has no auxiliary heads",
+    )
     return config
 
 

@@ -17,7 +17,7 @@ from .config import Config
 from .distributed import Processes
 from .hardware import autocast
 from .inputs import Listing
-from .model import build_model
+from .model import build_model, outputs_of
 from .trial import refusals
 
 
@@ -120,7 +120,8 @@ def with_size(config: Config, size: Size) -> Config:
 def measured_step(config: Config, image_size: int, batch_size: int, steps: int = 3) -> float:
     """Seconds that a step of this process takes, on random images: the median, without the first one."""
     device, sized = torch.device(config.device), dataclasses.replace(config, image_size=image_size)
-    model = build_model(config.arch, _CLASSES).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = build_model(config.arch, _CLASSES, aux_heads=bool(config.aux_loss_weight)).to(device)
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9, fused=True)
     images = torch.randn(batch_size, 3, image_size, image_size, device=device)
     images = images.to(memory_format=torch.channels_last)
@@ -130,8 +131,8 @@ def measured_step(config: Config, image_size: int, batch_size: int, steps: int =
         start = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
         with refusals(sized, "image_size"), autocast(config, device):
-            logits = model(images)
-        functional.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
+            found = outputs_of(model(images))
+        sum(functional.cross_entropy(logits.float(), labels) for logits in found).backward()  # type: ignore[union-attr]
         optimizer.step()
         if device.type == "cuda":
             torch.cuda.synchronize(device)

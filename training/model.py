@@ -19,21 +19,28 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from .architectures import AUXILIARY
+
 # Modules that multiply their inputs by a matrix, in `weight`.
 _LINEAR = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd)
 _PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
-def build_model(arch: str, num_classes: int) -> nn.Module:
-    """A torchvision classifier with random weights, without auxiliary heads."""
+def build_model(arch: str, num_classes: int, *, aux_heads: bool = False) -> nn.Module:
+    """A torchvision classifier with random weights; with its auxiliary heads, for training, if it has any."""
     extra: dict[str, Any] = {}
-    if arch in ("googlenet", "inception_v3"):
-        extra = {"aux_logits": False, "init_weights": True}
+    if arch in AUXILIARY:
+        extra = {"aux_logits": aux_heads, "init_weights": True}
     elif "resne" in arch:
         # Every residual branch starts at zero, as in the usual ImageNet recipes (Goyal et al., 2017).
         extra = {"zero_init_residual": True}
     model: nn.Module = torchvision.models.get_model(arch, weights=None, num_classes=num_classes, **extra)
     return model
+
+
+def outputs_of(found: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The logits that a model returned: its own, then those of auxiliary heads, which training alone has."""
+    return (found,) if isinstance(found, Tensor) else tuple(found)
 
 
 # -- Optimiser, schedule, average -----------------------------------------------------------------------

@@ -29,6 +29,7 @@ from dali_msda.validation import is_number
 from pipelines.files import expanded
 from pipelines.names import shown
 
+from .architectures import AUXILIARY
 from .config import DEMO, Config, as_options
 from .config import option as written
 from .inputs import read_json
@@ -151,7 +152,9 @@ def saved_settings(saved: Mapping[str, Any]) -> dict[str, Any]:
     default = Config(mixing=Mixing(str(method))) if known else Config()
     # An alpha that "none" has no use for was once kept.
     unused = {"mix_alpha": None} if method == "none" else {}
-    return settings(default) | dict(saved) | unused
+    # Earlier versions trained without auxiliary heads.
+    without_heads = {"aux_loss_weight": 0.0} if saved.get("arch") in AUXILIARY else {}
+    return settings(default) | without_heads | dict(saved) | unused
 
 
 def _built(default: Config, values: Mapping[str, Any]) -> Config:
@@ -197,8 +200,13 @@ def recorded_run(file: Path) -> Config:
         raise ValueError(f"{expected} of this version; in {shown(file)} {error}") from None
     # As it is where --image-size alone is given: another one is that of both.
     same = config.val_image_size == config.image_size
+    usual = config.aux_loss_weight == AUXILIARY.get(config.arch)
     return dataclasses.replace(
-        config, output=None, resume=None, val_image_size=None if same else config.val_image_size
+        config,
+        output=None,
+        resume=None,
+        val_image_size=None if same else config.val_image_size,
+        aux_loss_weight=None if usual else config.aux_loss_weight,
     )
 
 

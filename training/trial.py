@@ -10,6 +10,7 @@ from torch import nn
 
 from .config import Config, option, plain
 from .hardware import autocast
+from .model import outputs_of
 from .ranks import Ranks
 
 # What models of torchvision and the operators of PyTorch raise for a shape that they do not take.
@@ -83,14 +84,16 @@ def refusals(config: Config, name: str) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except _REFUSALS as error:
+        # Those of inception_v3 are what takes no images below 299 pixels.
+        without = "; --aux-loss-weight 0 does without auxiliary heads"
         raise ValueError(
             f"{option(name)} must be one that --arch {config.arch} takes; got {getattr(config, name)}"
-            f" ({plain(error)})"
+            f" ({plain(error)}){without if config.aux_loss_weight else ''}"
         ) from error
 
 
 def _train(model: nn.Module, config: Config, device: torch.device, images: int) -> None:
     size = config.image_size
     with autocast(config, device):
-        logits = model(torch.zeros(images, 3, size, size, device=device))
-    logits.float().sum().backward()
+        found = model(torch.zeros(images, 3, size, size, device=device))
+    torch.stack(outputs_of(found)).float().sum().backward()  # type: ignore[no-untyped-call]
