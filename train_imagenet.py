@@ -28,7 +28,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from configs import asked_for, named_run
-from pipelines.files import expanded
+from pipelines.files import expand_home
 from pipelines.screen import keep_printing
 from training.config import DEMO, Config, complain, resolve
 from training.inputs import Listing, check_output, list_dataset
@@ -50,13 +50,13 @@ def settings_of(arguments: list[str]) -> Config:
     if repeated is not None:
         if name is not None:
             raise ValueError(f"--from-config must be left out with --config {name}; got {repeated}")
-        default = recorded_run(expanded(repeated))
+        default = recorded_run(expand_home(repeated))
     elif name is not None:
         default = dataclasses.replace(named_run(name), config=name)
     else:
         default = Config() if _names(arguments, "--data", "--help", "-h") else DEMO
     weights = asked_for(arguments, "--init-weights")
-    if weights is not None and (file := expanded(weights)).is_file():
+    if weights is not None and (file := expand_home(weights)).is_file():
         sized = _names(arguments, "--image-size")
         about = About.of(read_weight_file(file).content)
         default = dataclasses.replace(default, **about.defaults(sized=sized))

@@ -32,7 +32,7 @@ from dali_msda.validation import (
 from .augment import augmented
 from .constants import MEAN, STD
 from .folders import list_images, split_folder
-from .headers import checked
+from .headers import check_headers
 from .records import Augmentation, Execution, Output, Shard
 from .shuffling import pipeline_seed
 from .sources import Order, Source
@@ -135,7 +135,7 @@ def train_pipeline(
     def pipeline() -> tuple[DataNode, ...]:
         encoded, labels, *kept = source.read(order, report_stand_ins=report_stand_ins)
         images = fn.decoders.image_random_crop(
-            checked(encoded),
+            check_headers(encoded),
             **decoder_arguments(device, execution.hw_decoder_load),
             random_area=list(augmentation.crop_area),
             random_aspect_ratio=list(augmentation.crop_aspect_ratio),
@@ -219,7 +219,9 @@ def val_pipeline(
     @pipeline_def
     def pipeline() -> tuple[DataNode, ...]:
         encoded, labels, *kept = source.read(order, report_stand_ins=report_stand_ins)
-        images = fn.decoders.image(checked(encoded), **decoder_arguments(device, execution.hw_decoder_load))
+        images = fn.decoders.image(
+            check_headers(encoded), **decoder_arguments(device, execution.hw_decoder_load)
+        )
         images = fn.resize(
             images,
             size=[shorter, shorter],

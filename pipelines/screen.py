@@ -1,4 +1,4 @@
-"""What is printed never ends a run: no character and no closed terminal. Imports nothing heavy."""
+"""Printing that never ends a run, whatever the characters and the terminal. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _FULL_PIPE_SECONDS = 1.0
 
 
 class _Screen(io.FileIO):
-    """A descriptor whose reader may go away, and whose disk may be full: what cannot be written is lost."""
+    """A descriptor whose reader may close it or whose disk may be full: text it cannot write is dropped."""
 
     def write(self, data: Any, /) -> int:
         try:
             written = super().write(data)
-            if written is None:  # a full pipe that does not block
+            if written is None:  # a full non-blocking pipe
                 select.select((), (self,), (), _FULL_PIPE_SECONDS)
                 written = super().write(data)
         except OSError:
@@ -26,36 +26,36 @@ class _Screen(io.FileIO):
 
 
 def keep_printing() -> None:
-    """Let print() write every character as well as the terminal can, and go on where nobody reads.
+    """Make print() safe: escape characters that the terminal lacks, drop text that nobody reads.
 
-    Descriptors that were closed at the start are opened: otherwise the next file that the process opens would
-    have the number of a standard stream, and would get what libraries print there.
+    Standard streams that are closed are opened on /dev/null. Otherwise the next file that the process opens
+    would get their descriptor, and the output that libraries print to it.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            # Always the lowest free number.
+            # open() returns the lowest free descriptor.
             os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)
             os.set_inheritable(number, True)
     for number, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, _opened(number, "utf-8"))
+            setattr(sys, name, _open(number, "utf-8"))
         elif type(stream) is io.TextIOWrapper and type(_raw(stream)) is io.FileIO:
             _flush(stream)
-            setattr(sys, name, _opened(stream.fileno(), stream.encoding))
+            setattr(sys, name, _open(stream.fileno(), stream.encoding))
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
-def _opened(number: int, encoding: str) -> io.TextIOWrapper:
+def _open(number: int, encoding: str) -> io.TextIOWrapper:
     screen = io.BufferedWriter(_Screen(number, "w", closefd=False))
     return io.TextIOWrapper(screen, encoding, errors="backslashreplace", line_buffering=True)
 
 
 def _raw(stream: io.TextIOWrapper) -> object:
-    """What it writes to; python -u has nothing between."""
+    """The raw file of a text stream; with python -u there is no buffer between."""
     return getattr(stream.buffer, "raw", stream.buffer)
 
 
@@ -63,5 +63,5 @@ def _flush(stream: io.TextIOWrapper) -> None:
     try:
         stream.flush()
     except OSError:
-        # What it still holds would be an error once more when Python ends.
+        # Otherwise the unwritten text would raise again when Python exits.
         stream.detach()

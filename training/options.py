@@ -26,7 +26,7 @@ import tyro
 from dali_msda.methods import TABLE
 from dali_msda.mixing import Mixing
 from dali_msda.validation import is_number
-from pipelines.files import expanded
+from pipelines.files import expand_home
 from pipelines.names import shown
 
 from .architectures import AUXILIARY
@@ -133,9 +133,9 @@ def parse(arguments: Sequence[str], default: Config, **texts: Any) -> Config:
         ],
     )
     given = vars(tyro.cli(flat, args=arguments, **texts))
-    given = {name: expanded(value) if isinstance(value, Path) else value for name, value in given.items()}
+    given = {name: expand_home(value) if isinstance(value, Path) else value for name, value in given.items()}
     if given["resume"] not in (None, "auto"):
-        given["resume"] = str(expanded(given["resume"]))
+        given["resume"] = str(expand_home(given["resume"]))
     given |= _without_use(default, given)
     return _built(default, given)
 
