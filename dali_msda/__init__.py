@@ -22,6 +22,7 @@ from .mixing import Mixing
 if TYPE_CHECKING:
     from .arguments import MixParams
     from .operators import MixFunction, blend, mix
+    from .wrapping import with_mixing
 
     METHODS: tuple[str, ...]
     mixup: MixFunction
@@ -34,7 +35,7 @@ __version__ = "0.1.0"
 
 _OLDEST_DALI = (2, 4)  # also the newest that was tested: pyproject.toml caps it
 
-_NEED_DALI = {"MixParams": "arguments", "blend": "operators", "mix": "operators"}
+_NEED_DALI = {"MixParams": "arguments", "blend": "operators", "mix": "operators", "with_mixing": "wrapping"}
 
 __all__ = [
     "METHODS",
@@ -54,6 +55,7 @@ __all__ = [
     "mixup",
     "register",
     "stochastic",
+    "with_mixing",
 ]
 
 

@@ -8,7 +8,6 @@ mixed by compiled operators.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from nvidia.dali.pipeline import DataNode, Pipeline, do_not_convert
 import dali_msda as msda
 from dali_msda import Mixing
 from dali_msda.backends import compiled_module
+from dali_msda.changing import values_of
 from dali_msda.checks import integer_labels
 from dali_msda.mixing import Changing
 from dali_msda.validation import (
@@ -150,7 +150,7 @@ def train_pipeline(
             images,
             labels,
             num_classes=num_classes,
-            **mix_arguments(mixing, batch_size),
+            **mix_arguments(mixing),
             mean=MEAN if fused else None,
             std=STD if fused else None,
             output_layout=output.layout if fused else None,
@@ -278,7 +278,7 @@ def _resized(images: DataNode, mirrored: DataNode, size: int, device: str) -> Da
     )
 
 
-def mix_arguments(mixing: Mixing, batch_size: int) -> dict[str, Any]:
+def mix_arguments(mixing: Mixing) -> dict[str, Any]:
     """The arguments of :func:`dali_msda.mix`, in a pipeline; functions of the batch as nodes."""
     nodes: dict[Changing, DataNode] = {}  # one for each function, however many arguments it stands for
 
@@ -286,7 +286,7 @@ def mix_arguments(mixing: Mixing, batch_size: int) -> dict[str, Any]:
         if not callable(value):
             return value
         if value not in nodes:
-            nodes[value] = _values(name, value, mixing, batch_size)
+            nodes[value] = values_of(name, value, mixing.check_number)
         return nodes[value]
 
     return {
@@ -297,25 +297,6 @@ def mix_arguments(mixing: Mixing, batch_size: int) -> dict[str, Any]:
         "convention": mixing.convention,
         "granularity": mixing.granularity,
     }
-
-
-def _values(name: str, function: Callable[[int], float], mixing: Mixing, batch_size: int) -> DataNode:
-    """The values of a function of the number of the batch, float32 scalars.
-
-    With DALI's checkpoints the count of the batches goes on where it was.
-    """
-
-    def source(info: Any) -> np.ndarray:
-        number = function(info.iteration)
-        try:
-            mixing.check_number(name, number)
-        except ArgumentError as error:
-            raise ArgumentValueError(name, f"{error.expected} in batch {info.iteration}", number) from None
-        return np.full(batch_size, number, np.float32)
-
-    node = fn.external_source(source=source, batch=True, batch_info=True, device="cpu")
-    assert isinstance(node, DataNode)
-    return node
 
 
 def normalized(images: DataNode, output: Output, crop: int | None = None) -> DataNode:

@@ -58,6 +58,8 @@ def test_nothing_imports_the_doctor() -> None:
 def test_private_names_of_dali_are_in_one_file() -> None:
     users = [path.name for path in (ROOT / "dali_msda").rglob("*.py") if "plugin.numba" in path.read_text()]
     assert users == ["compat.py"]
+    sources = (path for path in (ROOT / "dali_msda").glob("*.py") if path.name != "compat.py")
+    assert [path.name for path in sources if re.search(r"pipeline\._\w", path.read_text())] == []
 
 
 def knows_folders(source: str) -> bool:
