@@ -14,6 +14,9 @@ from nvidia.dali.pipeline import DataNode
 
 from .dtypes import static_dtype
 
+# No image and no mask may be longer: sides of JPEG files end at 65535 pixels.
+LONGEST_SIDE = 65536
+
 # Faults found while mixing, one number each.
 SIZES_DIFFER, LAYOUT_DIFFERS, CHANNELS_DIFFER, MASK_DIFFERS, IMAGES_MOVED = range(1, 6)
 

@@ -143,9 +143,10 @@ def test_rows_and_columns(backend: str, device: str) -> None:
 
 
 @on_each_device
+@pytest.mark.parametrize("backend", ["hybrid", "graph"])
 @pytest.mark.parametrize("form", ["dense", "separable", "cut"])
-def test_kernel_and_graph_agree_to_the_bit(form: str, device: str) -> None:
-    """uint8: of the same weights both make the same pixels; halves too, which a GPU rounds its own way."""
+def test_backends_agree_to_the_bit(form: str, backend: str, device: str) -> None:
+    """uint8: of the same weights all make the same pixels; halves too, which a GPU rounds its own way."""
     images = random_images(COUNT, SIZE)
     masks = weights()
     rows, columns = profiles(masks)
@@ -156,20 +157,20 @@ def test_kernel_and_graph_agree_to_the_bit(form: str, device: str) -> None:
         return source(masks) if form == "dense" else (source(rows), source(columns))
 
     kernel = run_blend(images, mask, backend="kernel")
-    graph = run_blend(images, mask, backend="graph", device=device)
-    for name, ours, theirs in zip(msda.MixParams._fields, kernel[2:], graph[2:], strict=True):
+    other = run_blend(images, mask, backend=backend, device=device)
+    for name, ours, theirs in zip(msda.MixParams._fields, kernel[2:], other[2:], strict=True):
         # lam is a sum, and the order of its terms is another.
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-7 if name == "lam" else 0)
     if device == "gpu":
         exact = np.stack(
-            [reference.blend(images[i], images[j], graph[4][i].reshape(SIZE)) for i, j in enumerate(PARTNER)]
+            [reference.blend(images[i], images[j], other[4][i].reshape(SIZE)) for i, j in enumerate(PARTNER)]
         )
         halves = exact % 1 == 0.5
         assert (halves.sum() > 100) == (form != "cut")
-        np.testing.assert_array_equal(np.abs(graph[0][halves] - exact[halves]), 0.5)
-        kernel[0][halves] = graph[0][halves]
-    np.testing.assert_array_equal(kernel[0], graph[0])
-    np.testing.assert_allclose(kernel[1], graph[1], rtol=0, atol=2e-7)
+        np.testing.assert_array_equal(np.abs(other[0][halves] - exact[halves]), 0.5)
+        kernel[0][halves] = other[0][halves]
+    np.testing.assert_array_equal(kernel[0], other[0])
+    np.testing.assert_allclose(kernel[1], other[1], rtol=0, atol=2e-7)
     halves = (masks[:, :, :, None] * images * 8).astype(int) % 8 == 4
     assert halves.any()  # what would show another rounding
 
@@ -223,14 +224,15 @@ def test_partners_are_drawn(backend: str, device: str) -> None:
 
 
 @in_every_form
-@pytest.mark.parametrize("form", ["dense", "transposed", "rows", "rows for columns"])
+@pytest.mark.parametrize("form", ["low", "narrow", "transposed", "rows", "columns", "rows for columns"])
 def test_a_mask_of_another_size_stops_the_pipeline(form: str, backend: str, device: str) -> None:
     images, masks = random_images(COUNT, SIZE), weights()
-    is_turned = form in ("transposed", "rows for columns")
-    masks = masks.transpose(0, 2, 1).copy() if is_turned else masks[:, :-1].copy()
+    is_turned, is_narrow = form in ("transposed", "rows for columns"), form in ("narrow", "columns")
+    masks = masks.transpose(0, 2, 1) if is_turned else masks[:, :, :-1] if is_narrow else masks[:, :-1]
+    masks = masks.copy()
 
     def mask() -> Any:
-        return tuple(map(source, profiles(masks))) if form.startswith("rows") else source(masks)
+        return tuple(map(source, profiles(masks))) if "rows" in form or form == "columns" else source(masks)
 
     with pytest.raises(RuntimeError, match="4: mask") as caught:
         run_blend(images, mask, backend=backend, device=device)

@@ -16,7 +16,15 @@ from nvidia.dali import fn, math, types
 from nvidia.dali.pipeline import DataNode, Pipeline
 
 from ..arguments import BlendArguments, MixArguments, MixParams
-from ..checks import LAYOUT_DIFFERS, MASK_DIFFERS, SIZES_DIFFER, label_in_range, no_fault, three_dimensional
+from ..checks import (
+    LAYOUT_DIFFERS,
+    LONGEST_SIDE,
+    MASK_DIFFERS,
+    SIZES_DIFFER,
+    label_in_range,
+    no_fault,
+    three_dimensional,
+)
 from ..draws import Draws, float64_constant
 from ..dtypes import static_dtype
 from ..masks import Axis, Dense, Grid, Separable, chosen
@@ -25,8 +33,7 @@ from ..normalization import asked_for, normalized
 # The integers that hold an element type's bits.
 _BITS = {types.UINT8: types.UINT8, types.FLOAT16: types.INT16, types.FLOAT: types.INT32}
 
-# Sides of JPEG files end at 65535 pixels.
-_PIXEL_INDICES = np.arange(65536, dtype=np.float32)
+_PIXEL_INDICES = np.arange(LONGEST_SIDE, dtype=np.float32)
 
 
 def _of_nodes(function: Callable[..., DataNode]) -> Any:
@@ -101,7 +108,7 @@ class Weights(NamedTuple):
     dense: DataNode | None = None
     """[H, W]"""
     given: bool = False
-    """Whether it is the caller's, and has yet to be compared with the size of the images."""
+    """Whether it is the caller's: :func:`blend` compares it with the size of the images."""
     cut: bool = False
     """Whether it is 1, and 0 inside a box: `base` 1, rows 0 or -1, columns 0 or 1."""
 
@@ -186,7 +193,7 @@ def to_device(node: DataNode, device: str) -> DataNode:
     return node.gpu() if device == "gpu" and node.device == "cpu" else node
 
 
-def _shaped(weights: Weights, layout: str, device: str) -> Mask:
+def shaped(weights: Weights, layout: str, device: str) -> Mask:
     """The mask as it is applied."""
 
     def expanded(node: DataNode, axes: list[int]) -> DataNode:
@@ -293,25 +300,30 @@ def blend(
     if weights.given:
         fault = math.max(fault, _mask_fault(weights, _size(shape, layout)))
     # Everything that follows waits for the check, through the mask's first part.
-    weights = _after(weights, no_fault(fault))
+    weights = after(weights, no_fault(fault))
 
-    mixed = mix_pixels(images, partner, _shaped(weights, layout, device))
+    mixed = mix_pixels(images, partner, shaped(weights, layout, device))
     if Pipeline.current().max_batch_size == 1:
         mixed = images  # nothing to mix with; float32 weights would change the last bit
     if normalization := asked_for(arguments):
         mixed = normalized(mixed, normalization)
 
-    hot = _one_hot(labels, arguments)
-    lam = weights.lam + to_device(label_in_range(labels, arguments.num_classes), weights.lam.device)
-    hot, other_hot = (to_device(node, lam.device) for node in (hot, fn.permute_batch(hot, indices=partner)))
-    targets = to_device(lam * hot + (1.0 - lam) * other_hot, device)
+    targets = to_device(mix_targets(labels, partner, weights.lam, arguments), device)
     if not arguments.return_params:
         return mixed, targets, None
-    mask = _shaped(weights, layout, device)
-    return mixed, targets, MixParams(fn.reshape(lam, shape=[]), partner, full_mask(mask, shape, layout))
+    mask = full_mask(shaped(weights, layout, device), shape, layout)
+    return mixed, targets, MixParams(fn.reshape(weights.lam, shape=[]), partner, mask)
 
 
-def _after(weights: Weights, check: DataNode) -> Weights:
+def mix_targets(labels: DataNode, partner: DataNode, lam: DataNode, arguments: BlendArguments) -> DataNode:
+    """Targets mixed by the label weight, float32 [num_classes], on the device of `lam`."""
+    hot = _one_hot(labels, arguments)
+    lam = lam + to_device(label_in_range(labels, arguments.num_classes), lam.device)
+    hot, other_hot = (to_device(node, lam.device) for node in (hot, fn.permute_batch(hot, indices=partner)))
+    return lam * hot + (1.0 - lam) * other_hot
+
+
+def after(weights: Weights, check: DataNode) -> Weights:
     """The same weights, which DALI computes after `check` (float32 [1], 0)."""
     if weights.dense is not None:
         return weights._replace(dense=weights.dense + to_device(check, weights.dense.device))

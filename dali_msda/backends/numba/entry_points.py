@@ -8,11 +8,11 @@ from typing import Any
 import numba
 import numpy as np
 from numba import carray  # type: ignore[attr-defined]
-from nvidia.dali import types
+from nvidia.dali import fn, types
 from nvidia.dali.pipeline import DataNode
 
-from ...arguments import MixArguments
-from ...checks import IMAGES_MOVED
+from ...arguments import BlendArguments, MixArguments
+from ...checks import IMAGES_MOVED, label_in_range
 from ...draws import Draws
 from ...masks import Separable
 from ...normalization import Normalization
@@ -354,17 +354,15 @@ def mix_images(
 
 
 def mix_targets(
-    num_classes: int,
-    label_smoothing: float,
-    labels: DataNode,
-    partner_labels: DataNode,
-    lam: DataNode,
-    *checks: DataNode,
+    labels: DataNode, partner: DataNode, lam: DataNode, arguments: BlendArguments, *checks: DataNode
 ) -> DataNode:
     """:func:`.kernels.write_targets` over a batch, float32 [num_classes].
 
-    `checks`, one or two float32 [1], are not read: they are inputs so that DALI makes the checks first.
+    `labels` are int32 [1], `partner` the index within the batch. `checks`, at most one float32 [1], is not
+    read: it is an input so that DALI makes the check first, as it does that of the labels.
     """
+    num_classes = arguments.num_classes
+    checks = (label_in_range(labels, num_classes), *checks)
     operator = CompiledOperator(
         run_fn=compiled(_build_targets, RUN),
         setup_fn=compiled(_build_targets_shapes, SETUP),
@@ -374,8 +372,9 @@ def mix_targets(
         ins_ndim=[1] * (4 + len(checks)),
     )
     # As long as the targets, and behind that the label smoothing: an operator takes six inputs.
-    numbers = types.Constant(np.array([0] * num_classes + [label_smoothing], np.float32), device="cpu")
-    return operator(numbers, labels, partner_labels, lam, *checks)
+    numbers = np.array([0] * num_classes + [arguments.label_smoothing], np.float32)
+    partner_labels = fn.permute_batch(labels, indices=partner)
+    return operator(types.Constant(numbers, device="cpu"), labels, partner_labels, lam, *checks)
 
 
 def make_mask(

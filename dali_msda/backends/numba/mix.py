@@ -8,7 +8,7 @@ from nvidia.dali import fn, types
 from nvidia.dali.pipeline import DataNode
 
 from ...arguments import BlendArguments, MixArguments, MixParams
-from ...checks import label_in_range, no_fault
+from ...checks import no_fault
 from ...draws import Draws
 from ...dtypes import static_dtype
 from ...masks import Dense, Separable
@@ -83,15 +83,7 @@ def blend(
         mixed = fn.cast_like(mixed, images)
     if normalization is not None and fused is None:
         mixed = normalized(mixed, normalization)
-    targets = mix_targets(
-        arguments.num_classes,
-        arguments.label_smoothing,
-        labels,
-        fn.permute_batch(labels, indices=partner),
-        lam,
-        label_in_range(labels, arguments.num_classes),
-        no_fault(fault),
-    )
+    targets = mix_targets(labels, partner, lam, arguments, no_fault(fault))
     if not arguments.return_params:
         return mixed, targets, None
     mask = full_mask(element, own, weights.node, layout, dense=weights.dense)
