@@ -22,7 +22,7 @@ import numpy as np
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.pipeline import DataNode, Pipeline
 
-from .formats import format_of, known_obstacle
+from .formats import detect_format, explain_decoder_bug
 from .headers import STOPPED_BY, check_headers
 
 # The reason given for an image that `.headers` keeps from the decoder.
@@ -224,10 +224,10 @@ def _drain(log: int) -> str:
 def _complete_result(
     result: Result, name: str, content: np.ndarray, shape: tuple[int, ...] | None, messages: str
 ) -> Result:
-    form = format_of(content[:64].tobytes())
+    form = detect_format(content[:64].tobytes())
     message = clean_message(messages)
     if shape is None:
-        if obstacle := known_obstacle(content.tobytes()):
+        if obstacle := explain_decoder_bug(content.tobytes()):
             return result._replace(error=obstacle)
         what = form.name if form else f"unknown content, {content[:8].tobytes()!r}"
         if form and not form.extensions:

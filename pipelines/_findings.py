@@ -13,7 +13,7 @@ import nvidia.dali
 from ._decoding import DIGEST_BYTES, Result
 from .folders import find_images
 from .listing import describe
-from .names import comparable, shown
+from .names import normalize_unicode, shown
 
 _MAX_SHOWN = 10  # findings of a kind on the terminal
 
@@ -149,7 +149,7 @@ def make_report(splits: list[Split], folder: Path, *, allow_empty_classes: bool 
             shown(name): {"files": int(total[i]), "decoded": int(fine[i])}
             for i, name in enumerate(split.classes)
         }
-    classes = [{comparable(name): name for name in split.classes} for split in splits]
+    classes = [{normalize_unicode(name): name for name in split.classes} for split in splits]
     known = {key: name for own in classes for key, name in own.items()}
     missing = {
         split.name: sorted(shown(known[key]) for key in known.keys() - own.keys())

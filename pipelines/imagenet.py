@@ -31,7 +31,7 @@ from dali_msda.validation import (
 
 from .augment import augmented
 from .constants import MEAN, STD
-from .folders import list_images, split_folder
+from .folders import find_split_folder, list_images
 from .headers import check_headers
 from .records import Augmentation, Execution, Output, Shard
 from .shuffling import pipeline_seed
@@ -340,7 +340,7 @@ def _source_of(
 ) -> Source:
     """The images, at least one for every shard."""
     if isinstance(data_dir, str | os.PathLike):
-        images: Source = list_images(split_folder(data_dir, split))
+        images: Source = list_images(find_split_folder(data_dir, split))
     elif isinstance(data_dir, Source):
         images = data_dir
     else:

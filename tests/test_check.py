@@ -445,7 +445,7 @@ def test_files_that_need_too_much_time_or_memory(tmp_path: Path, monkeypatch: py
         ("file", [], "DIR must be an existing folder; got {0}/file"),
         ("half", [], "DIR must have both train/ and val/, or class folders; got {0}/half without val/ (to"
          " check one of them, give {0}/half/train)"),
-        ("empty", [], "expected one folder per class in {0}/empty; it holds no folders"),
+        ("empty", [], "{0}/empty must have one folder per class; got no folders"),
         ("hollow", [], "DIR must have images in its class folders; got none in {0}/hollow"),
         ("set", ["--workers", "0"], "--workers must be at least 1; got 0"),
         ("set", ["--timeout", "0"], "--timeout must be above 0; got 0"),

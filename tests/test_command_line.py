@@ -43,7 +43,7 @@ def test_answers_without_heavy_imports(coded: Path, tmp_path: Path) -> None:
         "--arch must be": ["--arch", "resnet5"],
         "--mix-ratio must be left out": ["--mix", "gmix", "--mix-ratio", "0.5"],
         "--amp must be": ["--device", "cpu", "--amp", "fp16"],
-        "there is no folder": ["--data", nothing],
+        "(no such folder)": ["--data", nothing],
         "--batch-size must be at most": [*data, "--batch-size", "512"],
         "--batch-size must be a multiple": [*data, "--accumulate", "7", "--batch-size", "8"],
         "--file-list must be": [*data, "--batch-size", "8", "--file-list", nothing],

@@ -23,7 +23,7 @@ from torch import Tensor
 from pipelines.examine import describe_error, examine
 from pipelines.loader import DALILoader
 from pipelines.names import json_text
-from pipelines.sources import Order, Source, substitutes
+from pipelines.sources import Order, Source, find_substitutes
 
 from .storage import Outage, Patience, StorageError
 
@@ -277,7 +277,7 @@ class GuardedLoader:
             checkpoint=state["pipeline"],
         )
         known = self._images.stand_ins
-        read = substitutes(self._source, known)
+        read = find_substitutes(self._source, known)
         bad = examine(self._source, list(dict.fromkeys(read.get(position, position) for position in nearby)))
         if not bad:
             return False
