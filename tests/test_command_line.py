@@ -8,10 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torchvision
-
 from tests.trainer_process import ROOT
-from training.architectures import TORCHVISION
 
 # Runs the trainer with each of the command lines and prints, for each, the status and what was imported.
 SCRIPT = """
@@ -67,7 +64,3 @@ def test_answers_without_heavy_imports(coded: Path, tmp_path: Path) -> None:
         assert status == 2, words
         assert words in said.lower() if words == "unrecognized" else words in said
         assert heavy == [], words
-
-
-def test_architectures_are_those_of_torchvision() -> None:
-    assert sorted(TORCHVISION) == torchvision.models.list_models(module=torchvision.models)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
-import difflib
 import math
 import re
 import sys
@@ -25,7 +24,7 @@ from dali_msda.processors import text_of, usable_processors
 from dali_msda.validation import ArgumentError, check_integer, check_type
 from pipelines.records import Augmentation, Output
 
-from .architectures import AUXILIARY, TORCHVISION
+from .architectures import AUXILIARY, full_name
 from .mix_schedule import MixSchedule
 from .ranks import IN_ALL, Ranks
 
@@ -106,7 +105,8 @@ class Config:
     """What is done to single images, before mixing."""
 
     arch: str = "resnet50"
-    """Any classification model of torchvision."""
+    """Any classification model of torchvision or, where timm is installed, of timm, as timm/NAME; NAME alone
+    is torchvision's where both have it."""
 
     init_weights: Path | None = None
     """Weights to begin with: a checkpoint of this trainer or another, a state_dict, or safetensors. What it
@@ -354,13 +354,7 @@ def resolve(config: Config, ranks: Ranks = Ranks()) -> Config:
         config = dataclasses.replace(config, amp=cpu_precision())
     _check_mixing(config)
     _check_together(config, ranks)
-    if config.arch not in TORCHVISION:
-        close = difflib.get_close_matches(config.arch, TORCHVISION, n=3)
-        hint = f"did you mean {' or '.join(close)}? " if close else ""
-        raise ValueError(
-            f"--arch must be a classification model of torchvision; got {config.arch}"
-            f" ({hint}it has {', '.join(TORCHVISION)})"
-        )
+    config = dataclasses.replace(config, arch=full_name(config.arch))
     if config.aux_loss_weight is None:
         config = dataclasses.replace(config, aux_loss_weight=AUXILIARY.get(config.arch))
     require(

@@ -27,7 +27,7 @@ from .inputs import METRICS
 from .revision import DALI_PACKAGES, commit, installed_versions
 from .storage import Patience
 
-_PACKAGES = ("torch", "torchvision", *DALI_PACKAGES, "numba", "numpy")
+_PACKAGES = ("torch", "torchvision", "timm", *DALI_PACKAGES, "numba", "numpy")
 
 
 class Claim:

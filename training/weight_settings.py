@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .architectures import TORCHVISION
+from .architectures import full_name
 from .config import Config, option
 from .inert_pickle import items_of
 
@@ -26,9 +26,9 @@ class About:
     Attributes
     ----------
     arch : str
-        A model of torchvision.
+        A model that ``--arch`` takes.
     other_arch : str
-        The name of a model that torchvision does not have.
+        The name of a model that it does not take.
     image_size, val_image_size : int
         Pixels of the images that it was trained with, and evaluated.
     classes : tuple of str
@@ -64,8 +64,7 @@ class About:
         """Look it up in the content of a :class:`.weight_files.WeightFile`."""
         places = list(_places(content))
         named = [name for name in _values(places, _ARCH) if isinstance(name, str)]
-        # timm adds to the name which weights they are: resnet50.a1_in1k
-        known = [name for name in (name.partition(".")[0] for name in named) if name in TORCHVISION]
+        known = [arch for name in named if (arch := _known(name))]
         sizes = [size for value in _values(places, _IMAGE_SIZE) if (size := _side(value))]
         val_sizes = [size for value in _values(places, _VAL_IMAGE_SIZE) if (size := _side(value))]
         return cls(
@@ -88,6 +87,14 @@ def _places(content: Any) -> Iterator[Mapping[Any, Any]]:
             yield items_of(_parsed(value) if isinstance(value, str) else value)
     yield run
     yield top
+
+
+def _known(name: str) -> str | None:
+    """The architecture of that name; timm adds to it which weights they are: resnet50.a1_in1k"""
+    try:
+        return full_name(name.partition(".")[0])
+    except ValueError:
+        return None
 
 
 def _parsed(text: str) -> Any:

@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from .architectures import TIMM, TORCHVISION, timm_names
 from .classes import few
 from .config import plain
 from .inert_pickle import ELEMENTS, Storage, Stored, items_of
@@ -107,8 +108,8 @@ def load_weights(
         The file does not hold the weights of this model.
     """
     own = model.state_dict()
-    head, *aux_heads = _classifiers(list(own))
-    heads = [name for name in own if name.rpartition(".")[0] in (head, *aux_heads)]
+    head, *others = _classifiers(model, list(own))
+    heads = [name for name in own if name.rpartition(".")[0] in (head, *others)]
     needed = [name for name in own if not (new_classifier and name in heads)]
     copy = _choose(file, needed, arch, entry)
     stored = file.groups[copy.place]
@@ -128,9 +129,7 @@ def load_weights(
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        said = About.of(file.content)
-        of = f" (it says that it is of {name})" if (name := said.other_arch or said.arch) else ""
-        reason = f"{'; it '.join(problems[:3])}{more}{of}"
+        reason = f"{'; it '.join(problems[:3])}{more}{_whose(file, arch)}"
         raise WeightsError(file.path, reason, f"the weights of --arch {arch}")
     read = read_tensors(file, copy.place, [copy.names[name] for name in needed if name in copy.names])
     values = {name: read[copy.names[name]] for name in needed if name in copy.names}
@@ -178,8 +177,10 @@ def _copies(place: str, tensors: Iterable[str], own: Sequence[str]) -> list[Copy
     return copies
 
 
-def _classifiers(names: list[str]) -> list[str]:
+def _classifiers(model: nn.Module, names: list[str]) -> list[str]:
     """The layers with an output for every class: the last one, and the last one of each auxiliary head."""
+    if named := getattr(model, "default_cfg", {}).get("classifier"):  # of timm
+        return [named] if isinstance(named, str) else list(named)
     layers = [name.rpartition(".")[0] for name in names]
     of_heads = {layer.partition(".")[0]: layer for layer in layers if _AUXILIARY.fullmatch(layer)}
     return [layers[-1], *of_heads.values()]
@@ -213,10 +214,17 @@ def _choose(file: WeightFile, needed: Sequence[str], arch: str, entry: str | Non
         return whole[0]
     if not copies:
         names = few([name for tensors in file.groups.values() for name in tensors], 3)
-        said = About.of(file.content)
-        of = f" (it says that it is of {name})" if (name := said.other_arch or said.arch) else ""
-        raise WeightsError(file.path, f"has no tensor of --arch {arch}; it has {names}{of}")
+        reason = f"has no tensor of --arch {arch}; it has {names}{_whose(file, arch)}"
+        raise WeightsError(file.path, reason)
     return max(copies, key=lambda copy: len(copy.names))
+
+
+def _whose(file: WeightFile, arch: str) -> str:
+    """Which other model the weights may be of."""
+    said = About.of(file.content)
+    named = f" (it says that it is of {name})" if (name := said.other_arch or said.arch) else ""
+    both = arch in TORCHVISION and arch in (timm_names() or ())
+    return named + (f"; --arch {TIMM}{arch} is timm's model of that name" if both else "")
 
 
 def _left(file: WeightFile, copy: Copy, needed: Sequence[str], values: Mapping[str, Tensor]) -> str:
