@@ -25,7 +25,7 @@ from dali_msda.backends.numba.resize import resize_mirrored
 from dali_msda.processors import usable_processors
 from pipelines.constants import MEAN, STD
 from pipelines.folders import ImageFolder, list_images
-from pipelines.imagenet import decoder_arguments, normalized
+from pipelines.imagenet import decoder_arguments, normalize
 from pipelines.records import Output
 from pipelines.sources import Order
 
@@ -68,13 +68,13 @@ def build(folder: ImageFolder, stage: str, settings: Settings) -> Pipeline:
         if stage != "read":
             images = fn.decoders.image_random_crop(encoded, **decoder_arguments("cpu", 0.0), num_attempts=10)
             if stage == "dali_resize_normalise":
-                images = normalized(fn.resize(images, size=[224, 224], antialias=True), Output())
+                images = normalize(fn.resize(images, size=[224, 224], antialias=True), Output())
             elif stage != "decode":
                 mirrored = fn.random.coin_flip(shape=[1], dtype=types.INT32)
                 images = resize_mirrored(images, mirrored, 224)
             outputs = [images]
             if stage == "normalise":
-                outputs = [normalized(images, Output())]
+                outputs = [normalize(images, Output())]
             elif stage == "mix_normalise":
                 outputs = list(
                     msda.mix(

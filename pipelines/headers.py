@@ -26,10 +26,10 @@ def check_headers(encoded: DataNode) -> DataNode:
     """
     compiled = compiled_module("headers")
     if compiled is not None:
-        encoded = _stop(encoded, compiled.length_if_survivable(encoded))
+        encoded = _stop(encoded, compiled.length_if_safe(encoded))
     shape = fn.peek_image_shape(encoded, image_type=types.ANY_DATA)  # 0 channels: unknown type
     if compiled is not None:
-        return _stop(encoded, compiled.length_if_sensible(shape))
+        return _stop(encoded, compiled.length_if_plausible(shape))
     return _stop(encoded, -math.min(fn.reductions.min(shape, axes=[0], keep_dims=True), 1))
 
 

@@ -18,8 +18,8 @@ import dali_msda as msda
 from dali_msda import Mixing
 from dali_msda.backends import compiled_module
 from dali_msda.changing import values_of
-from dali_msda.checks import integer_labels
-from dali_msda.mixing import Changing
+from dali_msda.checks import cast_labels
+from dali_msda.mixing import Scheduled
 from dali_msda.validation import (
     ArgumentError,
     ArgumentTypeError,
@@ -157,7 +157,7 @@ def train_pipeline(
             return_params=return_masks,
         )
         masks = [param.mask for param in params]
-        return images if fused else normalized(images, output), targets, *kept, *masks
+        return images if fused else normalize(images, output), targets, *kept, *masks
 
     built = pipeline(
         batch_size=batch_size,
@@ -229,8 +229,8 @@ def val_pipeline(
             interp_type=types.INTERP_LINEAR,
             antialias=True,
         )
-        labels = fn.reshape(integer_labels(labels, types.INT64), shape=[])
-        images = normalized(images, output, crop=size)
+        labels = fn.reshape(cast_labels(labels, types.INT64), shape=[])
+        images = normalize(images, output, crop=size)
         return images, labels.gpu() if device == "gpu" else labels, *kept
 
     built = pipeline(
@@ -280,9 +280,9 @@ def _resized(images: DataNode, mirrored: DataNode, size: int, device: str) -> Da
 
 def mix_arguments(mixing: Mixing) -> dict[str, Any]:
     """The arguments of :func:`dali_msda.mix`, in a pipeline; functions of the batch as nodes."""
-    nodes: dict[Changing, DataNode] = {}  # one for each function, however many arguments it stands for
+    nodes: dict[Scheduled, DataNode] = {}  # one for each function, however many arguments it stands for
 
-    def number_or_node(name: str, value: Changing) -> float | DataNode:
+    def number_or_node(name: str, value: Scheduled) -> float | DataNode:
         if not callable(value):
             return value
         if value not in nodes:
@@ -299,7 +299,7 @@ def mix_arguments(mixing: Mixing) -> dict[str, Any]:
     }
 
 
-def normalized(images: DataNode, output: Output, crop: int | None = None) -> DataNode:
+def normalize(images: DataNode, output: Output, crop: int | None = None) -> DataNode:
     """Zero mean and unit variance per channel, of the centre crop where `crop` is given."""
     return fn.crop_mirror_normalize(
         images,

@@ -56,7 +56,7 @@ IMAGES = random_images(4, (8, 8))
         ({"mean": [], "std": []}, TypeError, ["mean", "one number per channel", "[]"]),
         ({"mean": [1.0, "2"], "std": [1.0, 1.0]}, TypeError, ["mean", "one number per channel", "'2'"]),
         ({"mean": [1.0, 2.0], "std": [1.0, 0.0]}, ValueError, ["std", "above 0", "0.0"]),
-        ({"mean": [1.0, 2.0], "std": [1.0]}, ValueError, ["equally long", "2 and 1"]),
+        ({"mean": [1.0, 2.0], "std": [1.0]}, ValueError, ["same length", "2 and 1"]),
         ({"output_layout": "CHW"}, ValueError, ["output_layout", "mean=", "'CHW'"]),
         (
             {"mean": [1.0], "std": [1.0], "output_layout": "NCHW"},

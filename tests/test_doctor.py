@@ -265,7 +265,7 @@ def _files(**contents: str) -> Callable[[pytest.MonkeyPatch, Path], None]:
 
     def patch(monkeypatch: pytest.MonkeyPatch, _: Path) -> None:
         for module in (_machine, processors):
-            monkeypatch.setattr(module, "text_of", lambda path: paths.get(path.lstrip("/")))
+            monkeypatch.setattr(module, "read_text", lambda path: paths.get(path.lstrip("/")))
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
         monkeypatch.setattr(os, "cpu_count", lambda: 16)
 
@@ -387,7 +387,7 @@ def test_unwritable_cache_for_real(tmp_path: Path) -> None:
 def test_probes_survive(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing in /proc and /sys, no shared memory, no driver: the page comes all the same."""
     for module in (_machine, processors):
-        monkeypatch.setattr(module, "text_of", lambda path: None)
+        monkeypatch.setattr(module, "read_text", lambda path: None)
     monkeypatch.setattr(_machine, "_size_and_free", lambda path: None)
     monkeypatch.delattr(os, "sched_getaffinity")
 

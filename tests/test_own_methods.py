@@ -17,7 +17,7 @@ import dali_msda as msda
 from dali_msda.backends.numba.formulas import fingerprint
 from dali_msda.backends.numba.kernels import mask_writer
 from dali_msda.masks import Functions, Grid, Value, drawn_center
-from dali_msda.methods import TABLE, takers
+from dali_msda.methods import TABLE, methods_with
 from experiments import figure3
 from pipelines.imagenet import train_pipeline
 from tests import reference
@@ -171,7 +171,7 @@ def test_it_has_a_function() -> None:
     assert "How deep the waves are. By default 0.5." in str(inspect.getdoc(msda.fade))
     with pytest.raises(TypeError, match="fade has no argument 'width'; it takes alpha, depth, waves, prob"):
         msda.fade(None, None, num_classes=3, width=1)
-    assert takers("depth") == ("fade",)
+    assert methods_with("depth") == ("fade",)
 
 
 @pytest.mark.parametrize("method", ["diamond", "fade"])
@@ -286,9 +286,9 @@ def changed(**fields: Any) -> msda.Method:
     ("fields", "error", "words"),
     [
         ({"name": "hmix"}, ValueError, ["name must be none of", "hmix, gmix", "'hmix'"]),
-        ({"name": "h mix"}, ValueError, ["name must be a name of Python", "'h mix'"]),
-        ({"name": "blend"}, ValueError, ["name must be a name of Python that the library", "'blend'"]),
-        ({"name": "_own"}, ValueError, ["name must be a name of Python", "'_own'"]),
+        ({"name": "h mix"}, ValueError, ["name must be a Python name", "'h mix'"]),
+        ({"name": "blend"}, ValueError, ["name must be a Python name that the library", "'blend'"]),
+        ({"name": "_own"}, ValueError, ["name must be a Python name", "'_own'"]),
         ({"mask": lambda f, grid, lam: msda.Separable(lam)}, ValueError, ["mask of own", "f, grid", "'lam'"]),
         ({"mask": lambda f, grid: 1.0}, TypeError, ["must return Separable or Dense", "float"]),
         ({"draws": {"lam": msda.Beta("alpha")}}, ValueError, ["draws of own", "'alpha' for 'lam'"]),

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from dali_msda.methods import TABLE
 from dali_msda.mixing import Mixing
-from dali_msda.processors import text_of, usable_processors
+from dali_msda.processors import read_text, usable_processors
 from dali_msda.validation import ArgumentError, check_integer, check_type
 from pipelines.records import Augmentation, Output
 
@@ -440,5 +440,5 @@ def _has_driver() -> bool:
 
 def cpu_precision() -> Literal["none", "bf16"]:
     """bf16 where the processor has instructions for it, which is where it is faster than float32."""
-    flags = text_of("/proc/cpuinfo") or ""
+    flags = read_text("/proc/cpuinfo") or ""
     return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "none"

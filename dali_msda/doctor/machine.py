@@ -13,7 +13,7 @@ import sys
 import tempfile
 from typing import Any
 
-from ..processors import allowed_processors, cgroup_folders, cpu_quota, text_of, usable_processors
+from ..processors import allowed_processors, cgroup_folders, cpu_quota, read_text, usable_processors
 from .report import NOTE, OK, PROBLEM, Finding, probed
 
 _GIB = 2**30
@@ -79,7 +79,7 @@ def memory() -> Finding:
     except (OSError, ValueError):
         total = None
     contents = [
-        text_of(f"{folder}/{name}") or ""
+        read_text(f"{folder}/{name}") or ""
         for folder in cgroup_folders()
         for name in ("memory.max", "memory.limit_in_bytes")
     ]

@@ -1,4 +1,4 @@
-"""Why the images of a batch cannot be mixed, found in compiled code, wherever the images lie."""
+"""Finds why the images of a batch cannot be mixed, in compiled code, on any device."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _LETTER_C, _LETTER_H = ord("C"), ord("H")
 
 
 def shape_of(images: DataNode) -> DataNode:
-    """An array on the CPU as high, wide and deep as an image, with a fourth side of 0: uint8, no element."""
-    return _emptied(images, 3)  # images must be three-dimensional
+    """An empty array on the CPU with the shape of an image and a fourth side of 0: uint8."""
+    return _empty_like(images, 3)  # images must be three-dimensional
 
 
-def _emptied(node: DataNode, sides: int) -> DataNode:
+def _empty_like(node: DataNode, sides: int) -> DataNode:
     nothing = types.Constant(np.zeros([*[LONGEST_SIDE] * sides, 0], np.uint8), device="cpu")
     return fn.slice(nothing, start=[0] * sides, shape=node.shape(dtype=types.INT32), axes=list(range(sides)))
 
@@ -39,7 +39,7 @@ def _build_faults(version: int, height_axis: int, mask_parts: int) -> Callable[.
             fault = carray(address_as_void_pointer(integers(out, 2 * samples)[samples + sample]), 1, np.int32)
             indices[0], fault[0] = partner, 0
             own = integers(image_shapes[sample], 3)
-            if 0 <= partner < samples:  # else the permutation stops the pipeline
+            if 0 <= partner < samples:  # otherwise the permutation stops the pipeline
                 other = integers(image_shapes[partner], 3)
                 if own[0] != other[0] or own[1] != other[1] or own[2] != other[2]:
                     fault[0] = SIZES_DIFFER
@@ -74,20 +74,20 @@ def _build_faults_shapes(version: int) -> Callable[..., None]:
 def find_faults(
     shape: DataNode, partner: DataNode, layout: str, letters: DataNode, mask: Sequence[DataNode] = ()
 ) -> tuple[DataNode, DataNode]:
-    """Why an image and its partner cannot be mixed.
+    """Find why an image and its partner cannot be mixed.
 
     Parameters
     ----------
     shape : DataNode
-        What :func:`shape_of` returns.
+        From :func:`shape_of`.
     partner : DataNode
         Index within the batch, int32 scalar, CPU.
     layout : {"HWC", "CHW"}
     letters : DataNode
         The layout that DALI has for the images, uint8 [n], CPU; may be empty.
     mask : sequence of DataNode, optional
-        A caller's mask, whose size is compared with that of the images: rows [H] and columns [W], float32 on
-        the CPU; or [H, W], on the GPU as well.
+        A caller's mask, whose size must be that of the images: rows [H] and columns [W], float32 on the CPU;
+        or [H, W] on any device.
 
     Returns
     -------
@@ -95,7 +95,7 @@ def find_faults(
         int32 [1]: `partner`, and 0 or one of the faults of :mod:`dali_msda.checks`.
     """
     on_gpu = any(node.device == "gpu" for node in mask)
-    parts = [_emptied(node, 2) for node in mask] if on_gpu else mask
+    parts = [_empty_like(node, 2) for node in mask] if on_gpu else mask
     operator = CompiledOperator(
         run_fn=compiled(_build_faults, RUN_BATCH, layout.index("H"), len(mask)),
         setup_fn=compiled(_build_faults_shapes, SETUP),

@@ -1,7 +1,7 @@
 """Masks for images that DALI's operators mix: made by the kernels, shaped to broadcast over the images.
 
-The images themselves may lie on the GPU, where no kernel sees them. What comes here in their place is an
-array of their shape with no element in it: :func:`.faults.shape_of`.
+The images may be on the GPU, where no kernel can read them. In their place comes an empty array that has
+their shape: :func:`.faults.shape_of`.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from .drawn import numbers_of, parts_of
 from .formulas import fingerprint
 from .kernels import join_mask, mask_writer
 
-# What `compiled` puts in: the kernel that writes the masks of a method.
+# `compiled` replaces this with the kernel that writes a method's masks.
 _write: Any = None
 
 
 class Profiles(NamedTuple):
-    """The parts of the masks of a batch, on the CPU; what a method has no use for is None."""
+    """The parts of the masks of a batch, on the CPU; those that a method does not need are None."""
 
     lam: DataNode
     """The mean of the mask, the label weight, float32 [1]."""
     base: DataNode | None = None
     """float32 1x1x1."""
     rows: DataNode | None = None
-    """Hx1x1 or 1xHx1, with the scale in it: float32, or for a box uint8, 1 inside."""
+    """Hx1x1 or 1xHx1, times the scale: float32, or for a box uint8, 1 inside."""
     columns: DataNode | None = None
     """1xWx1 or 1x1xW, like `rows`."""
     dense: DataNode | None = None
@@ -44,8 +44,8 @@ class Profiles(NamedTuple):
 
 
 @numba.njit
-def _mean_clipped(weights: Any) -> Any:
-    """Clip to [0, 1] in place; the mean, float64."""
+def _clip_and_average(weights: Any) -> Any:
+    """Clip to [0, 1] in place; return the mean, float64."""
     total = 0.0
     for y in range(weights.shape[0]):
         for x in range(weights.shape[1]):
@@ -69,7 +69,7 @@ def _build_profiles(
         if dense:
             mask = carray(data_of(out, 1), (height, across), np.float32)
             _write(mask, lam, numbers, height, across)
-            lam[0] = _mean_clipped(mask)
+            lam[0] = _clip_and_average(mask)
         else:
             weights = np.empty(2 + height + across, np.float32)
             _write(weights, lam, numbers, height, across)
@@ -108,14 +108,14 @@ def _build_profiles_shapes(version: int, height_axis: int, kind: str, cut: bool)
 
 
 def mask_profiles(shape: DataNode, draws: Draws, arguments: MixArguments, *, cut: bool) -> Profiles:
-    """The masks of a batch from what was drawn.
+    """Make the masks of a batch from its draws.
 
     Parameters
     ----------
     shape : DataNode
-        What :func:`.faults.shape_of` returns.
+        From :func:`.faults.shape_of`.
     cut : bool
-        The mask is 1, and 0 inside a box: rows and columns as uint8, no base.
+        The mask is 0 inside a box and 1 outside: rows and columns as uint8, no base.
     """
     method, height_axis = arguments.entry, arguments.layout.index("H")
     parts = parts_of(draws)
@@ -151,7 +151,7 @@ def _build_given(version: int, dense: bool) -> Callable[..., None]:
         if dense:
             mask = carray(data_of(out, 1), shape2(shapes, 0), np.float32)
             mask[:] = carray(data_of(data, 0), shape2(shapes, 0), np.float32)
-            lam[0] = _mean_clipped(mask)
+            lam[0] = _clip_and_average(mask)
         else:
             height, across = shape1(shapes, 0)[0], shape1(shapes, 1)[0]
             weights = np.empty(2 + height + across, np.float32)
@@ -190,10 +190,10 @@ def _build_given_shapes(version: int, height_axis: int, dense: bool) -> Callable
 
 
 def given_profiles(mask: Separable | Dense, layout: str, check: DataNode) -> Profiles:
-    """The masks of a batch from the caller's nodes, on the CPU.
+    """Make the masks of a batch from the caller's nodes, on the CPU.
 
-    `mask` is what :meth:`dali_msda.backends.Backend.given_mask` takes. `check`, int32 [1], is not read: it
-    is an input so that DALI makes the check first.
+    `mask` is what :meth:`dali_msda.backends.Backend.given_mask` takes. `check`, int32 [1], is not read: as an
+    input, it makes DALI run the check first.
     """
     dense, height_axis = isinstance(mask, Dense), layout.index("H")
     if isinstance(mask, Dense):
