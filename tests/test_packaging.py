@@ -172,7 +172,7 @@ def test_an_old_dali_is_refused_in_one_line(script: str, tmp_path: Path) -> None
     run = run_with(tmp_path, files, script)
     assert run.returncode == 1
     assert run.stderr.splitlines()[-1] == (
-        "ImportError: dali_msda works with DALI 2.4 (tested), found 1.53.0: pip install --upgrade"
+        "ImportError: DALI must be 2.4 (tested); got 1.53.0: pip install --upgrade"
         " 'dali-msda[cuda12]'"
     )
 
@@ -215,7 +215,7 @@ with warnings.catch_warnings(record=True) as caught:
     for pipeline in (train_pipeline(DATA, num_classes=3, **common), val_pipeline(DATA, **common)):
         pipeline.build()
         print(*(output.as_array().shape for output in pipeline.run()))
-print(len([warning for warning in caught if "dali_msda works without" in str(warning.message)]))
+print(len([warning for warning in caught if "dali_msda runs without" in str(warning.message)]))
 try:
     mixed(backend="kernel")
 except ImportError as error:
