@@ -30,7 +30,7 @@ from dali_msda.doctor import machine as _machine
 from dali_msda.doctor import page as doctor
 from dali_msda.doctor import selfcheck as _selfcheck
 from dali_msda.doctor.gpu import Driver
-from dali_msda.doctor.report import NOTE, OK, PROBLEM, Finding, lines, probed
+from dali_msda.doctor.report import NOTE, OK, PROBLEM, Finding, lines, run_probe
 from dali_msda.methods import METHODS
 from pipelines.check import Options
 from training.config import Config, resolve
@@ -55,7 +55,7 @@ def run_doctor(*options: str, **variables: str) -> subprocess.CompletedProcess[s
 @pytest.fixture
 def beside_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """PyTorch is not loaded, which takes seconds each time."""
-    monkeypatch.setattr(_gpu, "together", lambda: (TORCH | {"gpu": False}, ""))
+    monkeypatch.setattr(_gpu, "load_together", lambda: (TORCH | {"gpu": False}, ""))
 
 
 def test_json_and_exit_status() -> None:
@@ -232,11 +232,11 @@ def test_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_jpeg, "TILE_MEAN", (117.3, 117.7, 127.55))
     (off,) = _selfcheck.decoders(False, 1)
     assert off["error"].startswith("colours off by 10.0,")
-    tiled = _jpeg.tiled
-    monkeypatch.setattr(_jpeg, "tiled", lambda rows, columns: tiled(rows, columns + 1))
+    tiled = _jpeg.repeat_tile
+    monkeypatch.setattr(_jpeg, "repeat_tile", lambda rows, columns: tiled(rows, columns + 1))
     (larger,) = _selfcheck.decoders(False, 1)
-    assert larger["error"] == "an image came out as (384, 576, 3)"
-    monkeypatch.setattr(_jpeg, "tiled", lambda rows, columns: b"\xff\xd8\xff no JPEG" * 9)
+    assert larger["error"] == "a decoded image has the shape (384, 576, 3)"
+    monkeypatch.setattr(_jpeg, "repeat_tile", lambda rows, columns: b"\xff\xd8\xff no JPEG" * 9)
     (broken,) = _selfcheck.decoders(False, 1)
     assert "RuntimeError" in broken["error"]
     assert doctor._decoding("CPU decoding", [broken]).status == PROBLEM
@@ -399,7 +399,7 @@ def test_probes_survive(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["memory"].text == "unknown"
     assert found["processors"].status == OK
     nothing: dict[str, str] = {}
-    failed = probed("this", lambda: Finding(OK, "this", nothing["key"]))
+    failed = run_probe("this", lambda: Finding(OK, "this", nothing["key"]))
     assert failed.status == NOTE
     assert "KeyError('key')" in failed.text
 

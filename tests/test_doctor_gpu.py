@@ -250,7 +250,7 @@ def test_torch(
     todo: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_gpu, "together", lambda: (found, error))
+    monkeypatch.setattr(_gpu, "load_together", lambda: (found, error))
     finding = _gpu.torch(12, gpu)
     assert finding.status == status
     assert says in finding.text
@@ -267,14 +267,14 @@ def test_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_process_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """What PyTorch's process says last is the error, a signal included."""
     monkeypatch.setattr(_gpu, "_TOGETHER", "import os\nos.kill(os.getpid(), 11)")
-    assert _gpu.together() == ({}, "no message (exit status -11)")
+    assert _gpu.load_together() == ({}, "no message (exit status -11)")
     monkeypatch.setattr(_gpu, "_TOGETHER", "raise ImportError('libtorch.so: undefined symbol')")
-    assert _gpu.together() == ({}, "ImportError: libtorch.so: undefined symbol (exit status 1)")
+    assert _gpu.load_together() == ({}, "ImportError: libtorch.so: undefined symbol (exit status 1)")
     monkeypatch.setattr(_gpu, "_TOGETHER", "print('{\"sum\": 14.0}')")
-    assert _gpu.together()[1] == "0 + ... + 5 came out as 14.0"
+    assert _gpu.load_together()[1] == "0 + ... + 5 gave 14.0"
     monkeypatch.setattr(_gpu, "_TOGETHER", "import time\ntime.sleep(60)")
     monkeypatch.setattr(_gpu, "_TIMEOUT", 0.1)
-    assert "timed out" in _gpu.together()[1]
+    assert "timed out" in _gpu.load_together()[1]
 
 
 # A library that is installed, and raises when it is imported, before everything else on the path.

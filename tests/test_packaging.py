@@ -172,8 +172,7 @@ def test_an_old_dali_is_refused_in_one_line(script: str, tmp_path: Path) -> None
     run = run_with(tmp_path, files, script)
     assert run.returncode == 1
     assert run.stderr.splitlines()[-1] == (
-        "ImportError: DALI must be 2.4 (tested); got 1.53.0: pip install --upgrade"
-        " 'dali-msda[cuda12]'"
+        "ImportError: DALI must be 2.4 (tested); got 1.53.0: pip install --upgrade 'dali-msda[cuda12]'"
     )
 
 
