@@ -89,7 +89,7 @@ def test_results_are_records(path: Path) -> None:
 
 def test_documents_say_what_their_results_say() -> None:
     """Otherwise: python -m benchmarks.documents."""
-    stale = [path.name for path in documents.documents() if documents.written(path) != path.read_text()]
+    stale = [path.name for path in documents.documents() if documents.fill_tables(path) != path.read_text()]
     assert stale == []
 
 
@@ -105,7 +105,7 @@ def document(folder: Path, line: str = "<!-- table: soak soak.json -->") -> Path
     shutil.copy(result, folder / "soak.json")
     path = folder / "page.md"
     path.write_text(f"Before\n\n{line}\n<!-- end of table -->\n\nAfter\n")
-    path.write_text(documents.written(path))
+    path.write_text(documents.fill_tables(path))
     return path
 
 
@@ -131,7 +131,7 @@ def test_a_changed_number_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("sys.argv", ["documents"])
     assert documents.main() == 0
     assert "| 7 " in page.read_text()
-    assert documents.linked(page, "soak") == [tmp_path / "soak.json"]
+    assert documents.linked_results(page, "soak") == [tmp_path / "soak.json"]
 
 
 def test_compare_measures_a_checkout(tmp_path: Path) -> None:
