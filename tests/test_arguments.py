@@ -89,7 +89,7 @@ def test_wrong_devices() -> None:
         data, labels = image_source(IMAGES, "HWC"), source([np.array([0], np.int32)] * 4)
         with pytest.raises(ValueError, match="labels must be on the CPU"):
             msda.hmix(data.gpu(), labels.gpu(), num_classes=10)
-        with pytest.raises(ValueError, match="backend='kernel' runs on the CPU"):
+        with pytest.raises(ValueError, match="images must be on the CPU with backend='kernel'"):
             msda.hmix(data.gpu(), labels, num_classes=10, backend="kernel")
         with pytest.raises(ValueError, match="lam must be a CPU node"):
             msda.hmix(data, labels, num_classes=10, lam=fn.random.uniform(range=[0.0, 1.0]).gpu())

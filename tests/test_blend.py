@@ -250,7 +250,7 @@ def test_a_mask_with_channels_is_refused() -> None:
     [
         (lambda: 0.5, TypeError, ["mask must be a DALI node", "0.5"]),
         (lambda: weights(), TypeError, ["mask must be a DALI node"]),
-        (lambda: (source(weights()),), TypeError, ["mask must be", "two (rows, columns)"]),
+        (lambda: (source(weights()),), TypeError, ["mask must be", "two nodes (rows, columns)"]),
         (lambda: (1.0, source(weights())), TypeError, ["rows of the mask", "1.0"]),
         (lambda: msda.Dense(3), TypeError, ["mask must be", "Dense(int)"]),
         (lambda: msda.Separable(0.5), TypeError, ["rows of the mask", "None"]),

@@ -261,7 +261,7 @@ def test_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     found = _gpu.torch(12, True)
     assert (found.status, found.data["version"]) == (OK, None)
-    assert "the trainer needs it, and pipelines.loader" in found.text
+    assert "the trainer and pipelines.loader need it" in found.text
 
 
 def test_a_process_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:

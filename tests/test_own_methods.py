@@ -300,7 +300,7 @@ def changed(**fields: Any) -> msda.Method:
         (
             {"arguments": (msda.Argument(name="layout", default=1.0, help=""),)},
             ValueError,
-            ["arguments of own", "free names", "'layout'"],
+            ["arguments of own", "unused names", "'layout'"],
         ),
         (
             {"arguments": (ALPHA,), "draws": {"alpha": msda.Uniform()}},

@@ -172,5 +172,5 @@ def _hardware(decoder: dict[str, Any]) -> Finding:
         return Finding(NOTE, name, f"unknown: {decoder['error']}", todo, decoder)
     if not engines:
         return Finding(OK, name, "this GPU has none: its cores and the CPU decode JPEGs", data=decoder)
-    text = f"{engines} JPEG engine{'s' * (engines > 1)}: hw_decoder_load decides how many images they get"
+    text = f"{engines} engine{'s' * (engines > 1)} for JPEG: hw_decoder_load decides how many images they get"
     return Finding(OK, name, text, data=decoder)
