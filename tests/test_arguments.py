@@ -1,4 +1,4 @@
-"""Bad input: one clear error that names the argument, what came and what was expected."""
+"""Bad input: one clear error with the argument, what it must be and what came."""
 
 from __future__ import annotations
 

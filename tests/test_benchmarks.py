@@ -1,4 +1,4 @@
-"""What every result of a benchmark says of itself, and the documents' tables of them."""
+"""The header of every benchmark result, and the documents' tables of results."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_revision(tmp_path: Path) -> None:
 
 
 def test_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the command but no path of the machine, the commit, processor and versions."""
+    """With the command, but without the machine's paths; with commit, processor and versions."""
     monkeypatch.setattr("sys.argv", ["x", "--data", "/somebody/pictures", "--rounds", "3"])
     settings = {"data": Path("/somebody/pictures"), "rounds": 3}
     record = {"mix": "hmix", "batch_size": 64, "seconds": spread([3.0, 1.0, 2.0])}
@@ -52,8 +52,8 @@ def test_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "torch" in content["machine"]["versions"]
 
 
-def test_save_never_writes_over_a_file(tmp_path: Path) -> None:
-    """Also not over one of the same second."""
+def test_save_never_overwrites_a_file(tmp_path: Path) -> None:
+    """Not even one from the same second."""
     paths = {save("bench_x", {"number": number}, [], tmp_path) for number in range(5)}
     assert len(paths) == 5
     assert sorted(load(path)["settings"]["number"] for path in paths) == [0, 1, 2, 3, 4]
@@ -73,7 +73,7 @@ def test_records_are_found_by_their_fields() -> None:
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_results_are_records(path: Path) -> None:
-    """One form for all files; keys are names of fields, never sentences."""
+    """All files have the same form; keys are field names, never sentences."""
 
     def keys(value: object) -> set[str]:
         if isinstance(value, list):
@@ -87,14 +87,14 @@ def test_results_are_records(path: Path) -> None:
     assert [key for key in keys(content["results"]) if not key.isidentifier()] == []
 
 
-def test_documents_say_what_their_results_say() -> None:
-    """Otherwise: python -m benchmarks.documents."""
+def test_documents_agree_with_their_results() -> None:
+    """If not, run python -m benchmarks.documents."""
     stale = [path.name for path in documents.documents() if documents.fill_tables(path) != path.read_text()]
     assert stale == []
 
 
 def test_every_table_is_in_a_document() -> None:
-    """But for those that a benchmark only prints."""
+    """Except those that a benchmark only prints."""
     text = "".join(path.read_text() for path in documents.documents())
     assert {name for name in documents.TABLES if f"<!-- table: {name} " not in text} == {"mix", "compare"}
 
@@ -135,7 +135,7 @@ def test_a_changed_number_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_compare_measures_a_checkout(tmp_path: Path) -> None:
-    """In a process of its own, and nothing but this checkout."""
+    """In its own process, and only this checkout."""
     data = make_demo_dataset(tmp_path / "set", train_per_class=1, val_per_class=1)
     settings = compare.Settings(before=ROOT, after=ROOT, batch_size=4, batches=1, mixes=("none", "hmix"))
     speeds = compare.speeds(ROOT, data, settings)

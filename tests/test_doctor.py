@@ -1,4 +1,4 @@
-"""The doctor: its page, its exit status, and that every detector goes off."""
+"""The doctor: its page, its exit status, and that every check can fail."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def run_doctor(*options: str, **variables: str) -> subprocess.CompletedProcess[s
 
 @pytest.fixture
 def beside_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """PyTorch is not loaded, which takes seconds each time."""
+    """Do not load PyTorch, which takes seconds each time."""
     monkeypatch.setattr(_gpu, "load_together", lambda: (TORCH | {"gpu": False}, ""))
 
 
 def test_json_and_exit_status() -> None:
-    """The whole of it, PyTorch beside DALI included, as a user runs it."""
+    """The whole doctor as a user runs it, with PyTorch beside DALI."""
     run = run_doctor("--json", "--quick")
     report = json.loads(run.stdout)
     assert run.returncode == int(report["problems"] > 0), run.stdout
@@ -78,7 +78,7 @@ def test_json_and_exit_status() -> None:
                 assert found["image"] <= 0.5001
                 assert found["mask"] <= 2e-7
                 assert found["targets"] <= 1e-6
-        # Not nothing: float32 is not float64.
+        # Not 0: float32 is not float64.
         assert check[form]["methods"]["gmix"]["errors"]["paper"]["mask"] > 0
     if not installed["GPU"]["devices"]:
         assert rest
@@ -86,7 +86,7 @@ def test_json_and_exit_status() -> None:
         assert set(rest[0]) == {"GPU graph", "GPU decoding", "driver"}
 
 
-def test_wrong_options_end_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_options_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         doctor.main(["--fast"])
     assert stopped.value.code == 2
@@ -108,13 +108,13 @@ def test_page_is_one_page(
     assert page.splitlines()[-1].endswith(("note.", "notes."))
 
 
-# Formulas and kernels that are wrong, and the self-check sees it.
+# The self-check finds wrong formulas and kernels.
 
 
 def checked(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> tuple[int, dict[str, Any]]:
-    """Exit status and the section of the self-check, on a machine without a GPU."""
+    """Exit status and the self-check's section, on a machine without a GPU."""
     monkeypatch.setattr(_gpu, "find_driver", lambda: NO_GPU)
     monkeypatch.setattr(_gpu, "findings", lambda driver: [])
     monkeypatch.setattr(_machine, "findings", lambda gpus: [])
@@ -180,7 +180,7 @@ def test_wrong_formula_is_found(
 
 
 def _swapped_targets(version: int) -> Callable[..., None]:
-    """As the library's, with the labels of a sample and of its partner in each other's place."""
+    """The library's function with the labels of a sample and of its partner swapped."""
 
     def run(out, out_shapes, out_ndims, outs, data, shapes, ndims, ins):  # type: ignore[no-untyped-def]
         _source = version
@@ -203,7 +203,7 @@ def test_wrong_compiled_kernel_is_found(monkeypatch: pytest.MonkeyPatch) -> None
     assert not found.within_bounds()
 
 
-def test_what_raises_is_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exception_is_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*nodes: Any, **arguments: Any) -> Any:
         raise RuntimeError("Assert failed\n  in a line of C++")
 
@@ -218,7 +218,7 @@ def test_halves() -> None:
     for mixed, said in (([1, 2, 2], "up"), ([0, 1, 2], "down"), ([0, 2, 2], "to even"), ([1, 1, 2], "mixed")):
         image = np.array(mixed, np.uint8).reshape(exact.shape)
         assert _selfcheck._halves(image, exact, masks) == said
-    # A weight that float32 does not have says nothing.
+    # A weight that float32 cannot represent shows nothing.
     assert _selfcheck._halves(image, exact, masks * 0.6001) == ""
 
 
@@ -246,7 +246,7 @@ def test_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Case(NamedTuple):
-    """What a probe is made to see, and what it says then."""
+    """What a probe finds on a made-up machine, and what it must report."""
 
     patch: Callable[[pytest.MonkeyPatch, Path], None]
     probe: Callable[[], Finding]
@@ -260,7 +260,7 @@ def _space(size: int, free: int) -> Callable[[pytest.MonkeyPatch, Path], None]:
 
 
 def _files(**contents: str) -> Callable[[pytest.MonkeyPatch, Path], None]:
-    """Files of /proc and /sys; "__" stands for the slashes."""
+    """Files of /proc and /sys; "__" means a slash."""
     paths = {name.replace("__", "/").replace("_dot_", "."): text for name, text in contents.items()}
 
     def patch(monkeypatch: pytest.MonkeyPatch, _: Path) -> None:
@@ -372,7 +372,7 @@ def test_machine(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 def test_unwritable_cache_for_real(tmp_path: Path) -> None:
-    """Numba itself, with every folder that it would try taken away."""
+    """Numba itself, without a writable folder."""
     file = tmp_path / "file"
     file.write_text("")
     script = "from dali_msda.doctor import machine; print(machine.numba_cache().data['cache'])"
@@ -385,7 +385,7 @@ def test_unwritable_cache_for_real(tmp_path: Path) -> None:
 
 
 def test_probes_survive(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing in /proc and /sys, no shared memory, no driver: the page comes all the same."""
+    """Nothing in /proc and /sys, no shared memory, no driver: the page is still printed."""
     for module in (_machine, processors):
         monkeypatch.setattr(module, "read_text", lambda path: None)
     monkeypatch.setattr(_machine, "_size_and_free", lambda path: None)
@@ -404,7 +404,7 @@ def test_probes_survive(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "KeyError('key')" in failed.text
 
 
-def test_every_problem_says_what_to_do() -> None:
+def test_every_problem_has_a_remedy() -> None:
     with pytest.raises(ValueError, match="todo"):
         Finding(PROBLEM, "name", "text")
     with pytest.raises(ValueError, match="status"):
