@@ -146,7 +146,7 @@ def test_rows_and_columns(backend: str, device: str) -> None:
 @pytest.mark.parametrize("backend", ["hybrid", "graph"])
 @pytest.mark.parametrize("form", ["dense", "separable", "cut"])
 def test_backends_agree_to_the_bit(form: str, backend: str, device: str) -> None:
-    """uint8: the same weights give the same pixels, halves too, except that a GPU may round these otherwise."""
+    """uint8: the same weights give the same pixels, halves too; a GPU may round halves otherwise."""
     images = random_images(COUNT, SIZE)
     masks = weights()
     rows, columns = profiles(masks)
