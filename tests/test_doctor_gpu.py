@@ -237,7 +237,7 @@ CPU_TORCH = TORCH | {"cuda": None, "gpu": False}
         (TORCH | {"cuda": "13.0"}, "", False, NOTE, "CUDA 13.0, DALI for CUDA 12", "nvidia-dali-cuda130"),
         (CPU_TORCH, "", True, PROBLEM, "built for the CPU", "a build for CUDA 12"),
         (CPU_TORCH, "", False, OK, "shares a process", ""),
-        ({}, "undefined symbol: x (exit status 1)", False, PROBLEM, "undefined symbol", "same CUDA major version"),
+        ({}, "undefined symbol: x (exit status 1)", False, PROBLEM, "undefined symbol", "same CUDA major"),
     ],
     ids=["GPU", "no GPU", "blind", "majors, GPU", "majors", "CPU build, GPU", "CPU build", "broken"],
 )
