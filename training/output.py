@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from pipelines.names import json_text
+from pipelines.screen import screen_log
 
 from .appending import Appended, Events
 from .checkpoints import SaveError, write_whole
@@ -26,6 +27,8 @@ from .inputs import FOLDER as CHECKPOINTS
 from .inputs import METRICS
 from .revision import DALI_PACKAGES, commit, installed_versions
 from .storage import Patience
+
+LOG = "log.txt"
 
 _PACKAGES = ("torch", "torchvision", "timm", *DALI_PACKAGES, "numba", "numpy")
 
@@ -147,6 +150,7 @@ class Output:
             metrics.append(before)
         self._metrics = metrics
         self._tensorboard = Events(self.folder, purge_step=step + 1 if step else None)
+        screen_log().open(self.folder / LOG)
 
     def log(self, at_step: int, event: str, **values: float) -> None:
         """Add a line to metrics.jsonl and the values, which are finite, to TensorBoard."""
