@@ -94,9 +94,9 @@ class ImageFolder:
         if not order.shuffle:
             first = order.part.start + taken * order.batch_size
             return list(range(first, min(first + batches * order.batch_size, len(self))))
-        from .upcoming import upcoming
+        from .upcoming import predict_upcoming
 
-        return upcoming(
+        return predict_upcoming(
             len(self),
             checkpoint,
             batches=batches,

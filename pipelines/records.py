@@ -1,6 +1,6 @@
-"""What the pipelines are told about augmentation, output, sharding and execution, as records.
+"""Settings of the pipelines: records for augmentation, output, sharding and execution.
 
-They check themselves when they are made. Imports nothing heavy.
+Each record checks its fields when it is made. Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FloatType = Literal["float32", "float16"]
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """What is done to single images before they are mixed.
+    """Augmentation of single images before mixing.
 
     Raises
     ------
@@ -71,7 +71,7 @@ class Augmentation:
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """The images that a pipeline makes.
+    """Size, layout and type of the images that a pipeline returns.
 
     Raises
     ------
@@ -86,7 +86,7 @@ class Output:
     """HWC suits models in ``channels_last`` format, see :class:`.loader.DALILoader`."""
 
     dtype: FloatType = "float32"
-    """Type of the normalised pixels."""
+    """Type of the normalised images."""
 
     def __post_init__(self) -> None:
         check_integer("image_size", self.image_size, 1)
@@ -105,10 +105,10 @@ class Shard:
     """
 
     index: int = 0
-    """Number of the shard, from 0."""
+    """Number of the shard, counted from 0."""
 
     count: int = 1
-    """How many there are."""
+    """Number of shards."""
 
     def __post_init__(self) -> None:
         check_integer("count", self.count, 1)
@@ -117,7 +117,7 @@ class Shard:
             raise ArgumentValueError("index", f"in [0, {self.count})", self.index)
 
     def part(self, size: int) -> range:
-        """The places of this shard among `size`: all shards together have each once."""
+        """The places of this shard among `size` places; together, the shards have each place once."""
         return range(size * self.index // self.count, size * (self.index + 1) // self.count)
 
 
@@ -135,10 +135,10 @@ class Execution:
     """Number of the GPU for ``device="gpu"``."""
 
     hw_decoder_load: float = 0.8
-    """Share of the JPEGs for the GPU's hardware decoder, where it has one; docs/gpu.md has measurements."""
+    """Share of the JPEGs for the GPU's hardware decoder, if it has one; docs/gpu.md has measurements."""
 
     prefetch_queue_depth: int = 2
-    """Batches made ahead."""
+    """Number of prefetched batches."""
 
     def __post_init__(self) -> None:
         check_integer("device_id", self.device_id, 0)

@@ -8,7 +8,7 @@ import pytest
 
 from dali_msda import Mixing
 from pipelines.records import Shard
-from pipelines.upcoming import upcoming
+from pipelines.upcoming import predict_upcoming
 from tests.image_sets import indices, run, train
 
 
@@ -21,6 +21,6 @@ def test_upcoming(done: int, shard: int, shards: int, coded: Path) -> None:
     pipeline.build()
     list(run(pipeline, done))
     state = pipeline.checkpoint() if done else None
-    found = upcoming(23, state, batches=2, batch_size=4, shard=part, seed=5)
+    found = predict_upcoming(23, state, batches=2, batch_size=4, shard=part, seed=5)
     actual = [i for images, _ in run(pipeline, 2) for i in indices(images)]
     assert found == list(dict.fromkeys(actual))
