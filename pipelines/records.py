@@ -19,7 +19,7 @@ from dali_msda.validation import (
     check_interval,
 )
 
-from .constants import MAGNITUDE_BINS
+from .constants import MAGNITUDE_BINS, MOST_OPERATIONS
 
 AutoAugment = Literal["none", "rand", "trivial"]
 Layout = Literal["CHW", "HWC"]
@@ -49,7 +49,7 @@ class Augmentation:
     """DALI's RandAugment or TrivialAugment (wide), before mixing."""
 
     rand_augment: tuple[int, int] = (2, 9)
-    """Number of operations and magnitude, of 31 steps, for auto_augment "rand"."""
+    """Number of operations (at most 16) and magnitude, of 31 steps, for auto_augment "rand"."""
 
     color_jitter: float = 0.0
     """Brightness, contrast and saturation are scaled by up to 1 +- this, before mixing."""
@@ -62,10 +62,9 @@ class Augmentation:
         pair = self.rand_augment
         if not isinstance(pair, Sequence) or len(pair) != 2 or not all(isinstance(n, Integral) for n in pair):
             raise ArgumentTypeError("rand_augment", "two integers (n, m)", pair)
-        if pair[0] < 1 or not 0 <= pair[1] < MAGNITUDE_BINS:
-            raise ArgumentValueError(
-                "rand_augment", f"two numbers n >= 1 and 0 <= m < {MAGNITUDE_BINS}", pair
-            )
+        if not 1 <= pair[0] <= MOST_OPERATIONS or not 0 <= pair[1] < MAGNITUDE_BINS:
+            expected = f"two numbers 1 <= n <= {MOST_OPERATIONS} and 0 <= m < {MAGNITUDE_BINS}"
+            raise ArgumentValueError("rand_augment", expected, pair)
         check_fraction("color_jitter", self.color_jitter)
 
 

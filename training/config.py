@@ -25,6 +25,7 @@ from dali_msda.validation import ArgumentError, check_integer, check_type
 from pipelines.records import Augmentation, Output
 
 from .architectures import AUXILIARY, full_name
+from .limits import batch_bytes, most_workers, require_memory
 from .mix_schedule import MixSchedule
 from .ranks import IN_ALL, Ranks
 
@@ -354,6 +355,7 @@ def resolve(config: Config, ranks: Ranks = Ranks()) -> Config:
         config = dataclasses.replace(config, amp=cpu_precision())
     _check_mixing(config)
     _check_together(config, ranks)
+    _check_size(config, ranks)
     config = dataclasses.replace(config, arch=full_name(config.arch))
     if config.aux_loss_weight is None:
         config = dataclasses.replace(config, aux_loss_weight=AUXILIARY.get(config.arch))
@@ -421,6 +423,22 @@ def _check_together(config: Config, ranks: Ranks) -> None:
         "left out with --compile, which decides itself what to compute anew",
     )
     check_device(config)
+
+
+def _check_size(config: Config, ranks: Ranks) -> None:
+    """What is too large for this machine, as far as that is known before the model."""
+    require(config, (config.workers or 1) <= most_workers(), "workers", f"at most {most_workers()} here")
+    if config.device != "cpu":  # the batches lie on the GPU
+        return
+    images = config.batch_size // ranks.size // config.accumulate
+    for name, size in (("image_size", config.image_size), ("val_image_size", config.val_image_size)):
+        if size is not None:
+            require_memory(
+                *(batch_bytes(size), images, ranks.local_size),
+                sized=(option(name), size),
+                batch=("--batch-size", config.batch_size),
+                purpose="the loader",
+            )
 
 
 def check_device(config: Config) -> None:
