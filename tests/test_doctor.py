@@ -174,9 +174,9 @@ def test_wrong_formula_is_found(
     wrong: Callable[[pytest.MonkeyPatch], None], found: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong(monkeypatch)
-    results = list(_selfcheck.run(("CPU graph",), 1, timed=False))
+    results = list(_selfcheck.check_methods(("CPU graph",), 1, timed=False))
     assert {result["method"] for result in results if result["error"]} == found
-    assert doctor._methods("CPU graph", results).status == PROBLEM
+    assert doctor._report_methods("CPU graph", results).status == PROBLEM
 
 
 def _swapped_targets(version: int) -> Callable[..., None]:
@@ -197,7 +197,7 @@ def _swapped_targets(version: int) -> Callable[..., None]:
 
 def test_wrong_compiled_kernel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_entry_points, "_build_targets", _swapped_targets)
-    found = _selfcheck.errors("cutmix", "reference", "CPU kernel")
+    found = _selfcheck.measure_errors("cutmix", "reference", "CPU kernel")
     assert found.targets > 0.5
     assert found.image <= 0.5
     assert not found.within_bounds()
@@ -208,7 +208,7 @@ def test_an_exception_is_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("Assert failed\n  in a line of C++")
 
     monkeypatch.setattr(_selfcheck, "mix", broken)
-    results = list(_selfcheck.run(("CPU graph",), 1, timed=False))
+    results = list(_selfcheck.check_methods(("CPU graph",), 1, timed=False))
     assert len(results) == 6
     assert {result["error"] for result in results} == {"RuntimeError: Assert failed in a line of C++"}
 
@@ -217,29 +217,29 @@ def test_halves() -> None:
     exact, masks = np.array([[[[0.5], [1.5], [2.25]]]]), np.full((1, 1, 3), 0.5)
     for mixed, said in (([1, 2, 2], "up"), ([0, 1, 2], "down"), ([0, 2, 2], "to even"), ([1, 1, 2], "mixed")):
         image = np.array(mixed, np.uint8).reshape(exact.shape)
-        assert _selfcheck._halves(image, exact, masks) == said
+        assert _selfcheck._find_rounding(image, exact, masks) == said
     # A weight that float32 cannot represent shows nothing.
-    assert _selfcheck._halves(image, exact, masks * 0.6001) == ""
+    assert _selfcheck._find_rounding(image, exact, masks * 0.6001) == ""
 
 
 def test_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_selfcheck, "BATCH", 3)
     monkeypatch.setattr(_selfcheck, "_ROUND_SECONDS", 0.0)
-    (right,) = _selfcheck.decoders(False, 1)
+    (right,) = _selfcheck.check_decoders(False, 1)
     assert right["error"] == ""
     assert right["images_per_second"] > 0
 
     monkeypatch.setattr(_jpeg, "TILE_MEAN", (117.3, 117.7, 127.55))
-    (off,) = _selfcheck.decoders(False, 1)
+    (off,) = _selfcheck.check_decoders(False, 1)
     assert off["error"].startswith("colours off by 10.0,")
     tiled = _jpeg.repeat_tile
     monkeypatch.setattr(_jpeg, "repeat_tile", lambda rows, columns: tiled(rows, columns + 1))
-    (larger,) = _selfcheck.decoders(False, 1)
+    (larger,) = _selfcheck.check_decoders(False, 1)
     assert larger["error"] == "a decoded image has the shape (384, 576, 3)"
     monkeypatch.setattr(_jpeg, "repeat_tile", lambda rows, columns: b"\xff\xd8\xff no JPEG" * 9)
-    (broken,) = _selfcheck.decoders(False, 1)
+    (broken,) = _selfcheck.check_decoders(False, 1)
     assert "RuntimeError" in broken["error"]
-    assert doctor._decoding("CPU decoding", [broken]).status == PROBLEM
+    assert doctor._report_decoding("CPU decoding", [broken]).status == PROBLEM
 
 
 # The machine.
@@ -307,11 +307,11 @@ GROUPS_1 = {"proc__self__cgroup": "4:memory:/docker/a\n3:cpu,cpuacct:/docker/a\n
 MACHINE = {
     "quota, version 2": Case(
         _files(**GROUPS_2, sys__fs__cgroup__kubepods__cpu_dot_max="250000 100000\n"),
-        lambda: _machine.processors(0), NOTE, "2 of 16", "num_threads=2",
+        lambda: _machine.check_processors(0), NOTE, "2 of 16", "num_threads=2",
     ),
     "no quota, version 2": Case(
         _files(**GROUPS_2, sys__fs__cgroup__cpu_dot_max="max 100000\n"),
-        lambda: _machine.processors(0), OK, "16 of 16", "",
+        lambda: _machine.check_processors(0), OK, "16 of 16", "",
     ),
     "quota, version 1": Case(
         _files(
@@ -319,7 +319,7 @@ MACHINE = {
             sys__fs__cgroup__cpu__cpu_dot_cfs_quota_us="300000\n",
             sys__fs__cgroup__cpu__cpu_dot_cfs_period_us="100000\n",
         ),
-        lambda: _machine.processors(0), NOTE, "3 of 16", "--workers 3",
+        lambda: _machine.check_processors(0), NOTE, "3 of 16", "--workers 3",
     ),
     "no quota, version 1": Case(
         _files(
@@ -327,34 +327,35 @@ MACHINE = {
             sys__fs__cgroup__cpu__cpu_dot_cfs_quota_us="-1\n",
             sys__fs__cgroup__cpu__cpu_dot_cfs_period_us="100000\n",
         ),
-        lambda: _machine.processors(0), OK, "16 of 16", "",
+        lambda: _machine.check_processors(0), OK, "16 of 16", "",
     ),
     "few processors for the GPUs": Case(
-        _files(), lambda: _machine.processors(8), NOTE, "for 8 GPUs", "docs/gpu.md"
+        _files(), lambda: _machine.check_processors(8), NOTE, "for 8 GPUs", "docs/gpu.md"
     ),
     "little memory": Case(
         _files(**GROUPS_2, sys__fs__cgroup__kubepods__pod1__memory_dot_max="2147483648\n"),
-        lambda: _machine.memory(), NOTE, "allows 2.0 GiB", "small batches",
+        lambda: _machine.check_memory(), NOTE, "allows 2.0 GiB", "small batches",
     ),
     "Docker's shared memory, one process": Case(
-        _space(64 << 20, 64 << 20), lambda: _machine.shared_memory(1), NOTE, "0.1 GiB", "--shm-size"
+        _space(64 << 20, 64 << 20), lambda: _machine.check_shared_memory(1), NOTE, "0.1 GiB", "--shm-size"
     ),
     "Docker's shared memory, two GPUs": Case(
-        _space(64 << 20, 64 << 20), lambda: _machine.shared_memory(2), PROBLEM, "0.1 GiB", "--shm-size"
+        _space(64 << 20, 64 << 20), lambda: _machine.check_shared_memory(2), PROBLEM, "0.1 GiB", "--shm-size"
     ),
     "full shared memory": Case(
-        _space(64 << 30, 1 << 20), lambda: _machine.shared_memory(2), PROBLEM, "0.0 GiB free", "--shm-size"
+        _space(64 << 30, 1 << 20), lambda: _machine.check_shared_memory(2),
+        PROBLEM, "0.0 GiB free", "--shm-size",
     ),
-    "no shared memory": Case(_no_shm, lambda: _machine.shared_memory(0), NOTE, "no /dev/shm", "tmpfs"),
-    "little disk": Case(_space(9 << 40, 2 << 30), _machine.disk, NOTE, "2.0 GiB free", "checkpoint"),
-    "full disk": Case(_space(9 << 40, 1 << 20), _machine.disk, PROBLEM, "0.0 GiB free", "TMPDIR"),
-    "no temporary folder": Case(_no_temporary, _machine.disk, PROBLEM, "no temporary folder", "TMPDIR"),
-    "Numba missing": Case(_no_numba, _machine.numba_cache, PROBLEM, "cannot be imported", "pip install"),
-    "Numba off": Case(_no_jit, _machine.numba_cache, PROBLEM, "switched off", "NUMBA_DISABLE_JIT"),
-    "cache cannot be written": Case(_no_cache, _machine.numba_cache, NOTE, "no locator", "NUMBA_CACHE_DIR"),
+    "no shared memory": Case(_no_shm, lambda: _machine.check_shared_memory(0), NOTE, "no /dev/shm", "tmpfs"),
+    "little disk": Case(_space(9 << 40, 2 << 30), _machine.check_disk, NOTE, "2.0 GiB free", "checkpoint"),
+    "full disk": Case(_space(9 << 40, 1 << 20), _machine.check_disk, PROBLEM, "0.0 GiB free", "TMPDIR"),
+    "no temporary folder": Case(_no_temporary, _machine.check_disk, PROBLEM, "no temporary folder", "TMPDIR"),
+    "Numba missing": Case(_no_numba, _machine.check_numba, PROBLEM, "cannot be imported", "pip install"),
+    "Numba off": Case(_no_jit, _machine.check_numba, PROBLEM, "switched off", "NUMBA_DISABLE_JIT"),
+    "cache cannot be written": Case(_no_cache, _machine.check_numba, NOTE, "no locator", "NUMBA_CACHE_DIR"),
     "old Python": Case(
         lambda patch, _: patch.setattr(sys, "version_info", (3, 10, 1)),
-        _machine.python, NOTE, "CPython", "3.11",
+        _machine.check_python, NOTE, "CPython", "3.11",
     ),
 }  # fmt: skip
 
@@ -375,7 +376,7 @@ def test_unwritable_cache_for_real(tmp_path: Path) -> None:
     """Numba itself, without a writable folder."""
     file = tmp_path / "file"
     file.write_text("")
-    script = "from dali_msda.doctor import machine; print(machine.numba_cache().data['cache'])"
+    script = "from dali_msda.doctor import machine; print(machine.check_numba().data['cache'])"
     places = [subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True,
         env={**os.environ, "NUMBA_CACHE_DIR": str(folder)},

@@ -122,7 +122,7 @@ def test_only_the_version_is_unknown_without_nvmls_package(
 ) -> None:
     """The GPUs are found, and the page says what to install."""
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    found = _gpu.gpus(_gpu.find_driver(), 12)
+    found = _gpu.check_gpus(_gpu.find_driver(), 12)
     assert (found.status, found.data["driver"]) == (OK, None)
     assert "driver of unknown version (pip install nvidia-ml-py to see it) for CUDA up to 12.4" in found.text
     assert "GPU 40, 80 GiB" in found.text
@@ -143,8 +143,8 @@ def test_only_the_version_is_unknown_without_nvmls_package(
 def test_gpus(
     driver: Driver, cards: int, status: str, says: str, todo: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_gpu, "cards_in_the_machine", lambda: cards)
-    found = _gpu.gpus(driver, 12)
+    monkeypatch.setattr(_gpu, "count_cards", lambda: cards)
+    found = _gpu.check_gpus(driver, 12)
     assert found.status == status
     assert says in found.text
     assert todo in found.todo
@@ -152,10 +152,10 @@ def test_gpus(
 
 
 def test_hidden_devices_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_gpu, "cards_in_the_machine", lambda: 1)
+    monkeypatch.setattr(_gpu, "count_cards", lambda: 1)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert "CUDA_VISIBLE_DEVICES" in _gpu.gpus(NO_GPU, 12).todo
-    assert "580.0 or newer" in _gpu.gpus(GPU, 13).todo  # 550 is too old for the build for CUDA 13
+    assert "CUDA_VISIBLE_DEVICES" in _gpu.check_gpus(NO_GPU, 12).todo
+    assert "580.0 or newer" in _gpu.check_gpus(GPU, 13).todo  # 550 is too old for the build for CUDA 13
 
 
 def with_libraries(monkeypatch: pytest.MonkeyPatch, *missing: str) -> None:
@@ -184,23 +184,23 @@ def test_missing_libraries(
     missing: list[str], cuda: int, status: str, says: str, todo: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_libraries(monkeypatch, *missing)
-    _, found = _gpu.cuda_libraries(cuda, True)
+    _, found = _gpu.check_cuda_libraries(cuda, True)
     assert found.status == status
     assert says in found.text
     assert todo in found.todo
     # Without a GPU it works, and the driver's libraries are not checked.
-    without = _gpu.cuda_libraries(cuda, False)[1:]
+    without = _gpu.check_cuda_libraries(cuda, False)[1:]
     assert [finding.status for finding in without] == [NOTE] * (missing != ["libnvcuvid"])
     assert all("before a GPU is used" in finding.todo for finding in without)
 
 
 def test_all_libraries_or_unused_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     with_libraries(monkeypatch)
-    (found,) = _gpu.cuda_libraries(12, True)
+    (found,) = _gpu.check_cuda_libraries(12, True)
     assert found.status == OK
     assert f"{len(opened_libraries(12))} are found" in found.text
     with_libraries(monkeypatch, "libcufile")
-    (found,) = _gpu.cuda_libraries(12, True)
+    (found,) = _gpu.check_cuda_libraries(12, True)
     assert "not used here: libcufile" in found.text
 
 
@@ -211,7 +211,7 @@ def test_library_off_the_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     (tmp_path / "npp" / "lib" / "libnppc.so.12").write_text("")
     monkeypatch.setattr(_libraries, "open_library", lambda library: (None, "no such file"))
     monkeypatch.setattr(_libraries, "package_folder", lambda name: tmp_path / "dali")
-    found = {finding.name: finding for finding in _gpu.cuda_libraries(12, True)}
+    found = {finding.name: finding for finding in _gpu.check_cuda_libraries(12, True)}
     assert found["libnppc"].todo.endswith(
         "npp/lib, where DALI does not look: add that folder to LD_LIBRARY_PATH"
     )
@@ -220,7 +220,7 @@ def test_library_off_the_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 def test_libraries_without_dali() -> None:
     """Which libraries DALI would open depends on its build."""
-    (found,) = _gpu.cuda_libraries(None, True)
+    (found,) = _gpu.check_cuda_libraries(None, True)
     assert (found.status, found.todo) == (NOTE, "install DALI, as above")
 
 
@@ -251,7 +251,7 @@ def test_torch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(_gpu, "load_together", lambda: (found, error))
-    finding = _gpu.torch(12, gpu)
+    finding = _gpu.check_torch(12, gpu)
     assert finding.status == status
     assert says in finding.text
     assert todo in finding.todo
@@ -259,7 +259,7 @@ def test_torch(
 
 def test_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    found = _gpu.torch(12, True)
+    found = _gpu.check_torch(12, True)
     assert (found.status, found.data["version"]) == (OK, None)
     assert "the trainer and pipelines.loader need it" in found.text
 

@@ -123,9 +123,9 @@ def test_search_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         folder.mkdir()
         (folder / "libx9.so.1").write_text("no library")
     library = Library("libx9", ("libx9.so.1", "libx9.so"), (second,), None, OK, "")
-    assert list(_libraries.candidates(library)) == [second / "libx9.so.1"]
+    assert list(_libraries.find_candidates(library)) == [second / "libx9.so.1"]
     monkeypatch.setenv("LD_LIBRARY_PATH", f"{first}:")
-    assert list(_libraries.candidates(library)) == [first / "libx9.so.1", second / "libx9.so.1"]
+    assert list(_libraries.find_candidates(library)) == [first / "libx9.so.1", second / "libx9.so.1"]
     found, reason = open_library(library)
     assert found is None
     assert "libx9" in reason

@@ -111,7 +111,7 @@ def _driver_version() -> tuple[str | None, str]:
         return None, f"NVML: {error}"
 
 
-def cards_in_the_machine() -> int:
+def count_cards() -> int:
     """Count NVIDIA's display and compute devices on the PCI bus, usable by this process or not.
 
     From /sys, which works without a driver, to tell a missing driver from a missing GPU.
@@ -145,16 +145,16 @@ def findings(driver: Driver) -> list[Finding]:
     version, major, error = dali_version()
     has_gpu = bool(driver.devices)
     return [
-        run_probe("GPU", lambda: gpus(driver, major)),
-        dali(version, major, error),
-        *cuda_libraries(major, has_gpu),
-        run_probe("PyTorch", lambda: torch(major, has_gpu)),
+        run_probe("GPU", lambda: check_gpus(driver, major)),
+        check_dali(version, major, error),
+        *check_cuda_libraries(major, has_gpu),
+        run_probe("PyTorch", lambda: check_torch(major, has_gpu)),
     ]
 
 
-def gpus(driver: Driver, cuda_major: int | None) -> Finding:
+def check_gpus(driver: Driver, cuda_major: int | None) -> Finding:
     """Driver and GPUs, and whether the driver is new enough for DALI."""
-    cards = cards_in_the_machine()
+    cards = count_cards()
     data: dict[str, Any] = {
         "driver": driver.version,
         "cuda_of_driver": driver.cuda and list(driver.cuda),
@@ -189,7 +189,7 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
-def dali(version: str | None, cuda_major: int | None, error: str) -> Finding:
+def check_dali(version: str | None, cuda_major: int | None, error: str) -> Finding:
     """DALI itself."""
     data = {"version": version, "cuda_major": cuda_major}
     if version is None:
@@ -200,7 +200,7 @@ def dali(version: str | None, cuda_major: int | None, error: str) -> Finding:
     return Finding(OK, "DALI", f"{version}, built for CUDA {cuda_major}", data=data)
 
 
-def cuda_libraries(cuda_major: int | None, has_gpu: bool) -> list[Finding]:
+def check_cuda_libraries(cuda_major: int | None, has_gpu: bool) -> list[Finding]:
     """Open the libraries that DALI opens by name, the same way."""
     if cuda_major is None:
         text, todo = "not checked: which ones are needed depends on DALI's build", "install DALI, as above"
@@ -226,10 +226,10 @@ def cuda_libraries(cuda_major: int | None, has_gpu: bool) -> list[Finding]:
     if not has_gpu:
         text += f"; not checked, because they belong to the driver: {', '.join(driver)}"
     finding = Finding(OK, "CUDA libraries", text, data={"libraries": entries})
-    return [finding, *(_missing(group, has_gpu) for group in missing.values())]
+    return [finding, *(_report_missing(group, has_gpu) for group in missing.values())]
 
 
-def _missing(group: list[libraries.Library], has_gpu: bool) -> Finding:
+def _report_missing(group: list[libraries.Library], has_gpu: bool) -> Finding:
     """The missing libraries of one package."""
     stem, package, elsewhere = group[0].stem, group[0].package, _installed_elsewhere(group[0])
     if package is None:
@@ -259,7 +259,7 @@ def _installed_elsewhere(library: libraries.Library) -> Path | None:
     return None
 
 
-def torch(cuda_major: int | None, has_gpu: bool) -> Finding:
+def check_torch(cuda_major: int | None, has_gpu: bool) -> Finding:
     """PyTorch, loaded together with DALI in its own process."""
     if importlib.util.find_spec("torch") is None:
         text = "not installed: the trainer and pipelines.loader need it, the library does not"

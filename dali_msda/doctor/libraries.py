@@ -103,7 +103,7 @@ def package_folder(name: str) -> Path | None:
     return Path(places[0]) if places else None
 
 
-def candidates(library: Library) -> Iterator[Path]:
+def find_candidates(library: Library) -> Iterator[Path]:
     """Files that the loader would try for a library, in its order, without the system's.
 
     Our own code, because a RUNPATH only applies to the binary that has it, not to this process.
@@ -128,7 +128,7 @@ def open_library(library: Library) -> tuple[str | None, str]:
     reason = "no file of that name in the loader's folders"
     # A name without a folder is looked up in the system's cache, or is already loaded because another
     # library of this process (PyTorch's, say) needed it.
-    for target in [*map(str, candidates(library)), *library.names]:
+    for target in [*map(str, find_candidates(library)), *library.names]:
         try:
             ctypes.CDLL(target)
         except OSError as error:

@@ -27,12 +27,12 @@ _PYTHONS = ((3, 11), (3, 13))
 def findings(gpus: int) -> list[Finding]:
     """All findings of this module, for a machine with that number of usable GPUs."""
     return [
-        run_probe("Python", python),
-        run_probe("processors", lambda: processors(gpus)),
-        run_probe("memory", memory),
-        run_probe("shared memory", lambda: shared_memory(gpus)),
-        run_probe("disk", disk),
-        run_probe("Numba", numba_cache),
+        run_probe("Python", check_python),
+        run_probe("processors", lambda: check_processors(gpus)),
+        run_probe("memory", check_memory),
+        run_probe("shared memory", lambda: check_shared_memory(gpus)),
+        run_probe("disk", check_disk),
+        run_probe("Numba", check_numba),
     ]
 
 
@@ -40,7 +40,7 @@ def _gib(size: float) -> str:
     return f"{size / _GIB:.1f} GiB"
 
 
-def python() -> Finding:
+def check_python() -> Finding:
     """Interpreter and platform: DALI has wheels for CPython on Linux."""
     version = platform.python_version()
     system = f"{platform.system()} {platform.machine()}"
@@ -53,7 +53,7 @@ def python() -> Finding:
     return Finding(OK, "Python", text, data=data)
 
 
-def processors(gpus: int) -> Finding:
+def check_processors(gpus: int) -> Finding:
     """Processors of the machine, for this process, and per GPU."""
     total, usable, quota = os.cpu_count() or 1, usable_processors(), cpu_quota()
     allowed = allowed_processors()
@@ -72,7 +72,7 @@ def processors(gpus: int) -> Finding:
     return Finding(OK, "processors", text, data=data)
 
 
-def memory() -> Finding:
+def check_memory() -> Finding:
     """Memory of the machine and of the control group, whose limit psutil does not know."""
     try:
         total: int | None = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -102,7 +102,7 @@ def _size_and_free(path: str) -> tuple[int, int] | None:
     return usage.total, usage.free
 
 
-def shared_memory(gpus: int) -> Finding:
+def check_shared_memory(gpus: int) -> Finding:
     """/dev/shm: processes of one machine exchange data there (NCCL, PyTorch's DataLoader)."""
     space = _size_and_free("/dev/shm")
     if space is None:
@@ -120,7 +120,7 @@ def shared_memory(gpus: int) -> Finding:
     return Finding(OK, "shared memory", text, data=data)
 
 
-def disk() -> Finding:
+def check_disk() -> Finding:
     """Free disk in the working directory, where results go, and in the temporary folder."""
     spaces = {"here": _size_and_free("."), "temporary": None}
     try:
@@ -143,7 +143,7 @@ def disk() -> Finding:
 _PLACES = {"here": "in the working directory", "temporary": "in the temporary folder"}
 
 
-def numba_cache() -> Finding:
+def check_numba() -> Finding:
     """Numba, and the folder where it caches the compiled kernels."""
     try:
         import numba

@@ -80,14 +80,14 @@ def self_check(gpu: bool, threads: int, *, timed: bool) -> list[Finding]:
     except Exception as error:  # of any type: DALI's operators are imported here
         todo = "to see the error, run python -c 'import dali_msda.operators'"
         return [Finding(PROBLEM, "self-check", f"cannot run: {error}", todo)]
-    results = list(selfcheck.run(selfcheck.FORMS[:2], threads, timed=timed))
-    decoders = list(selfcheck.decoders(False, threads)) if timed else []
-    found = [_methods(form, [r for r in results if r["form"] == form]) for form in selfcheck.FORMS[:2]]
-    found += [_decoding("CPU decoding", decoders)] if timed else []
+    results = list(selfcheck.check_methods(selfcheck.FORMS[:2], threads, timed=timed))
+    decoders = list(selfcheck.check_decoders(False, threads)) if timed else []
+    found = [_report_methods(form, [r for r in results if r["form"] == form]) for form in selfcheck.FORMS[:2]]
+    found += [_report_decoding("CPU decoding", decoders)] if timed else []
     return found + (_gpu_check(threads, timed=timed) if gpu else [])
 
 
-def _methods(form: str, results: list[dict[str, Any]]) -> Finding:
+def _report_methods(form: str, results: list[dict[str, Any]]) -> Finding:
     """All methods in one form, with both conventions."""
     data = {"methods": {result["method"]: result for result in results}}
     wrong: dict[str, list[str]] = {}
@@ -126,7 +126,7 @@ _REMEDIES = {
 }
 
 
-def _decoding(name: str, results: list[dict[str, Any]]) -> Finding:
+def _report_decoding(name: str, results: list[dict[str, Any]]) -> Finding:
     data = {"decoders": results}
     wrong = [result["error"] for result in results if result["error"]]
     if wrong:
@@ -161,11 +161,14 @@ def _gpu_check(threads: int, *, timed: bool) -> list[Finding]:
         last = messages[-1] if messages else "no message"
         text = f"the check exited with status {run.returncode}: {last}"
         return [Finding(PROBLEM, "GPU graph", text, _REMEDIES["GPU graph"])]
-    found = [_methods("GPU graph", results["methods"]), _hardware(results["hardware_decoder"])]
-    return found + ([_decoding("GPU decoding", results["decoders"])] if timed else [])
+    found = [
+        _report_methods("GPU graph", results["methods"]),
+        _report_hardware_decoder(results["hardware_decoder"]),
+    ]
+    return found + ([_report_decoding("GPU decoding", results["decoders"])] if timed else [])
 
 
-def _hardware(decoder: dict[str, Any]) -> Finding:
+def _report_hardware_decoder(decoder: dict[str, Any]) -> Finding:
     name, engines = "hardware decoder", decoder["engines"]
     if engines is None:
         todo = "decoding works without it; in a container: NVIDIA_DRIVER_CAPABILITIES=compute,utility,video"

@@ -89,7 +89,7 @@ def _source(values: Any, **arguments: Any) -> Any:
     return fn.external_source(source=lambda: list(values), **arguments)
 
 
-def _pipeline(define: Callable[[], Any], batch_size: int, gpu: bool, threads: int) -> Pipeline:
+def _build_pipeline(define: Callable[[], Any], batch_size: int, gpu: bool, threads: int) -> Pipeline:
     pipeline = Pipeline(batch_size, threads, 0 if gpu else None, seed=1)
     with pipeline:
         pipeline.set_outputs(*define())
@@ -101,7 +101,7 @@ def _backend(form: str) -> str:
     return "kernel" if form == "CPU kernel" else "graph"
 
 
-def errors(method: str, convention: str, form: str) -> Errors:
+def measure_errors(method: str, convention: str, form: str) -> Errors:
     """Mix a batch in one of :data:`FORMS` and compare it with the reference."""
     gpu, draws = form == "GPU graph", _make_draws(_SIZE)
     count = len(draws.lam)
@@ -129,7 +129,7 @@ def errors(method: str, convention: str, form: str) -> Errors:
         )
         return mixed, targets, params.mask
 
-    outputs = _pipeline(define, count, gpu, 2).run()
+    outputs = _build_pipeline(define, count, gpu, 2).run()
     mixed, targets, masks = (np.array(tensors.as_cpu().as_array()) for tensors in outputs)
     expected, expected_targets, expected_masks = reference.mix(
         images,
@@ -155,11 +155,11 @@ def errors(method: str, convention: str, form: str) -> Errors:
         float(np.abs(masks[..., 0] - expected_masks).max()),
         float(np.abs(targets - expected_targets).max()),
         int(np.abs(mixed.astype(int) - expected).max()),
-        _halves(mixed, exact, expected_masks),
+        _find_rounding(mixed, exact, expected_masks),
     )
 
 
-def _halves(mixed: np.ndarray, exact: np.ndarray, masks: np.ndarray) -> str:
+def _find_rounding(mixed: np.ndarray, exact: np.ndarray, masks: np.ndarray) -> str:
     """How values half-way between two integers were rounded, where float32 holds them exactly."""
     below = np.floor(exact)
     half = (exact == below + 0.5) & (masks * 1024 == np.floor(masks * 1024))[..., np.newaxis]
@@ -173,7 +173,7 @@ def _halves(mixed: np.ndarray, exact: np.ndarray, masks: np.ndarray) -> str:
     return "to even" if (mixed[half] % 2 == 0).all() else "mixed"
 
 
-def images_per_second(method: str, form: str, threads: int) -> float:
+def time_mixing(method: str, form: str, threads: int) -> float:
     """Images mixed per second by a pipeline fed with uint8 images on its device; median of rounds."""
     gpu = form == "GPU graph"
     images = np.random.default_rng(7).integers(0, 256, (BATCH, SIDE, SIDE, 3), dtype=np.uint8)
@@ -186,10 +186,10 @@ def images_per_second(method: str, form: str, threads: int) -> float:
         own = own.gpu() if gpu else own
         return mix(own, _source(labels), method=method, num_classes=1000, backend=_backend(form))
 
-    return _rate(_pipeline(define, BATCH, gpu, threads))
+    return _measure_rate(_build_pipeline(define, BATCH, gpu, threads))
 
 
-def _rate(pipeline: Pipeline) -> float:
+def _measure_rate(pipeline: Pipeline) -> float:
     """Images per second of a pipeline; each round ends with the copy of its last batch to the CPU."""
 
     def seconds(batches: int) -> float:
@@ -205,7 +205,7 @@ def _rate(pipeline: Pipeline) -> float:
     return statistics.median(batches * size / seconds(batches) for _ in range(_ROUNDS))
 
 
-def decoding(threads: int, hw_decoder_load: float | None = None) -> tuple[float, str]:
+def time_decoding(threads: int, hw_decoder_load: float | None = None) -> tuple[float, str]:
     """JPEGs decoded per second, and what is wrong with the images (empty if nothing).
 
     Parameters
@@ -222,7 +222,7 @@ def decoding(threads: int, hw_decoder_load: float | None = None) -> tuple[float,
         device = {"device": "mixed", "hw_decoder_load": hw_decoder_load} if gpu else {"device": "cpu"}
         return (fn.decoders.image(_source(encoded), **device),)
 
-    pipeline = _pipeline(define, BATCH, gpu, threads)
+    pipeline = _build_pipeline(define, BATCH, gpu, threads)
     image = np.array(pipeline.run()[0].as_cpu().at(BATCH - 1))
     shape = (_JPEG_ROWS, jpeg.TILE_HEIGHT, _JPEG_COLUMNS, jpeg.TILE_WIDTH, 3)
     if image.shape != (shape[0] * shape[1], shape[2] * shape[3], 3):
@@ -232,10 +232,10 @@ def decoding(threads: int, hw_decoder_load: float | None = None) -> tuple[float,
     tiles = image.reshape(shape)[1:-1, :, 1:-1].astype(int)
     differ = int(np.abs(tiles - tiles[:1, :, :1]).max())
     wrong = "" if off < 2 and differ <= 2 else f"colours off by {off:.1f}, tiles differ by {differ} levels"
-    return _rate(pipeline), wrong
+    return _measure_rate(pipeline), wrong
 
 
-def run(forms: tuple[str, ...], threads: int, *, timed: bool = True) -> Iterator[dict[str, Any]]:
+def check_methods(forms: tuple[str, ...], threads: int, *, timed: bool = True) -> Iterator[dict[str, Any]]:
     """Check methods in forms, one result for each pair; a failure is a result too.
 
     Yields
@@ -252,12 +252,12 @@ def run(forms: tuple[str, ...], threads: int, *, timed: bool = True) -> Iterator
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # the doctor reports the same by itself
                     for convention in get_args(Convention):
-                        found = errors(method, convention, form)
+                        found = measure_errors(method, convention, form)
                         result["errors"][convention] = found._asdict()
                         if not found.within_bounds():
                             result["error"] = f"{convention} convention: {_describe(found)}"
                     if timed and method != "none":
-                        result["images_per_second"] = images_per_second(method, form, threads)
+                        result["images_per_second"] = time_mixing(method, form, threads)
             except Exception as error:  # of any type: DALI passes on whatever its C++ code raises
                 result["error"] = _one_line(error)
             yield result
@@ -275,18 +275,18 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(lines)[:300]}"
 
 
-def decoders(gpu: bool, threads: int) -> Iterator[dict[str, Any]]:
+def check_decoders(gpu: bool, threads: int) -> Iterator[dict[str, Any]]:
     """Check and time the decoder: on the CPU, or on the GPU with several shares for the hardware decoder."""
     for load in (0.0, 0.65, 1.0) if gpu else (None,):
         result: dict[str, Any] = {"hw_decoder_load": load, "error": "", "images_per_second": 0.0}
         try:
-            result["images_per_second"], result["error"] = decoding(threads, load)
+            result["images_per_second"], result["error"] = time_decoding(threads, load)
         except Exception as error:  # as above
             result["error"] = _one_line(error)
         yield result
 
 
-def hardware_decoder() -> dict[str, Any]:
+def find_hardware_decoder() -> dict[str, Any]:
     """Engines of the GPU's JPEG decoder and cores of each, 0 if it has none, from nvJPEG."""
     opened = libraries.opened_libraries(gpu.cuda_major(nvidia.dali))
     file, reason = libraries.open_library(next(library for library in opened if library.stem == "libnvjpeg"))
@@ -305,21 +305,21 @@ def _ask_nvjpeg(nvjpeg: Any) -> dict[str, Any]:
     return {"engines": engines.value, "cores_per_engine": cores.value, "error": ""}
 
 
-def on_gpu(threads: int, *, timed: bool = True) -> dict[str, Any]:
+def check_gpu(threads: int, *, timed: bool = True) -> dict[str, Any]:
     """All checks that need a GPU, as one object."""
     return {
-        "methods": list(run(("GPU graph",), threads, timed=timed)),
-        "decoders": list(decoders(True, threads)) if timed else [],
-        "hardware_decoder": hardware_decoder(),
+        "methods": list(check_methods(("GPU graph",), threads, timed=timed)),
+        "decoders": list(check_decoders(True, threads)) if timed else [],
+        "hardware_decoder": find_hardware_decoder(),
     }
 
 
 def main() -> None:
-    """``gpu THREADS [quick]``: print what :func:`on_gpu` returns."""
+    """``gpu THREADS [quick]``: print what :func:`check_gpu` returns."""
     device, threads, *rest = sys.argv[1:]
     if device != "gpu":
         raise SystemExit(f"device must be 'gpu'; got {device!r}")
-    print(json.dumps(on_gpu(int(threads), timed="quick" not in rest)))
+    print(json.dumps(check_gpu(int(threads), timed="quick" not in rest)))
 
 
 if __name__ == "__main__":
