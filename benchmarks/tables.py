@@ -298,6 +298,22 @@ def gpu_memory(content: Content) -> Rows:
     return rows
 
 
+def busy(*contents: Content) -> Rows:
+    """Milliseconds of a training step beside busy processes."""
+    places = [(content, count) for content in contents for count in content["settings"]["neighbours"]]
+    rows = [["ms per step: GOMP_SPINCOUNT"]]
+    rows[0] += [f"{content['settings']['image_size']} pixels, {count} busy" for content, count in places]
+    policies = dict.fromkeys((it["spin_count"], it["threads"]) for it in contents[0]["results"])
+    for spin_count, threads in policies:
+        name = "not set" if spin_count is None else str(spin_count)
+        cells = [name if threads is None else f"{name}, OMP_NUM_THREADS={threads}"]
+        for content, count in places:
+            found = only(content["results"], neighbours=count, spin_count=spin_count, threads=threads)
+            cells.append(f"{1e3 * found['step_s']['median']:.0f}")
+        rows.append(cells)
+    return rows
+
+
 TABLES: dict[str, Callable[..., Rows]] = {
     "loader": loader,
     "loader_short": loader_short,
@@ -311,6 +327,7 @@ TABLES: dict[str, Callable[..., Rows]] = {
     "soak": soak,
     "compare": compare,
     "blend": blend,
+    "busy": busy,
     "gpu_cost": gpu_cost,
     "gpu_memory": gpu_memory,
 }
