@@ -425,7 +425,7 @@ def test_a_named_run_from_the_command_line(
     ],
 )
 def test_which_run_is_asked_for(arguments: list[str], name: str | None) -> None:
-    assert asked_for(arguments) == name
+    assert asked_for(arguments, "--config") == name
 
 
 BAD: dict[str, tuple[list[str], str]] = {

@@ -113,7 +113,7 @@ def known_classes(config: Config, file: WeightFile) -> tuple[str, ...] | None:
     """Names of the outputs of weights: those of ``--class-names``, or of the file; None without both."""
     if config.class_names is not None:
         return read_class_names(config.class_names)
-    return About.of(file.content).classes
+    return About.of_file(file).classes
 
 
 def few(names: Sequence[str], count: int = 5) -> str:

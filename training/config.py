@@ -110,8 +110,9 @@ class Config:
     is torchvision's where both have it."""
 
     init_weights: Path | None = None
-    """Weights to begin with: a checkpoint of this trainer or another, a state_dict, or safetensors. What it
-    says of --arch and --image-size is their default. Default: random weights."""
+    """Weights to begin with: a checkpoint of this trainer or another, a state_dict, safetensors, or a file
+    that torchvision publishes. What it, or its name, says of --arch and the image sizes is their default.
+    Default: random weights."""
 
     init_entry: str | None = None
     """Which entry of --init-weights to take, such as model or state_dict.net, where it holds several.
@@ -129,6 +130,10 @@ class Config:
 
     val_image_size: int | None = None
     """Side of the validation images in pixels. Default: --image-size."""
+
+    val_resize_size: int | None = None
+    """Shorter side to which validation images are resized before the centre crop of --val-image-size.
+    Default: 256/224 of that."""
 
     epochs: int | float = 300
     """Passes over the training images, such as 90 or 0.5; the learning rate is planned over them."""
@@ -242,7 +247,7 @@ class Config:
         check_type("mix_schedule", self.mix_schedule, MixSchedule)
         check_type("augmentation", self.augmentation, Augmentation)
         with as_options():
-            for name in ("image_size", "val_image_size"):
+            for name in ("image_size", "val_image_size", "val_resize_size"):
                 size = getattr(self, name)
                 if size is not None:
                     with as_options({"image_size": name}.__getitem__):
@@ -269,6 +274,9 @@ class Config:
             require(self, 0 < self.bad_files_limit <= 1, "bad_files_limit", "in (0, 1]")
             require(self, self.ema_decay is None or 0 <= self.ema_decay < 1, "ema_decay", "in [0, 1)")
 
+
+# Other names of options, by the settings.
+ALIASES: dict[str, tuple[str, ...]] = {"init_weights": ("--weights",)}
 
 # The run without --data: a few minutes on two CPU cores.
 DEMO = Config(
@@ -356,6 +364,12 @@ def resolve(config: Config, ranks: Ranks = Ranks()) -> Config:
     _check_mixing(config)
     _check_together(config, ranks)
     _check_size(config, ranks)
+    require(
+        config,
+        config.val_resize_size is None or config.val_resize_size >= (config.val_image_size or 0),
+        "val_resize_size",
+        f"at least --val-image-size {config.val_image_size}",
+    )
     config = dataclasses.replace(config, arch=full_name(config.arch))
     if config.aux_loss_weight is None:
         config = dataclasses.replace(config, aux_loss_weight=AUXILIARY.get(config.arch))

@@ -69,7 +69,7 @@ def _begin(model: nn.Module, config: Config, classes: Sequence[str], weights: Pa
     )
     unnamed = known is None and not config.new_classifier
     names = "it names no classes: they are taken in the order of the folders" * unnamed
-    about = About.of(file.content).compare(config)
+    about = About.of_file(file).compare(config)
     return "; ".join(filter(None, (f"{taken.kind} of {weights}{taken.except_for}", about, taken.left, names)))
 
 

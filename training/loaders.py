@@ -126,6 +126,7 @@ class Loaders:
         def make(images: Source, _: dict[str, Any] | None) -> DALILoader:
             pipeline = val_pipeline(
                 images,
+                resize_size=self._config.val_resize_size,
                 output=Output(image_size=size, layout="HWC"),
                 report_stand_ins=True,
                 **self._common,

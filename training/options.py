@@ -30,7 +30,7 @@ from pipelines.files import expand_home
 from pipelines.names import shown
 
 from .architectures import AUXILIARY
-from .config import DEMO, Config, as_options
+from .config import ALIASES, DEMO, Config, as_options
 from .config import option as written
 from .inputs import read_json
 
@@ -126,7 +126,12 @@ def parse(arguments: Sequence[str], default: Config, **texts: Any) -> Config:
         [
             (
                 option.name,
-                Annotated[option.kind, tyro.conf.arg(help=option.help + without_data[option.name])],
+                Annotated[
+                    option.kind,
+                    tyro.conf.arg(
+                        help=option.help + without_data[option.name], aliases=ALIASES.get(option.name)
+                    ),
+                ],
                 dataclasses.field(default=None if option.name in own else values[option.name]),
             )
             for option in known

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .architectures import full_name
 from .config import Config, option
 from .inert_pickle import items_of
+from .published import Published, find_published
+from .weight_files import WeightFile
 
 # Where settings are kept: by this trainer, by torchvision's references and timm, by Lightning, by others.
 _SETTINGS = ("settings", "args", "hyper_parameters", "hparams", "config", "cfg")
@@ -33,6 +35,10 @@ class About:
         Pixels of the images that it was trained with, and evaluated.
     classes : tuple of str
         Names in the order of the outputs.
+    val_resize_size : int
+        Shorter side of the images before the crop of an evaluation.
+    published : Published
+        What torchvision says of them; the other attributes are then what it says.
     """
 
     arch: str | None = None
@@ -40,24 +46,58 @@ class About:
     image_size: int | None = None
     val_image_size: int | None = None
     classes: tuple[str, ...] | None = None
+    val_resize_size: int | None = None
+    published: Published | None = None
 
     def compare(self, config: Config) -> str:
         """What the file says, for people, and what is otherwise in the settings of this run; may be empty."""
-        names = ("arch", "image_size", "val_image_size")
+        names = ("arch", "image_size", "val_image_size", "val_resize_size")
         said = {option(name): getattr(self, name) for name in names if getattr(self, name) is not None}
         here = {name: getattr(config, name[2:].replace("-", "_")) for name in said}
         here = {name: value for name, value in here.items() if value != said[name]}
         text = ", ".join(f"{name} {value}" for name, value in said.items())
         if here:
             text += f"; here: {', '.join(f'{name} {value}' for name, value in here.items())}"
-        return f"the file says {text}" if text else ""
+        if self.published is None:
+            return f"the file says {text}" if text else ""
+        return f"by its name {self.published.weights} of torchvision, which says {text}{self._not_taken()}"
 
-    def defaults(self, *, sized: bool) -> dict[str, Any]:
-        """The settings that it stands for where others are not given; `sized`: --image-size is given."""
+    def _not_taken(self) -> str:
+        """What torchvision's evaluation has besides, and this one has not."""
+        assert self.published is not None
+        other = ["bicubic interpolation"] * (self.published.interpolation == "bicubic")
+        other += ["mean and standard deviation 0.5 of the pixels"] * self.published.half
+        return f"; not taken over: {' and '.join(other)}, so results differ" if other else ""
+
+    def defaults(self, *, sized: bool, val_sized: bool) -> dict[str, Any]:
+        """The settings that it stands for where others are not given.
+
+        Parameters
+        ----------
+        sized, val_sized : bool
+            Whether the size of all images, or of those of the validation, is given.
+        """
         found = {"arch": self.arch} | ({} if sized else {"image_size": self.image_size})
         if not sized and self.val_image_size != self.image_size:
             found["val_image_size"] = self.val_image_size
+        if not val_sized:
+            found["val_resize_size"] = self.val_resize_size
         return {name: value for name, value in found.items() if value is not None}
+
+    @classmethod
+    def of_file(cls, file: WeightFile) -> About:
+        """Look it up in a file or, where that says nothing, by its name."""
+        about, published = cls.of(file.content), find_published(file.path)
+        if published is None or about.arch is not None or about.other_arch is not None:
+            return about
+        return replace(
+            about,
+            arch=published.arch,
+            image_size=published.crop_size,
+            val_image_size=published.crop_size,
+            val_resize_size=published.resize_size,
+            published=published,
+        )
 
     @classmethod
     def of(cls, content: Any) -> About:

@@ -221,7 +221,7 @@ def _choose(file: WeightFile, needed: Sequence[str], arch: str, entry: str | Non
 
 def _whose(file: WeightFile, arch: str) -> str:
     """Which other model the weights may be of."""
-    said = About.of(file.content)
+    said = About.of_file(file)
     named = f" (it says that it is of {name})" if (name := said.other_arch or said.arch) else ""
     both = arch in TORCHVISION and arch in (timm_names() or ())
     return named + (f"; --arch {TIMM}{arch} is timm's model of that name" if both else "")
