@@ -28,9 +28,9 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from configs import asked_for, named_run
-from pipelines.files import expanded
+from pipelines.files import expand_home
 from pipelines.screen import keep_printing
-from training.config import DEMO, Config, complain, resolve
+from training.config import ALIASES, DEMO, Config, complain, resolve
 from training.inputs import Listing, check_output, list_dataset
 from training.options import parse, recorded_run
 from training.ranks import Ranks
@@ -39,6 +39,8 @@ from training.storage import STATUS, TRANSIENT, Patience, StorageError
 from training.weight_files import read_weight_file
 from training.weight_settings import About
 
+_WEIGHTS = ("--init-weights", *ALIASES["init_weights"])
+
 
 def settings_of(arguments: list[str]) -> Config:
     """The settings that a command line asks for.
@@ -46,20 +48,21 @@ def settings_of(arguments: list[str]) -> Config:
     Where it does not give them, they are those that --init-weights names, those of --from-config or --config,
     those of the run without data, or the defaults, in this order.
     """
-    name, repeated = asked_for(arguments), asked_for(arguments, "--from-config")
+    name, repeated = asked_for(arguments, "--config"), asked_for(arguments, "--from-config")
     if repeated is not None:
         if name is not None:
             raise ValueError(f"--from-config must be left out with --config {name}; got {repeated}")
-        default = recorded_run(expanded(repeated))
+        default = recorded_run(expand_home(repeated))
     elif name is not None:
         default = dataclasses.replace(named_run(name), config=name)
     else:
         default = Config() if _names(arguments, "--data", "--help", "-h") else DEMO
-    weights = asked_for(arguments, "--init-weights")
-    if weights is not None and (file := expanded(weights)).is_file():
+    weights = asked_for(arguments, *_WEIGHTS)
+    if weights is not None and (file := expand_home(weights)).is_file():
         sized = _names(arguments, "--image-size")
-        about = About.of(read_weight_file(file).content)
-        default = dataclasses.replace(default, **about.defaults(sized=sized))
+        val_sized = sized or _names(arguments, "--val-image-size")
+        about = About.of_file(read_weight_file(file))
+        default = dataclasses.replace(default, **about.defaults(sized=sized, val_sized=val_sized))
     return parse(arguments, default, prog="train_imagenet.py", description=__doc__)
 
 
@@ -99,7 +102,7 @@ def _run(arguments: list[str], ranks: Ranks, stop: StopSignals) -> int:
     from training.distributed import Processes
 
     # Without data and without a wish of its own the run is as large as this machine is fast.
-    sizes = ("--image-size", "--epochs", "--max-steps", "--init-weights", "--from-config")
+    sizes = ("--image-size", "--epochs", "--max-steps", "--from-config", *_WEIGHTS)
     fit = config.data is None and not _names(arguments, *sizes)
     return run(config, Processes.from_environment(), stop, listing, fit=fit)
 

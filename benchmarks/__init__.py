@@ -1,1 +1,1 @@
-"""Timings against peers: one command each, results as ratios within one run. Never part of the tests."""
+"""Timings, ours and of other libraries: one command each, compared within one run. Not part of the tests."""

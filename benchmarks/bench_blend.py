@@ -1,10 +1,10 @@
-"""Masks of one's own: what mixing by a weight for every pixel costs beside mixing by rows and columns.
+"""Your own masks: the cost of mixing with a weight for every pixel, compared with rows and columns.
 
     python -m benchmarks.bench_blend
 
-``msda.blend`` and, for comparison, GMix in pipelines over the same batch in memory, on the CPU; without and
-with the normalisation in the same pass. The masks are the same either way: products of random rows and
-columns. All take turns, round by round.
+Runs ``msda.blend`` and, for comparison, GMix in pipelines over the same batch in memory, on the CPU, with and
+without normalisation in the same pass. Both forms have the same masks: products of random rows and columns.
+All take turns, round by round.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pipelines.constants import MEAN, STD
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured."""
+    """What to measure."""
 
     batch_size: int = 64
     """Images per batch."""
@@ -39,15 +39,15 @@ class Settings:
     """Batches per turn."""
 
     rounds: int = 15
-    """Turns of every pipeline, after two that do not count."""
+    """Turns of every pipeline, after two for warm-up."""
 
 
-def _always(batch: np.ndarray[Any, Any]) -> Callable[[], np.ndarray[Any, Any]]:
+def _repeat(batch: np.ndarray[Any, Any]) -> Callable[[], np.ndarray[Any, Any]]:
     return lambda: batch
 
 
 def build(mask: str, normalise: bool, settings: Settings) -> Pipeline:
-    """A pipeline that mixes by "rows and columns", by "every pixel", or as GMix does."""
+    """A pipeline that mixes by "rows and columns", by "every pixel", or with "gmix"."""
     rng, side, count = np.random.default_rng(0), settings.image_size, settings.batch_size
     images = rng.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
     rows, columns = rng.uniform(size=(2, count, side)).astype(np.float32)
@@ -63,7 +63,7 @@ def build(mask: str, normalise: bool, settings: Settings) -> Pipeline:
         else:
             parts = (rows, columns) if mask == "rows and columns" else (dense,)
             given = [
-                fn.external_source(source=_always(part), dtype=types.FLOAT, no_copy=True) for part in parts
+                fn.external_source(source=_repeat(part), dtype=types.FLOAT, no_copy=True) for part in parts
             ]
             outputs = msda.blend(
                 own, classes, mask=given if len(given) == 2 else given[0], num_classes=1000, **more
@@ -83,7 +83,7 @@ def main() -> None:
     }
     for number in range(settings.rounds + 2):
         for key, pipeline in pipelines.items():
-            pipeline.run()  # what was made ahead
+            pipeline.run()  # a batch made ahead
             wall, cpu = time.perf_counter(), time.process_time()
             for _ in range(settings.batches):
                 pipeline.run()

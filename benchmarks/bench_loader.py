@@ -2,14 +2,14 @@
 
     python -m benchmarks.bench_loader --data DIR [--longest-side 500] [--loaders dali-none timm-cutmix ...]
 
-Every loader reads, decodes, crops (the same random resized crop), mirrors, mixes and gives float32
-N x 3 x S x S normalised images with soft labels, on the CPU (or, with ``--device gpu``, on the GPU), with the
-same number of threads or worker processes. Each lives in a process of its own and is asked for one pass at a
-time, in turns, so that all of them see the same moods of the machine. ``dali-plain`` is DALI without this
-library and without mixing.
+Every loader reads, decodes, crops (the same random resized crop), mirrors, mixes and returns normalised
+float32 images N x 3 x S x S with soft labels, on the CPU (with ``--device gpu``, on the GPU), with the same
+number of threads or worker processes. Each runs in its own process and does one pass at a time, in turns, so
+that changes in the machine's speed affect all of them. ``dali-plain`` is DALI without this library and
+without mixing.
 
-The images are linked as often as it takes for an epoch of 64 batches: what a loader does once per epoch
-(padding, starting threads) shall not count for more than it does on a real data set.
+Images are linked repeatedly until an epoch has 64 batches, so that work done once per epoch (padding,
+starting threads) does not count for more than on a real data set.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from benchmarks.loaders import Settings, contenders
 from benchmarks.tables import show
 from dali_msda.processors import usable_processors
 
-# After its turn a loader still makes some batches ahead, which must not fall into the next one's turn.
+# After its turn a loader still makes some batches ahead, which must not slow down the next one.
 _REFILL_S = 1.0
 
 
-def prepared(settings: Settings, folder: Path) -> Path:
-    """The data as `settings` want it, in `folder`: smaller if asked for, and linked for 64 batches."""
+def prepare_images(settings: Settings, folder: Path) -> Path:
+    """Link the images into `folder`, enough for 64 batches, made smaller if the settings say so."""
     from PIL import Image
 
     from pipelines.folders import list_images
@@ -62,14 +62,14 @@ def prepared(settings: Settings, folder: Path) -> Path:
 
 
 def serve(name: str, settings: Settings, pipe: Connection) -> None:
-    """Build a loader, then time a pass for every message, a number of images, until the other side closes."""
+    """Build a loader, then time a pass of N images for every message N, until the pipe closes."""
     import torch
 
-    # Worker processes start as they do outside of this benchmark, on Linux.
+    # Worker processes start as they do on Linux outside this benchmark.
     multiprocessing.set_start_method("fork", force=True)
     if settings.cores is not None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: settings.cores])
-    torch.set_num_threads(1)  # the loaders' own threads are what is compared
+    torch.set_num_threads(1)  # only the loaders' own threads are compared
     began = time.perf_counter()
     batches = contenders()[name].batches(settings)
     next(batches)
@@ -85,7 +85,7 @@ def serve(name: str, settings: Settings, pipe: Connection) -> None:
         began = time.perf_counter()
         for _ in range(steps):
             images, _ = next(batches)
-            # What a training step would do first: look at every value.
+            # Like a training step, read every value.
             total = images.sum()
         float(total)
         rate = steps * settings.batch_size / (time.perf_counter() - began)
@@ -94,7 +94,7 @@ def serve(name: str, settings: Settings, pipe: Connection) -> None:
 
 
 def _children_peak() -> int:
-    """Peak memory of the worker processes that are alive, in KiB; shared pages count in each."""
+    """Peak memory of the live worker processes, in KiB; shared pages count in each."""
     total = 0
     for child in multiprocessing.active_children():
         for line in Path(f"/proc/{child.pid}/status").read_text().splitlines():
@@ -151,12 +151,14 @@ def main() -> None:
     if settings.loaders == ["all"]:
         settings = dataclasses.replace(settings, loaders=list(contenders()))
     if not settings.data.is_dir():
-        raise SystemExit(f"--data must be a folder of class folders; there is no folder {settings.data}")
+        raise SystemExit(
+            f"--data must be a folder of class folders; got {settings.data}, which is not a folder"
+        )
     unknown = [name for name in settings.loaders if name not in contenders()]
     if unknown:
-        raise SystemExit(f"--loaders must be among {', '.join(contenders())}; got {unknown[0]}")
+        raise SystemExit(f"--loaders must be of {', '.join(contenders())}; got {unknown[0]}")
     with tempfile.TemporaryDirectory() as folder:
-        data = prepared(settings, Path(folder))
+        data = prepare_images(settings, Path(folder))
         files = [path for path in data.rglob("*") if path.is_file()]
         size = _mean_size(files)
         placed = dataclasses.replace(settings, data=data)

@@ -1,11 +1,11 @@
-"""Time of mixing one batch: this project's kernel, a plain copy of the same bytes, and the peers.
+"""Time to mix one batch: this project's kernel, a plain copy of the same bytes, and other libraries.
 
     python -m benchmarks.bench_mix [--batch-sizes 64 256] [--cores 1 2]
     python -m benchmarks.bench_mix --device gpu
 
-On the CPU the kernel is called on arrays, as DALI calls it, one image after the other on each core. Peers
-mix the same images as float32 tensors N x C x H x W, and as uint8 where they can. All take turns, round by
-round. On the GPU the DALI graph mixes uint8 batches that lie on the GPU already.
+On the CPU the kernel is called on arrays, as DALI calls it, one image after another on each core. Other
+libraries mix the same images as float32 tensors N x C x H x W, and as uint8 if they can. All take turns,
+round by round. On the GPU the DALI graph mixes uint8 batches that are already there.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Mix = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured."""
+    """What to measure."""
 
     batch_sizes: tuple[int, ...] = (64, 256)
     """Images per batch."""
@@ -45,16 +45,16 @@ class Settings:
     """Side of the images in pixels."""
 
     rounds: int = 15
-    """Turns of every contender, after two that do not count."""
+    """Turns of every contender, after two for warm-up."""
 
     device: Literal["cpu", "gpu"] = "cpu"
     """gpu: the DALI graph on the GPU, against a copy on the GPU."""
 
 
-def _mixing(method: str, count: int, size: int, rng: np.random.Generator) -> Callable[..., None]:
-    """A compiled loop over images: the mask of each from draws as a pipeline makes them, and its mixing.
+def _compile_loop(method: str, count: int, size: int, rng: np.random.Generator) -> Callable[..., None]:
+    """Compile a loop over images: each one's mask, from draws like a pipeline's, and its mixing.
 
-    lam is uniform, the method's own arguments have their defaults.
+    lam is uniform; the method's own arguments have their defaults.
     """
     entry = TABLE[method]
     names = [*entry.values, "_row", "_column", "_coin", "_probability", "_paper", "_given"]
@@ -76,7 +76,7 @@ def _mixing(method: str, count: int, size: int, rng: np.random.Generator) -> Cal
 
 
 def _in_threads(work: Callable[[int, int], Any], count: int, pool: ThreadPoolExecutor, cores: int) -> None:
-    """Call `work` on equal parts of range(count), one per core."""
+    """Call `work` for equal parts of range(count), one per core."""
     edges = np.linspace(0, count, cores + 1).astype(int)
     list(pool.map(work, edges[:-1], edges[1:]))
 
@@ -93,14 +93,14 @@ class Contender(NamedTuple):
     """timm has two: a draw per "batch" or per "elem"."""
 
     def fields(self) -> Record:
-        """What it is, as fields of a record."""
+        """Its description, as fields of a record."""
         return {"library": self.library, "mix": self.mix, "dtype": self.dtype, "mode": self.mode}
 
 
 def contenders(
     batch_size: int, cores: int, size: int, pool: ThreadPoolExecutor, *, peers: bool = True
 ) -> list[Contender]:
-    """Everything that is timed on the CPU."""
+    """The contenders on the CPU."""
     rng = np.random.default_rng(0)
     own = rng.integers(0, 256, (batch_size, size, size, 3), dtype=np.uint8)
     mixed = np.empty_like(own)
@@ -111,7 +111,7 @@ def contenders(
 
     found = [Contender("numpy", "copy", "uint8", lambda: _in_threads(copy, batch_size, pool, cores))]
     for method in mixing():
-        loop = _mixing(method, batch_size, size, rng)
+        loop = _compile_loop(method, batch_size, size, rng)
 
         def mix(start: int, stop: int, loop: Callable[..., None] = loop) -> None:
             loop(mixed, own, partner, start, stop)
@@ -143,7 +143,7 @@ def _timm(images: torch.Tensor, labels: torch.Tensor) -> list[Contender]:
     for method, alphas in (("mixup", (1.0, 0.0)), ("cutmix", (0.0, 1.0)), ("stochastic", (1.0, 1.0))):
         for mode in ("batch", "elem"):
             mix = Mixup(*alphas, mode=mode, num_classes=1000, label_smoothing=0.0)
-            # It mixes in place; mixing the same images again costs the same.
+            # It mixes in place; mixing the result again takes the same time.
             found.append(Contender("timm", method, "float32", partial(mix, images, labels), mode))
     return found
 
@@ -173,11 +173,11 @@ def _kornia(images: torch.Tensor, labels: torch.Tensor) -> list[Contender]:
 
 
 def gpu_contenders(batch_size: int, size: int) -> list[Contender]:
-    """The graph on a GPU, each method in a pipeline of its own, and PyTorch's copy of the same bytes."""
+    """The graph on a GPU, one pipeline per method, and PyTorch's copy of the same bytes."""
     from nvidia.dali import Pipeline, fn, types
 
     if not torch.cuda.is_available():
-        raise SystemExit("--device gpu: there is no GPU here")
+        raise SystemExit("--device must be cpu without a GPU; got gpu")
     images = torch.randint(0, 256, (batch_size, size, size, 3), dtype=torch.uint8, device="cuda")
     out = torch.empty_like(images)
     labels = [np.array([i], np.int32) for i in range(batch_size)]
@@ -206,7 +206,7 @@ def gpu_contenders(batch_size: int, size: int) -> list[Contender]:
 
 
 def in_turns(found: Sequence[Contender], rounds: int) -> list[list[float]]:
-    """Seconds of every round of every contender."""
+    """Time every contender in every round, in seconds."""
     seconds: list[list[float]] = [[] for _ in found]
     for number in range(rounds + 2):
         for contender, own in zip(found, seconds, strict=True):

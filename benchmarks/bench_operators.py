@@ -1,8 +1,8 @@
-"""Where the time of the training pipeline goes: it is cut off after one operator more each time.
+"""Where the training pipeline spends its time: times its first operator, its first two, and so on.
 
     python -m benchmarks.bench_operators --data DIR [--mix hmix]
 
-Processor time and wall time per batch on the CPU; the difference of two lines is what an operator costs.
+Processor and wall time per batch on the CPU; the difference between two lines is the cost of an operator.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import tyro
 from nvidia.dali import Pipeline, fn, types
 
 import dali_msda as msda
-from benchmarks.bench_loader import prepared
+from benchmarks.bench_loader import prepare_images
 from benchmarks.common import save, spread
 from benchmarks.loaders import Settings as Loading
 from benchmarks.tables import show
@@ -25,7 +25,7 @@ from dali_msda.backends.numba.resize import resize_mirrored
 from dali_msda.processors import usable_processors
 from pipelines.constants import MEAN, STD
 from pipelines.folders import ImageFolder, list_images
-from pipelines.imagenet import decoder_arguments, normalized
+from pipelines.imagenet import decoder_arguments, normalize
 from pipelines.records import Output
 from pipelines.sources import Order
 
@@ -34,13 +34,13 @@ STAGES = ("read", "decode", "resize", "normalise", "mix_normalise", "dali_resize
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is measured."""
+    """What to measure."""
 
     data: Path
     """Folder of class folders with JPEGs."""
 
     longest_side: int | None = 500
-    """Make larger images this small first."""
+    """Shrink larger images to this first."""
 
     mix: str = "hmix"
     """Mixing method."""
@@ -55,7 +55,7 @@ class Settings:
     """Batches per turn."""
 
     rounds: int = 9
-    """Turns of every stage, after one that does not count."""
+    """Turns of every stage, after one for warm-up."""
 
 
 def build(folder: ImageFolder, stage: str, settings: Settings) -> Pipeline:
@@ -68,13 +68,13 @@ def build(folder: ImageFolder, stage: str, settings: Settings) -> Pipeline:
         if stage != "read":
             images = fn.decoders.image_random_crop(encoded, **decoder_arguments("cpu", 0.0), num_attempts=10)
             if stage == "dali_resize_normalise":
-                images = normalized(fn.resize(images, size=[224, 224], antialias=True), Output())
+                images = normalize(fn.resize(images, size=[224, 224], antialias=True), Output())
             elif stage != "decode":
                 mirrored = fn.random.coin_flip(shape=[1], dtype=types.INT32)
                 images = resize_mirrored(images, mirrored, 224)
             outputs = [images]
             if stage == "normalise":
-                outputs = [normalized(images, Output())]
+                outputs = [normalize(images, Output())]
             elif stage == "mix_normalise":
                 outputs = list(
                     msda.mix(
@@ -98,11 +98,11 @@ def main() -> None:
     seconds: dict[str, dict[str, list[float]]] = {stage: {"wall": [], "cpu": []} for stage in STAGES}
     with tempfile.TemporaryDirectory() as temporary:
         loading = Loading(settings.data, longest_side=settings.longest_side, batch_size=settings.batch_size)
-        folder = list_images(prepared(loading, Path(temporary)))
+        folder = list_images(prepare_images(loading, Path(temporary)))
         pipelines = {stage: build(folder, stage, settings) for stage in STAGES}
         for number in range(settings.rounds + 1):
             for stage, pipeline in pipelines.items():
-                for _ in range(3):  # what was made ahead
+                for _ in range(3):  # batches made ahead
                     pipeline.run()
                 wall, cpu = time.perf_counter(), time.process_time()
                 for _ in range(settings.batches):

@@ -1,9 +1,9 @@
-"""How loading and mixing scale: with cores, with the batch, with the size of the images.
+"""How loading and mixing scale: with cores, with batch size, with image size.
 
     python -m benchmarks.bench_scale --data DIR
 
-The whole training loader with HMix on one core and on all of them (as many threads as cores), and with
-batches of 32 to 512 images; and the mixing kernel alone on one core: time per pixel, from 32 to 448 pixels.
+The whole training loader with HMix on one core and on all cores (one thread each), and with batches of 32 to
+512 images; and the mixing kernel alone on one core: time per pixel, from 32 to 448 pixels.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks.bench_loader import measure, prepared
+from benchmarks.bench_loader import measure, prepare_images
 from benchmarks.bench_mix import contenders as mixers
 from benchmarks.bench_mix import in_turns
 from benchmarks.common import Record, save, spread
@@ -28,13 +28,13 @@ _LOADER = "dali-hmix"
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured."""
+    """What to measure."""
 
     data: Path
     """Folder of class folders with JPEGs."""
 
     longest_side: int | None = 500
-    """Make larger images this small first."""
+    """Shrink larger images to this first."""
 
     batch_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)
     """Images per batch."""
@@ -46,13 +46,13 @@ class Settings:
     """Images per pass of a loader."""
 
     rounds: int = 7
-    """Passes of every contender, after one that does not count."""
+    """Passes of every contender, after one for warm-up."""
 
 
-def _loaders(settings: Settings) -> list[Record]:
+def _measure_loaders(settings: Settings) -> list[Record]:
     with tempfile.TemporaryDirectory() as folder:
         common = Loading(settings.data, longest_side=settings.longest_side, images=settings.images)
-        data = prepared(dataclasses.replace(common, batch_size=max(settings.batch_sizes)), Path(folder))
+        data = prepare_images(dataclasses.replace(common, batch_size=max(settings.batch_sizes)), Path(folder))
         common = dataclasses.replace(common, data=data)
         one = dataclasses.replace(common, cores=1, workers=1)
         by_batch = [dataclasses.replace(common, batch_size=size) for size in settings.batch_sizes]
@@ -64,8 +64,8 @@ def _loaders(settings: Settings) -> list[Record]:
         ]
 
 
-def _pixels(settings: Settings) -> list[Record]:
-    """Nanoseconds per pixel of every method on one core; as many pixels in every batch."""
+def _measure_pixels(settings: Settings) -> list[Record]:
+    """Nanoseconds per pixel of every method on one core; all batches have the same number of pixels."""
     largest = max(settings.image_sizes)
     with ThreadPoolExecutor(1) as pool:
         found, records, pixels = [], [], []
@@ -84,7 +84,7 @@ def _pixels(settings: Settings) -> list[Record]:
 def main() -> None:
     """Measure, write the results, print tables."""
     settings = tyro.cli(Settings, description=__doc__)
-    path = save("bench_scale", vars(settings), _pixels(settings) + _loaders(settings))
+    path = save("bench_scale", vars(settings), _measure_pixels(settings) + _measure_loaders(settings))
     print(f"{show('scale_mix', path)}\n\n{show('scale_loader', path)}\nwrote {path}")
 
 

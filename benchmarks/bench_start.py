@@ -1,9 +1,9 @@
-"""Seconds until something happens: the command line's answers, imports, a pipeline's first batch.
+"""Start-up times: the command line's answers, imports, a pipeline's first batch.
 
     python -m benchmarks.bench_start [--against CHECKOUT]
 
-Every figure is of a process of its own, which runs once before it counts, so that kernels are compiled and
-files are in memory. With another checkout the two take turns.
+Each is timed in a new process, after a warm-up run that compiles the kernels and caches the files. With
+another checkout the two take turns.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ pipeline.run()
 print(built - start, time.perf_counter() - built)
 """
 _IMPORT = f"{_DALI}\nimport time\nstart = time.perf_counter()\n%s\nprint(time.perf_counter() - start)"
-# Stage and method; where the figure is that a process prints (-1: the whole process is timed); its command.
+# Stage and method: the index of its time in the process's output (-1: time the whole process); its command.
 _STAGES: dict[tuple[str, str | None], tuple[int, list[str]]] = {
     ("help", None): (-1, ["train_imagenet.py", "--help"]),
     ("error_folder", None): (-1, ["train_imagenet.py", "--data", "nowhere"]),
@@ -48,17 +48,17 @@ _STAGES: dict[tuple[str, str | None], tuple[int, list[str]]] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured."""
+    """What to measure."""
 
     against: Path | None = None
-    """Another checkout of the project, to be measured in turn with this one."""
+    """Another checkout of the project, to measure in turn with this one."""
 
     rounds: int = 5
-    """Processes of every kind, after one that does not count."""
+    """Processes of every kind, after one for warm-up."""
 
 
 def seconds(root: Path, figure: int, command: list[str]) -> float:
-    """One process in a checkout; the figure that it prints, or the time that it takes."""
+    """Run one process in a checkout; return the time that it prints, or its own run time."""
     environment = os.environ | {"PYTHONPATH": str(root)}
     start = time.perf_counter()
     process = subprocess.run(

@@ -1,15 +1,16 @@
-"""Images per second of training with real loading, against the same model on one batch kept in memory.
+"""Images per second of training with real loading, compared with the same model on one batch in memory.
 
     python -m benchmarks.bench_train --data DIR [--arch resnet50] [--image-size 224] [--batch-size 64]
 
-The trainer's own step is timed: forward, backward, optimiser. ``memory`` repeats one batch; every method
-loads, mixes and trains with a loader of its own. All take turns on the same model. The share lost to loading
-and mixing is 1 - (images/s of the method) / (images/s in memory).
+Times the trainer's own step: forward, backward, optimiser. ``memory`` repeats one batch; each method loads,
+mixes and trains with its own loader. All take turns on the same model. The share lost to loading and mixing
+is 1 - (images/s of the method) / (images/s from memory).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import time
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured."""
+    """What to measure."""
 
     data: Path
     """Folder with train/ and val/."""
@@ -56,17 +57,17 @@ class Settings:
     """Steps per turn."""
 
     rounds: int = 7
-    """Turns of every contender, after one that does not count."""
+    """Turns of every contender, after one for warm-up."""
 
 
-def endless(loader: GuardedLoader) -> Iterator[Batch]:
+def repeat_epochs(loader: GuardedLoader) -> Iterator[Batch]:
     """The batches of a loader, epoch after epoch."""
     while True:
         yield from loader
 
 
 def create_learner(config: Config, num_classes: int, batches: int) -> Learner:
-    """The trainer's own model and step."""
+    """Create the trainer's own model and step."""
     processes, progress = Processes(), Progress()
     device = start_device(config, processes)
     model = create_model(config, [str(label) for label in range(num_classes)], device, processes, None)
@@ -93,14 +94,10 @@ def main() -> None:
         quarantine = Quarantine(Path(os.devnull), skip=False)
         loaders[method] = Loaders(config, Processes(), quarantine, dict).train(images)
     learner = create_learner(config, len(images.classes), len(loaders["none"]))
-    kept = next(endless(loaders["none"]))
-    kept = kept[0].clone(memory_format=torch.preserve_format), kept[1].clone()
-
-    def in_memory() -> Iterator[Batch]:
-        while True:
-            yield kept
-
-    sources = {"memory": in_memory(), **{method: endless(loader) for method, loader in loaders.items()}}
+    first = next(repeat_epochs(loaders["none"]))
+    batch = first[0].clone(memory_format=torch.preserve_format), first[1].clone()
+    sources: dict[str, Iterator[Batch]] = {"memory": itertools.repeat(batch)}
+    sources |= {method: repeat_epochs(loader) for method, loader in loaders.items()}
     rates: dict[str, list[float]] = {name: [] for name in sources}
     for number in range(settings.rounds + 1):
         for name, batches in sources.items():

@@ -1,6 +1,6 @@
-"""What every benchmark shares: a description of the machine, statistics, and a dated file of results.
+"""Shared by all benchmarks: a description of the machine, statistics, and a dated file of results.
 
-A file of results has a header (benchmark, date, command, commit and whether there were changes on top,
+A results file has a header (benchmark, date, command, commit and whether there were uncommitted changes,
 machine, settings) and a list of records. A record is a dict of fields: what was measured (``"loader": "dali",
 "mix": "hmix", "batch_size": 64``) and its figures (``"images_per_s": {"median": ..., "q1": ..., "q3": ...,
 "rounds": ...}``). Names of figures end with the unit.
@@ -24,7 +24,7 @@ from pipelines.files import write_whole
 from training.revision import DALI_PACKAGES, commit, git, installed_versions
 
 Record = dict[str, Any]
-Content = dict[str, Any]  # of a file of results
+Content = dict[str, Any]  # of a results file
 
 _PACKAGES = (
     *DALI_PACKAGES,
@@ -70,22 +70,22 @@ def _gpu() -> str:
 
 
 def revision(root: Path = Path(__file__).parent.parent) -> dict[str, Any]:
-    """The commit of the code, and whether there were changes on top; None where that is not known.
+    """The commit of the code, and whether there are uncommitted changes; None if unknown.
 
-    Other results are no change.
+    New results do not count as changes.
     """
     changes = git(root, "status", "--porcelain", "--", ".", ":(exclude)benchmarks/results")
     return {"commit": commit(root), "dirty": None if changes is None else changes != ""}
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, the quartiles and the number of rounds."""
+    """Median, quartiles and number of rounds."""
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
     return {"median": median, "q1": low, "q3": high, "rounds": len(values)}
 
 
 def mixing() -> list[str]:
-    """The names of all methods that mix."""
+    """The names of all methods except "none"."""
     return [name for name in TABLE if name != "none"]
 
 
@@ -97,9 +97,10 @@ def save(
     *,
     calculated: bool = False,
 ) -> Path:
-    """Write the records under a header to ``folder/DATE-name.json``, never over an older file.
+    """Write a header and the records to ``folder/DATE-name.json``, never over an older file.
 
-    Of paths in the settings and on the command line only the last part is written: the results are published.
+    Only the last part of paths in the settings and on the command line is written, because results are
+    published.
     """
     now = datetime.now().astimezone()
     arguments = [Path(argument).name if "/" in argument else argument for argument in sys.argv[1:]]
@@ -123,18 +124,18 @@ def save(
 
 
 def load(path: Path) -> Content:
-    """A file of results: the header, and the records under "results"."""
+    """Read a results file: the header, and the records under "results"."""
     content: Content = json.loads(path.read_text())
     return content
 
 
 def select(records: Iterable[Record], **fields: Any) -> list[Record]:
-    """The records whose fields have these values."""
+    """The records with these values in these fields."""
     return [record for record in records if all(record.get(key) == value for key, value in fields.items())]
 
 
 def only(records: Iterable[Record], **fields: Any) -> Record:
-    """The one record whose fields have these values.
+    """The only record with these values in these fields.
 
     Raises
     ------
@@ -143,12 +144,12 @@ def only(records: Iterable[Record], **fields: Any) -> Record:
     """
     found = select(records, **fields)
     if len(found) != 1:
-        raise LookupError(f"there must be one record with {fields}; got {len(found)}")
+        raise LookupError(f"records with {fields} must be exactly one; got {len(found)}")
     return found[0]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with aligned columns."""
+    """Format a Markdown table with aligned columns."""
     cells = [list(header), ["---"] * len(header), *map(list, rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     return "\n".join(

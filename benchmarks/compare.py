@@ -1,11 +1,11 @@
-"""Two checkouts of the project against each other: images/s of the training pipeline, ms of mixing a batch.
+"""Compares two checkouts of the project: images/s of the training pipeline, ms to mix a batch.
 
     python -m benchmarks.compare --before CHECKOUT --after CHECKOUT
 
-Every round is a process for each checkout, in turns; which one is first changes from round to round. Only
-public calls are measured, so that the checkouts may differ inside: ``train_pipeline`` with every method over
-images made for it, and ``msda.mix`` in a pipeline over a batch in memory: compiled, compiled with the
-normalisation, and as DALI's operators. Both use all processors. The ratios are those of the rounds.
+Every round runs one process per checkout; they take turns at being first. It measures only public calls, so
+the checkouts may differ inside: ``train_pipeline`` with every method over generated images, and ``msda.mix``
+in a pipeline over a batch in memory: compiled, compiled with normalisation, and as DALI's operators. Both use
+all processors. Ratios are taken round by round.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dali_msda.methods import TABLE
 from dali_msda.processors import usable_processors
 from pipelines.demo_data import CLASSES, make_demo_dataset
 
-# One process of one checkout. It prints a list of [measure, method, speed]; speeds are images/s.
+# Runs in one process of one checkout. Prints a list of [measure, method, speed], with speeds in images/s.
 _MEASURE = """
 import json, sys, time
 import numpy as np
@@ -55,7 +55,7 @@ def speed(pipeline, count):
 def mixing(mix, arguments):
     pipeline = Pipeline(batch_size, threads, None, seed=0)
     with pipeline:
-        # Of a type that the graph does not show, images are mixed as float32.
+        # Without a type in the graph, images would be mixed as float32.
         own = fn.external_source(source=lambda: images, layout="HWC", dtype=types.UINT8, no_copy=True)
         numbers = fn.external_source(source=lambda: labels, dtype=types.INT32, no_copy=True)
         pipeline.set_outputs(*msda.mix(own, numbers, method=mix, num_classes=1000, **arguments))
@@ -77,7 +77,7 @@ print(json.dumps(found))
 
 @dataclass(frozen=True)
 class Settings:
-    """What is compared."""
+    """What to compare."""
 
     before: Path
     """A checkout of the project."""
@@ -86,7 +86,7 @@ class Settings:
     """Another one."""
 
     rounds: int = 9
-    """Processes of each checkout, after one that does not count; 5 or more."""
+    """Processes of each checkout, after one for warm-up; 5 or more."""
 
     batch_size: int = 64
     """Images per batch."""
@@ -99,7 +99,7 @@ class Settings:
 
 
 def speeds(root: Path, data: Path, settings: Settings) -> dict[tuple[str, str], float]:
-    """Images/s by measure and method, of one process of a checkout."""
+    """Run one process of a checkout; return images/s by measure and method."""
     sizes = [len(CLASSES), settings.batch_size, usable_processors(), settings.batches]
     argument = json.dumps([str(data), str(root), settings.mixes, *sizes])
     process = subprocess.run(
@@ -111,7 +111,7 @@ def speeds(root: Path, data: Path, settings: Settings) -> dict[tuple[str, str], 
         check=False,
     )
     if process.returncode != 0:
-        raise SystemExit(f"the process of {root} ended with an error:\n{process.stderr[-3000:]}")
+        raise SystemExit(f"the process of {root} failed:\n{process.stderr[-3000:]}")
     found = json.loads(process.stdout.splitlines()[-1])
     return {(measure, mix): speed for measure, mix, speed in found}
 
@@ -124,7 +124,7 @@ def main() -> None:
         if not (root / "dali_msda" / "__init__.py").is_file():
             raise SystemExit(f"--{name} must be a checkout of the project; got {root}")
     if settings.rounds < 5:
-        raise SystemExit(f"--rounds must be 5 or more; got {settings.rounds}")
+        raise SystemExit(f"--rounds must be at least 5; got {settings.rounds}")
     commits = {f"{name}_revision": revision(root) for name, root in roots.items()}
     rounds: list[dict[str, dict[tuple[str, str], float]]] = []
     with tempfile.TemporaryDirectory() as temporary:

@@ -1,11 +1,11 @@
-"""Write the tables of the documents from the results that they link.
+"""Writes the tables of the documents from the results that they link.
 
     python -m benchmarks.documents            write the tables of README.md and docs/*.md
     python -m benchmarks.documents --check    exit with 1 if one differs from its results
 
-A document has ``<!-- table: NAME FILE ... -->`` on a line of its own, with a name from :data:`TABLES`
-and files of results relative to the document, and ``<!-- end of table -->`` below. This module writes what is
-between the two. To show a new run, name its file there.
+A document has ``<!-- table: NAME FILE ... -->`` on a line of its own, with a name from :data:`TABLES` and
+results files relative to the document, and ``<!-- end of table -->`` below. This module writes the text
+between the two. To show a new run, change the file there.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PLACE = re.compile(
 
 
 def _origin(file: str, content: Content) -> str:
-    """Where a table comes from: the link, the machine that measured, the commit."""
+    """Where a table comes from: the link, the machine, the commit."""
     machine, commit = content["machine"], content["commit"]
     where = "calculated" if content["calculated"] else f"{machine['processor']}, {machine['cores']} cores"
     if device := content.get("device"):
@@ -44,13 +44,13 @@ def _origin(file: str, content: Content) -> str:
     return f"[{name}]({file}), {where}, {code}"
 
 
-def written(document: Path) -> str:
-    """The text of a document with its tables as their results have them.
+def fill_tables(document: Path) -> str:
+    """The text of a document with its tables filled from their results.
 
     Raises
     ------
     ValueError
-        A table has no end, or there is no table or file of that name.
+        A table has no end, or there is no table or file with that name.
     """
     text = document.read_text()
     if len(_START.findall(text)) != len(_PLACE.findall(text)):
@@ -63,7 +63,7 @@ def written(document: Path) -> str:
         paths = [document.parent / file for file in files]
         for path in paths:
             if not path.is_file():
-                raise ValueError(f"{document}: table {name} must name files of results; got {path}")
+                raise ValueError(f"{document}: table {name} must name results files; got {path}")
         origins = "; ".join(_origin(file, load(path)) for file, path in zip(files, paths, strict=True))
         start = place[0].splitlines()[0]
         return (
@@ -73,12 +73,12 @@ def written(document: Path) -> str:
     return _PLACE.sub(fill, text)
 
 
-def linked(document: Path, name: str) -> list[Path]:
-    """The files of results of the table `name` in a document."""
+def linked_results(document: Path, name: str) -> list[Path]:
+    """The results files of the table `name` in a document."""
     for place in _PLACE.finditer(document.read_text()):
         if place["name"] == name:
             return [document.parent / file for file in place["files"].split()]
-    raise LookupError(f"{document} must have a table {name!r}; it has none")
+    raise LookupError(f"{document} must have a table {name!r}; got none")
 
 
 def documents() -> list[Path]:
@@ -88,17 +88,17 @@ def documents() -> list[Path]:
 
 @dataclass(frozen=True)
 class Settings:
-    """What is done."""
+    """What to do."""
 
     check: bool = False
-    """Write nothing; name the documents that differ from their results, and exit with 1 if there is one."""
+    """Do not write; list the documents that differ from their results, and exit with 1 if any does."""
 
 
 def main() -> int:
     """Write the tables, or compare them."""
     settings = tyro.cli(Settings, description=__doc__)
     try:
-        texts = {document: written(document) for document in documents()}
+        texts = {document: fill_tables(document) for document in documents()}
     except ValueError as error:
         raise SystemExit(str(error)) from None
     stale = {document: text for document, text in texts.items() if text != document.read_text()}

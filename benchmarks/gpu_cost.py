@@ -3,8 +3,8 @@
     python -m benchmarks.gpu_cost [--batch-size 256] [--image-size 224] [--dtype float32]
 
 The graph form runs on the CPU with every intermediate result as an output, which gives the true shape and
-type of each; what is as large as an image's plane counts, every input read once and every output written
-once. The launches are the operators that stand on the GPU in the graph as it is built there.
+type of each. Only those as large as an image plane count; every input is read once, every output written
+once. The launches are the number of GPU operators in the graph as built for a GPU.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from benchmarks.common import mixing, save, table
 from benchmarks.tables import show
 
 _SAMPLES = 2  # enough to run; bytes per sample do not depend on it
-# Inputs of the graph, small constants made on the CPU, and operators that only look at shapes.
+# Inputs of the graph, small constants made on the CPU, and operators that only read shapes.
 _FREE = ("ExternalSource", "Constant", "Reshape", "Reinterpret", "ExpandDims", "_Shape", "GetProperty")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is counted."""
+    """What to count."""
 
     batch_size: int = 256
     """Images per batch."""
@@ -42,11 +42,11 @@ class Settings:
     """Memory bandwidth of a GPU in TB/s."""
 
     step_ms: float = 90.0
-    """A training step of the model beside it, in ms."""
+    """Duration of a training step, for comparison, in ms."""
 
 
 def _operators(outputs: list[Any]) -> list[Any]:
-    """Operators that the outputs depend on, each after those that it depends on."""
+    """The operators that the outputs depend on, each after its inputs."""
     found: dict[int, Any] = {}
 
     def visit(node: Any) -> None:
@@ -63,7 +63,7 @@ def _operators(outputs: list[Any]) -> list[Any]:
 
 
 def _graph(method: str, device: str, settings: Settings) -> tuple[Pipeline, list[Any]]:
-    """The graph form of a method over images that are there already."""
+    """The graph form of a method over given images."""
     image, label = np.zeros((settings.image_size,) * 2 + (3,), settings.dtype), np.zeros(1, np.int32)
     dtype = {"uint8": types.UINT8, "float16": types.FLOAT16, "float32": types.FLOAT}[settings.dtype]
     pipeline = Pipeline(_SAMPLES, 1, 0 if device == "gpu" else None)
@@ -94,7 +94,7 @@ def count(method: str, settings: Settings) -> tuple[list[tuple[str, float, float
         name = instance._op.schema.Name()
         if name in _FREE:
             continue
-        # Of what it is to be like, CastLike looks at the type only.
+        # CastLike reads only the type of its second input.
         inputs = instance.inputs[:1] if name == "CastLike" else instance.inputs
         read = sum(sizes[node.name] for node in inputs)
         written = sum(sizes[node.name] for node in instance.outputs)

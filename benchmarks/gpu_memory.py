@@ -1,12 +1,11 @@
-"""Memory that training needs on a GPU, counted without one: calculated, not measured.
+"""Memory that training needs on a GPU, calculated without one, not measured.
 
     python -m benchmarks.gpu_memory [--model resnet50] [--image-size 224] [--batch-sizes 64 128 256]
 
-The model runs forward under autocast on tensors that have shapes and types but no content (PyTorch's fake
-tensors); every storage that is kept for the backward pass counts once. The pipelines' share follows from the
-arguments that they give to DALI's decoder and from the shapes of their batches. What cuDNN, cuBLAS, NCCL and
-the CUDA contexts take comes on top, and so does what allocators lose; of the hardware decoder's own buffers
-nothing is published.
+The model runs forward under autocast on PyTorch's fake tensors, which have shapes and types but no data; each
+storage kept for the backward pass counts once. The pipelines' share follows from the arguments they give
+DALI's decoder and from the shapes of their batches. Not included: the memory of cuDNN, cuBLAS, NCCL and the
+CUDA contexts, allocator overhead, and the hardware decoder's own buffers, whose size is not published.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from pipelines.imagenet import decoder_arguments
 from pipelines.records import Execution
 
 _MB = 1e6
-_MEMORY_OF_IMAGENET = 500 * 375 * 3  # decoded, the average image
+_MEAN_IMAGENET_BYTES = 500 * 375 * 3  # the average image, decoded
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is counted."""
+    """What to count."""
 
     model: str = "resnet50"
     """A classification model of torchvision."""
@@ -49,15 +48,15 @@ class Settings:
 
 
 def model_bytes(name: str, size: int, batch_size: int) -> tuple[int, int]:
-    """Bytes of the parameters, and of what a forward pass in bf16 keeps for the backward pass."""
+    """Bytes of the parameters, and of the tensors that a forward pass in bf16 keeps for the backward pass."""
     kept: dict[int, tuple[int, Any]] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        kept[storage._cdata] = (storage.nbytes(), storage)  # held on to, so that no address comes twice
+        kept[storage._cdata] = (storage.nbytes(), storage)  # kept alive, so that no address is reused
         return tensor
 
-    # Of the CPU, whose autocast treats the same operators alike and does not ask for a GPU.
+    # On the CPU: its autocast casts the same operators, and needs no GPU.
     with FakeTensorMode():
         model = getattr(torchvision.models, name)()
         weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
@@ -70,14 +69,14 @@ def model_bytes(name: str, size: int, batch_size: int) -> tuple[int, int]:
 
 
 def pipeline_bytes(settings: Settings, batch_size: int) -> dict[str, float]:
-    """Bytes of one pipeline: the decoder's paddings for each thread, and the batches."""
+    """Bytes of one pipeline: the decoder's padding for each thread, and the batches."""
     arguments = decoder_arguments("gpu", Execution().hw_decoder_load)
     pixels = settings.image_size**2 * 3
     return {
         "paddings": settings.num_threads * arguments["device_memory_padding"],
         "pinned": 2 * settings.num_threads * arguments["host_memory_padding"],
-        # uint8 as decoded, uint8 resized, the mask and the two products in float32; outputs wait in a queue.
-        "batches": batch_size * (_MEMORY_OF_IMAGENET + pixels * (1 + 3 * 4))
+        # Decoded uint8, resized uint8, the mask and both products in float32; outputs wait in a queue.
+        "batches": batch_size * (_MEAN_IMAGENET_BYTES + pixels * (1 + 3 * 4))
         + settings.prefetch_queue_depth * batch_size * pixels * 4,
         "hints": arguments["preallocate_width_hint"] * arguments["preallocate_height_hint"] * 3,
     }
@@ -95,7 +94,7 @@ def main() -> None:
                 "model": settings.model,
                 "image_size": settings.image_size,
                 "batch_size": batch_size,
-                # Parameters, gradients and momentum; what autocast makes of the parameters counts as kept.
+                # Parameters, gradients and momentum; autocast's copies of parameters count as activations.
                 "model_bytes": 3 * parameters,
                 "activations_bytes": activations,
                 # Of both pipelines.
@@ -110,7 +109,7 @@ def main() -> None:
     print(show("gpu_memory", path))
     pinned, hint = records[-1]["pinned_bytes"], records[-1]["hinted_image_bytes"]
     print(f"\nPinned memory of the CPU for both pipelines: {pinned / 1e9:.2f} GB")
-    print(f"One image of the size that the hardware decoder is told to expect: {hint / _MB:.0f} MB")
+    print(f"One image of the hardware decoder's size hint: {hint / _MB:.0f} MB")
     print(f"wrote {path}")
 
 

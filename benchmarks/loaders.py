@@ -1,4 +1,4 @@
-"""The training loaders that :mod:`.bench_loader` compares, each built as its own documentation advises."""
+"""The training loaders that :mod:`.bench_loader` compares, each built as its documentation recommends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Batches = Iterator[tuple[Any, Any]]
 
 @dataclass(frozen=True)
 class Settings:
-    """What all loaders are given."""
+    """The settings of all loaders."""
 
     data: Path
     """Folder of class folders with JPEGs."""
@@ -34,23 +34,23 @@ class Settings:
     """Threads or worker processes."""
 
     longest_side: int | None = None
-    """Make larger images this small first (JPEG quality 90), as FFCV's recipe for ImageNet does with 500."""
+    """Shrink larger images to this first (JPEG quality 90); FFCV's recipe for ImageNet does so with 500."""
 
     images: int = 1024
-    """Images per pass, after four batches that do not count (what the loaders had made ahead)."""
+    """Images per pass, after four batches that the loaders had made ahead."""
 
     cores: int | None = None
-    """Keep every loader on this many cores. Default: all."""
+    """Limit every loader to this many cores. Default: all."""
 
     rounds: int = 7
-    """Passes of every loader, after one that does not count."""
+    """Passes of every loader, after one for warm-up."""
 
     device: Literal["cpu", "gpu"] = "cpu"
-    """Where the batches are wanted. DALI decodes, mixes and normalises there; the others load on the CPU."""
+    """Where batches must end up. DALI decodes, mixes and normalises there; the others load on the CPU."""
 
     @property
     def torch_device(self) -> str:
-        """The device by PyTorch's name."""
+        """PyTorch's name of the device."""
         return "cuda" if self.device == "gpu" else "cpu"
 
 
@@ -79,17 +79,17 @@ def _dali(mix: str) -> Callable[[Settings], Batches]:
 
 
 def _dali_plain(settings: Settings) -> Batches:
-    """DALI as its documentation shows it: no mixing, flip with the normalisation, one-hot targets."""
+    """DALI as in its documentation: no mixing, flip with the normalisation, one-hot targets."""
     from nvidia.dali import fn
 
     from pipelines.folders import list_images
 
     classes = len(list_images(settings.data).classes)
-    return _plain(settings, lambda labels: fn.one_hot(labels, num_classes=classes))
+    return _run_plain_dali(settings, lambda labels: fn.one_hot(labels, num_classes=classes))
 
 
 def _dali_then_torch(mix: str) -> Callable[[Settings], Batches]:
-    """DALI decodes and normalises, PyTorch mixes its batches after it, as NVIDIA's examples do."""
+    """DALI decodes and normalises, then PyTorch mixes the batches, as in NVIDIA's examples."""
 
     def batches(settings: Settings) -> Batches:
         from nvidia.dali import fn, types
@@ -99,14 +99,14 @@ def _dali_then_torch(mix: str) -> Callable[[Settings], Batches]:
 
         classes = len(list_images(settings.data).classes)
         mixing = {"mixup": v2.MixUp, "cutmix": v2.CutMix}[mix](num_classes=classes)
-        for images, labels in _plain(settings, lambda labels: fn.cast(labels, dtype=types.INT64)):
+        for images, labels in _run_plain_dali(settings, lambda labels: fn.cast(labels, dtype=types.INT64)):
             yield mixing(images, labels)
 
     return batches
 
 
-def _plain(settings: Settings, targets: Callable[[Any], Any]) -> Batches:
-    """DALI's own operators; `targets` of the labels, int32 scalars."""
+def _run_plain_dali(settings: Settings, targets: Callable[[Any], Any]) -> Batches:
+    """DALI's own operators; `targets` makes the targets from the labels, int32 scalars."""
     from nvidia.dali import fn, pipeline_def, types
 
     from pipelines.constants import MEAN, STD
@@ -147,7 +147,7 @@ def _plain(settings: Settings, targets: Callable[[Any], Any]) -> Batches:
 
 
 def _torchvision(mix: str) -> Callable[[Settings], Batches]:
-    """DataLoader and transforms v2, mixed in the collate function, as torchvision's documentation advises."""
+    """DataLoader and transforms v2, mixed in the collate function, as in torchvision's documentation."""
 
     def batches(settings: Settings) -> Batches:
         import torch
@@ -155,7 +155,7 @@ def _torchvision(mix: str) -> Callable[[Settings], Batches]:
         from torchvision.datasets import ImageFolder
         from torchvision.transforms import v2
 
-        # Decoding through Pillow; the fast order: tensors as uint8 until the normalisation.
+        # Pillow decodes; tensors stay uint8 until the normalisation, which is the fast order.
         transform = v2.Compose(
             [
                 v2.PILToTensor(),
@@ -228,9 +228,9 @@ def _timm(mix: str) -> Callable[[Settings], Batches]:
 def _ffcv(mix: str) -> Callable[[Settings], Batches]:
     """FFCV with its own decoder, flip, mixup and normalisation, all in its compiled threads (no CUDA).
 
-    FFCV reads a .beton file, which is written first, into a temporary folder. ``RGBImageField`` would decode
-    and encode again; here the JPEG files' own bytes go in, so that every loader decodes the same JPEGs. (FFCV
-    can also keep raw pixels, which need no decoding but several times the space: not compared here.)
+    FFCV reads a .beton file, which is first written to a temporary folder. ``RGBImageField`` would decode and
+    re-encode; here the bytes of the JPEG files go in, so that every loader decodes the same JPEGs. (FFCV can
+    also store raw pixels, which need no decoding but several times the space: not compared here.)
     """
 
     def batches(settings: Settings) -> Batches:
@@ -258,11 +258,11 @@ def _ffcv(mix: str) -> Callable[[Settings], Batches]:
         from pipelines.folders import list_images
 
         class KeptJPEGField(RGBImageField):
-            """The field "image" of a .beton file with the bytes of JPEG files as they are."""
+            """The field "image" of a .beton file, with the unchanged bytes of JPEG files."""
 
             def encode(self, destination: Any, path: Path, malloc: Callable[[int], Any]) -> None:
                 with Image.open(path) as image:
-                    # FFCV's decoder asks libjpeg-turbo for RGB, which it does not make of CMYK.
+                    # FFCV's decoder asks libjpeg-turbo for RGB, which cannot convert CMYK.
                     if image.format != "JPEG" or image.mode not in ("RGB", "L"):
                         super().encode(destination, image.convert("RGB"), malloc)
                         return
@@ -314,7 +314,7 @@ def _ffcv(mix: str) -> Callable[[Settings], Batches]:
                         if mix == "none":
                             targets = torch.nn.functional.one_hot(targets[:, 0], classes).float()
                         yield batch, targets
-                finally:  # else its thread still runs when Python ends, which aborts
+                finally:  # otherwise its thread still runs when Python exits, which aborts
                     epoch.close()
                     epoch.join()
 
@@ -322,7 +322,7 @@ def _ffcv(mix: str) -> Callable[[Settings], Batches]:
 
 
 class Contender(NamedTuple):
-    """A loader with a method of mixing."""
+    """A loader with a mixing method."""
 
     loader: str
     mix: str
@@ -330,7 +330,7 @@ class Contender(NamedTuple):
 
 
 def contenders() -> dict[str, Contender]:
-    """All that can be compared, by the names that ``--loaders`` takes."""
+    """All contenders, by their names for ``--loaders``."""
     found = [
         *(Contender("dali", mix, _dali(mix)) for mix in TABLE),
         *(Contender("dali-then-torch", mix, _dali_then_torch(mix)) for mix in ("mixup", "cutmix")),

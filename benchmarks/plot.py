@@ -1,4 +1,4 @@
-"""The picture of docs/performance.md, from the results that its tables link.
+"""Draws the picture of docs/performance.md from the results that its tables link.
 
 python -m benchmarks.plot
 """
@@ -13,7 +13,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 from benchmarks.common import Record, load, select
-from benchmarks.documents import ROOT, linked
+from benchmarks.documents import ROOT, linked_results
 from benchmarks.tables import is_ours, title
 from pipelines.files import replace_whole
 
@@ -22,7 +22,7 @@ OURS, PEERS = "#2a6f97", "#b8b8b8"
 
 
 def bars(axes: Any, records: list[Record], field: str, label: str, unit: float = 1.0) -> None:
-    """Horizontal bars with quartiles, the first on top."""
+    """Draw horizontal bars with quartiles, the first on top."""
     low, medians, high = ([record[field][key] / unit for record in records] for key in ("q1", "median", "q3"))
     errors = [
         [median - end for median, end in zip(medians, low, strict=True)],
@@ -41,9 +41,9 @@ def bars(axes: Any, records: list[Record], field: str, label: str, unit: float =
 
 def main() -> None:
     """Draw docs/performance.png."""
-    loaders = load(linked(DOCUMENT, "loader")[0])["results"]
-    mixers = select(load(linked(DOCUMENT, "mix_short")[0])["results"], batch_size=64, cores=1)
-    # Of two modes the faster one.
+    loaders = load(linked_results(DOCUMENT, "loader")[0])["results"]
+    mixers = select(load(linked_results(DOCUMENT, "mix_short")[0])["results"], batch_size=64, cores=1)
+    # The faster of two modes.
     fastest: dict[str, Record] = {}
     for record in mixers:
         best = fastest.setdefault(title(record), record)

@@ -1,7 +1,7 @@
-"""The tables of results, as the benchmarks print them and as the documents show them.
+"""The tables of results, in the benchmarks' output and in the documents.
 
-A function takes the content of one file of results (or of several) and returns the cells. :data:`TABLES`
-has their names; :mod:`.documents` writes them into the documents.
+A function takes the content of one results file (or of several) and returns the cells. :data:`TABLES` has
+their names; :mod:`.documents` writes them into the documents.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ _MEASURES = {
 
 
 def mix_title(name: str) -> str:
-    """What people call a method; other names (``copy``) stay."""
+    """A method's title; other names (``copy``) stay."""
     return TABLE[name].title if name in TABLE else name
 
 
 def title(record: Record) -> str:
-    """The contender that a record is of: library, method, and the type of the images where it is given."""
+    """The contender of a record: library, method, and the type of the images if it has one."""
     library: str = record["loader"] if "loader" in record else record["library"]
     parts: list[str] = [_LIBRARIES.get(library, library), mix_title(record["mix"])]
     return ", ".join(parts + ([record["dtype"]] if "dtype" in record else []))
@@ -71,7 +71,7 @@ def _bold(record: Record) -> str:
 
 
 def rate(spread: Record, decimals: int = 0) -> str:
-    """The median, with the quartiles."""
+    """The median and the quartiles."""
     low, middle, high = (f"{spread[key]:.{decimals}f}" for key in ("q1", "median", "q3"))
     return f"{middle} ({low}-{high})"
 
@@ -116,7 +116,7 @@ def loader_short(content: Content) -> Rows:
 
 
 def operators(content: Content) -> Rows:
-    """The training pipeline, cut off after one operator more in each row."""
+    """The training pipeline up to an operator, one more in each row."""
     return [["up to", "ms per batch", "processor ms per batch"]] + [
         [
             _OPERATORS[record["stage"]].format(mix=mix_title(record["mix"])),
@@ -127,7 +127,7 @@ def operators(content: Content) -> Rows:
 
 
 def mix(content: Content, places: Sequence[tuple[int, int | None]] | None = None) -> Rows:
-    """Mixing one batch: ms and the ratio to a copy at each (batch size, cores). Of two modes the faster."""
+    """Mixing one batch: ms and the ratio to a copy at each (batch size, cores), in the faster mode."""
     records = content["results"]
     every = list(dict.fromkeys((record["batch_size"], record["cores"]) for record in records))
     places = every if places is None else places
@@ -150,7 +150,7 @@ def mix(content: Content, places: Sequence[tuple[int, int | None]] | None = None
 
 
 def scale_loader(content: Content) -> Rows:
-    """The whole loader over cores and batch sizes."""
+    """The whole loader with several numbers of cores and batch sizes."""
     records = [record for record in content["results"] if record["varied"] != "image_size"]
     return [["cores", "batch", "images/s (quartiles)"]] + [
         [str(record["cores"]), str(record["batch_size"]), rate(record["images_per_s"])] for record in records
@@ -169,7 +169,7 @@ def scale_mix(content: Content) -> Rows:
 
 
 def train(*contents: Content) -> Rows:
-    """Training on loaded batches against one in memory; two columns for each file."""
+    """Training on loaded batches compared with one in memory; two columns for each file."""
     header = ["batches from"]
     columns: list[dict[str, list[str]]] = []
     for content in contents:
@@ -190,7 +190,7 @@ def train(*contents: Content) -> Rows:
 
 
 def start(content: Content) -> Rows:
-    """Seconds until something happens, in this checkout and in another."""
+    """Start-up times in seconds, in this checkout and in another."""
     records = content["results"]
     checkouts = list(dict.fromkeys(record["checkout"] for record in records))
     rows = [["seconds", *({"here": "now", "against": "before"}[name] for name in checkouts)]]
@@ -242,7 +242,7 @@ def compare(content: Content) -> Rows:
 
 
 def blend(content: Content) -> Rows:
-    """Masks of a caller's own: time per batch, and its ratio to that of a mask of rows and columns."""
+    """A caller's own masks: time per batch, and its ratio to that of rows and columns."""
     records = content["results"]
     titles = {
         "gmix": "GMix",
@@ -308,6 +308,22 @@ def gpu_memory(content: Content) -> Rows:
     return rows
 
 
+def busy(*contents: Content) -> Rows:
+    """Milliseconds of a training step beside busy processes."""
+    places = [(content, count) for content in contents for count in content["settings"]["neighbours"]]
+    rows = [["ms per step: GOMP_SPINCOUNT"]]
+    rows[0] += [f"{content['settings']['image_size']} pixels, {count} busy" for content, count in places]
+    policies = dict.fromkeys((it["spin_count"], it["threads"]) for it in contents[0]["results"])
+    for spin_count, threads in policies:
+        name = "not set" if spin_count is None else str(spin_count)
+        cells = [name if threads is None else f"{name}, OMP_NUM_THREADS={threads}"]
+        for content, count in places:
+            found = only(content["results"], neighbours=count, spin_count=spin_count, threads=threads)
+            cells.append(f"{1e3 * found['step_s']['median']:.0f}")
+        rows.append(cells)
+    return rows
+
+
 TABLES: dict[str, Callable[..., Rows]] = {
     "loader": loader,
     "loader_short": loader_short,
@@ -321,12 +337,13 @@ TABLES: dict[str, Callable[..., Rows]] = {
     "soak": soak,
     "compare": compare,
     "blend": blend,
+    "busy": busy,
     "gpu_cost": gpu_cost,
     "gpu_memory": gpu_memory,
 }
 
 
 def show(name: str, *paths: Path, tables: Mapping[str, Callable[..., Rows]] = TABLES) -> str:
-    """The table `name` of these files of results, in Markdown."""
+    """The table `name` of these results files, in Markdown."""
     header, *rows = tables[name](*map(load, paths))
     return table(header, rows)

@@ -33,11 +33,11 @@ def named_run(name: str) -> Config:
     return config
 
 
-def asked_for(arguments: Sequence[str], option: str = "--config") -> str | None:
-    """What follows an option on a command line; the last one counts, as for all options."""
+def asked_for(arguments: Sequence[str], *options: str) -> str | None:
+    """What follows an option, of any of these names, on a command line; the last one counts."""
     found = None
     for position, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
-        if name.replace("_", "-") == option:
+        if name.replace("_", "-") in options:
             found = value if equals else next(iter(arguments[position + 1 :]), "")
     return found

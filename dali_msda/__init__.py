@@ -22,6 +22,7 @@ from .mixing import Mixing
 if TYPE_CHECKING:
     from .arguments import MixParams
     from .operators import MixFunction, blend, mix
+    from .wrapping import with_mixing
 
     METHODS: tuple[str, ...]
     mixup: MixFunction
@@ -32,9 +33,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_OLDEST_DALI = (2, 4)  # also the newest that was tested: pyproject.toml caps it
+_OLDEST_DALI = (2, 4)  # also the newest one tested: pyproject.toml caps it
 
-_NEED_DALI = {"MixParams": "arguments", "blend": "operators", "mix": "operators"}
+_NEED_DALI = {"MixParams": "arguments", "blend": "operators", "mix": "operators", "with_mixing": "wrapping"}
 
 __all__ = [
     "METHODS",
@@ -54,13 +55,14 @@ __all__ = [
     "mixup",
     "register",
     "stochastic",
+    "with_mixing",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Import DALI when a name is used that needs it: the table of methods and the doctor do without.
+    """Import DALI only for names that need it: the table of methods and the doctor work without it.
 
-    Every method of the table that mixes has a function, those that were registered included.
+    Every mixing method of the table has a function, registered ones included.
     """
     if name == "METHODS":
         return methods.METHODS
@@ -73,19 +75,19 @@ def __getattr__(name: str) -> Any:
 
 
 def require_dali() -> None:
-    """Say in one line, as an ImportError, if there is no DALI or one older than what is tested."""
+    """Raise a one-line ImportError if DALI is missing or older than the tested version."""
     try:
         dali = importlib.import_module("nvidia.dali")
     except ImportError as error:
         raise ImportError(
-            "dali_msda needs NVIDIA DALI: install the build of your CUDA version,"
+            "dali_msda needs NVIDIA DALI: install the build for your CUDA version,"
             " for example: pip install 'dali-msda[cuda12]'"
         ) from error
     found = tuple(int(part) for part in dali.__version__.split(".")[:2])
     if found < _OLDEST_DALI:
         oldest = ".".join(map(str, _OLDEST_DALI))
         raise ImportError(
-            f"dali_msda works with DALI {oldest} (tested), found {dali.__version__}: pip install --upgrade"
+            f"DALI must be {oldest} (tested); got {dali.__version__}: pip install --upgrade"
             " 'dali-msda[cuda12]'"
         )
 

@@ -1,8 +1,8 @@
-"""The arguments of all mixing operators and the checks on them.
+"""The arguments of all mixing operators, and their checks.
 
-Everything that can be known when the graph is built is checked there, with one error that names the
-argument, what came and what was expected. The checks are those of :mod:`.validation`; here nodes are taken as
-well, whose numbers only show at run time.
+Whatever is known when the graph is built is checked then, with one error: the argument, what it must be and
+what came. The checks are those of :mod:`.validation`, except that a node is accepted too: its values are
+known only at run time.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BACKENDS: tuple[str, ...] = ("auto", "kernel", "hybrid", "graph")
 
 
 class MixParams(NamedTuple):
-    """What was drawn for a batch; the third result of an operator with ``return_params=True``."""
+    """The draws of a batch: the third result of an operator with ``return_params=True``."""
 
     lam: DataNode
     """Label weight of the own image, the mean of its mask: float32 scalar, CPU."""
@@ -41,9 +41,9 @@ class MixParams(NamedTuple):
 
 
 def is_node(name: str, value: object) -> bool:
-    """Whether `value` is a node; raise for one on the GPU, because random draws are made on the CPU."""
+    """Whether `value` is a node; raise for a GPU node, because random draws are made on the CPU."""
     if isinstance(value, DataNode) and value.device != "cpu":
-        raise ArgumentValueError(name, "a CPU node (random draws are made there)", "one on the GPU")
+        raise ArgumentValueError(name, "a CPU node (random draws are made there)", "a GPU node")
     return isinstance(value, DataNode)
 
 
@@ -55,8 +55,8 @@ def check_number(name: str, value: Any, expected: str = "a number") -> None:
         raise ArgumentValueError(name, expected, value)
 
 
-def _check_own(argument: Argument, value: Any) -> None:
-    """A method's own argument."""
+def _check_method_argument(argument: Argument, value: Any) -> None:
+    """Raise unless a method's own argument takes `value`, a number or a node."""
     if not is_node(argument.name, value):
         if not is_number(value):
             raise ArgumentTypeError(argument.name, f"a number {argument.expected} or a DALI node", value)
@@ -77,13 +77,13 @@ def _check_center(center: object) -> None:
 
 
 def _check_normalization(mean: object, std: object, output_layout: object) -> None:
-    """`mean` and `std` come together, one finite number per channel; a layout only goes with them."""
+    """Raise unless `mean` and `std` come together, one finite number per channel; a layout needs both."""
     if (mean is None) != (std is None):
         raise ValueError(f"mean and std must be given together; got mean={mean!r}, std={std!r}")
     if output_layout is not None:
         check_choice("output_layout", output_layout, LAYOUTS)
         if mean is None:
-            raise ValueError(f"output_layout is only for mean= and std=; got {output_layout!r} without them")
+            raise ArgumentValueError("output_layout", "left out without mean= and std=", output_layout)
     if mean is None:
         return
     for name, values in (("mean", mean), ("std", std)):
@@ -94,12 +94,12 @@ def _check_normalization(mean: object, std: object, output_layout: object) -> No
             if name == "std" and value <= 0:
                 raise ArgumentValueError("std", "above 0 in every channel", values)
     if isinstance(mean, Sequence) and isinstance(std, Sequence) and len(mean) != len(std):
-        raise ValueError(f"mean and std must be equally long; got {len(mean)} and {len(std)} numbers")
+        raise ValueError(f"mean and std must have the same length; got {len(mean)} and {len(std)}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlendArguments:
-    """The checked arguments of :func:`dali_msda.blend`, which describes them; without the mask."""
+    """The checked arguments of :func:`dali_msda.blend`, except the mask; described there."""
 
     num_classes: int
     label_smoothing: float
@@ -128,11 +128,11 @@ class BlendArguments:
 
 @dataclass(frozen=True, kw_only=True)
 class MixArguments(BlendArguments):
-    """The checked arguments of :func:`dali_msda.mix`, which describes them."""
+    """The checked arguments of :func:`dali_msda.mix`; described there."""
 
     method: str
     values: Mapping[str, float | DataNode]
-    """The method's own, by name; once the record is made all of them, those not given with their defaults."""
+    """The method's own arguments by name; the record adds the defaults of those not given."""
     probability: float | DataNode
     convention: str
     granularity: str
@@ -141,7 +141,7 @@ class MixArguments(BlendArguments):
 
     def __post_init__(self) -> None:
         check_choice("method", self.method, tuple(TABLE))
-        object.__setattr__(self, "values", method_arguments(self.entry, self.values, _check_own))
+        object.__setattr__(self, "values", method_arguments(self.entry, self.values, _check_method_argument))
         super().__post_init__()
         for name, value in (("probability", self.probability), ("lam", self.lam)):
             if value is not None and not is_node(name, value):
@@ -152,23 +152,23 @@ class MixArguments(BlendArguments):
 
     @property
     def entry(self) -> Method:
-        """The method, as the table has it."""
+        """The method's entry in the table."""
         return TABLE[self.method]
 
 
 def check_inputs(images: Any, labels: Any, backend: str) -> None:
-    """Raise unless `images` and `labels` are nodes on devices the operators can take them from."""
+    """Raise unless `images` and `labels` are nodes on devices that the operators accept."""
     for name, value in (("images", images), ("labels", labels)):
         if not isinstance(value, DataNode):
             raise TypeError(
-                f"{name} must be a DALI node made inside a pipeline definition; got {type(value).__name__}"
+                f"{name} must be a DALI node of a pipeline definition; got {type(value).__name__}"
             )
     if labels.device != "cpu":
         raise ValueError(
-            "labels must be on the CPU, where DALI's readers put them and where they are checked against"
-            " num_classes; got a GPU node: mix before labels.gpu() (targets come back on the images' device)"
+            "labels must be on the CPU, where they are checked against num_classes; got a GPU node: mix"
+            " before labels.gpu() (targets come back on the images' device)"
         )
     if backend == "kernel" and images.device != "cpu":
         raise ValueError(
-            "backend='kernel' runs on the CPU; got images on the GPU: use 'auto', 'hybrid' or 'graph'"
+            "images must be on the CPU with backend='kernel'; got a GPU node: use 'auto', 'hybrid' or 'graph'"
         )

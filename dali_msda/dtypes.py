@@ -1,7 +1,7 @@
-"""What element type does a node carry? Seen from the graph, before anything runs.
+"""The element type of a node, read from the graph before anything runs.
 
 The compiled kernel needs the type of its images when the graph is built. DALI (2.4) knows it only at run
-time, so it is read off the operators that made the images. Where that fails the answer is None, and the
+time, so it is derived from the operators that made the images. Where that fails the answer is None, and the
 caller takes a slower path that works for every type: this is an optimisation, never a guess.
 """
 
@@ -15,10 +15,10 @@ _UINT8_BY_DEFAULT = {
     "Image", "ImageCrop", "ImageRandomCrop", "ImageSlice", "ImageDecoder", "ImageDecoderCrop",
     "ImageDecoderRandomCrop", "ImageDecoderSlice", "JpegCompressionDistortion",
 }  # fmt: skip
-# By operator and position among its results: the reader of files has the labels second.
+# By operator and index of the output: the file reader's labels come second.
 _ALWAYS = {("File", 1): types.INT32, ("BatchPermutation", 0): types.INT32}
 _FLOAT_BY_DEFAULT = {"CropMirrorNormalize", "Normalize"}
-# Operators whose result has the type of their first input unless they are told otherwise.
+# Operators whose output has the type of their first input unless `dtype` is given.
 _AS_INPUT = {
     "Brightness", "BrightnessContrast", "CLAHE", "ColorSpaceConversion", "ColorTwist", "Contrast", "Copy",
     "Crop", "Equalize", "Erase", "ExpandDims", "FastResizeCropMirror", "Flip", "GaussianBlur", "GridMask",
@@ -29,7 +29,7 @@ _AS_INPUT = {
 
 
 def static_dtype(node: Any) -> types.DALIDataType | None:
-    """Element type of a node where the graph shows it.
+    """Find the element type of a node in the graph.
 
     Parameters
     ----------
@@ -39,10 +39,10 @@ def static_dtype(node: Any) -> types.DALIDataType | None:
     Returns
     -------
     nvidia.dali.types.DALIDataType or None
-        None where the operators leading to the node do not tell.
+        None where the operators leading to the node do not show it.
     """
     seen = 0
-    while node is not None and seen < 64:  # the bound only guards against a cycle of internals
+    while node is not None and seen < 64:  # the bound guards against cycles in DALI's internals
         seen += 1
         if getattr(node, "dtype", None) is not None:
             return node.dtype
@@ -51,7 +51,7 @@ def static_dtype(node: Any) -> types.DALIDataType | None:
         index = getattr(node, "index", 0) or 0
         if operator is None:
             return None
-        # Numba's operators are told the types of all their outputs.
+        # Operators of the Numba plugin list the types of all their outputs.
         if isinstance(outputs := getattr(operator, "out_types", None), list):
             return outputs[index]
         name = type(operator).__name__

@@ -1,9 +1,9 @@
-"""Masks: what a method's formula is given, what it makes, and the pieces that formulas share.
+"""Masks: what a method's formula takes and returns, and the functions that formulas share.
 
-A formula is a plain function ``mask(f, grid, ...)``. It uses arithmetic, comparisons and the functions of
-`f`, and nothing else, so that one source serves every backend: Numba compiles it for one image at a time
-(values are float64, pixels are arrays), and DALI traces it into operators (values and pixels are nodes).
-Imports nothing heavy.
+A formula is a plain function ``mask(f, grid, ...)``. It uses only arithmetic, comparisons and the functions
+of `f`, so that one source serves every backend: Numba compiles it for one image at a time (values are
+float64, pixels are arrays), and DALI traces it into operators (values and pixels are nodes). Imports nothing
+heavy.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import math
 from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol
 
-# A float64 under Numba, a DALI node or a number in a graph.
+# Under Numba a float64; in a graph a DALI node or a number.
 Value = Any
 
-# Stands in for a zero divisor where the quotient does not matter.
+# Replaces a zero divisor where the quotient does not matter.
 TINY = 1e-30
 
 
 class Functions(Protocol):
-    """What a formula may call, on values and on pixels, beside arithmetic and comparisons.
+    """What a formula may call, on values and on pixels, besides arithmetic and comparisons.
 
-    A comparison is no number yet: write ``1.0 * (a < b)``. Numbers that float32 does not hold exactly, such
-    as 0.1, go through `constant`, because DALI takes literals as float32.
+    A comparison is not a number: write ``1.0 * (a < b)``. Pass numbers that float32 cannot represent, such as
+    0.1, through `constant`, because DALI rounds literals to float32.
     """
 
     pi: Value
@@ -47,7 +47,7 @@ class Axis(NamedTuple):
     size: Value
     """Its length in pixels."""
     pixels: Value
-    """0, 1, ..., size - 1: [H, 1] for the rows, [1, W] for the columns, so that they broadcast."""
+    """0, 1, ..., size - 1: [H, 1] for rows, [1, W] for columns, so that they broadcast."""
     place: Value
     """A uniform draw in [0, 1), or the caller's ``center`` in pixels; see :func:`drawn_center`."""
 
@@ -58,13 +58,13 @@ class Grid(NamedTuple):
     rows: Axis
     columns: Axis
     paper: Any
-    """Whether the convention is "paper"; otherwise it is that of the authors' code."""
+    """Whether the convention is "paper" and not "reference"."""
     given: Any
     """Whether the caller gave the centre."""
 
 
 class Separable(NamedTuple):
-    """A mask ``base + scale * rows * columns``: the weight of the own image in every pixel, in [0, 1].
+    """A mask ``base + scale * rows * columns``: the own image's weight at every pixel, in [0, 1].
 
     Without rows and columns it is `base` everywhere.
     """
@@ -81,14 +81,14 @@ class Dense(NamedTuple):
     """A mask of any shape."""
 
     values: Value
-    """The weight of the own image in every pixel, [H, W], in [0, 1]."""
+    """The own image's weight at every pixel, [H, W], in [0, 1]."""
 
 
 def drawn_center(f: Functions, grid: Grid, axis: Axis, side: Value) -> Value:
-    """The centre of a box of that side, along one axis, in pixels: the caller's or a drawn one.
+    """The centre, along one axis, of a box with that side, in pixels: the caller's or a drawn one.
 
-    The authors' code takes any pixel of the image; in the paper (equation 10) the box lies inside the
-    image, so the centre keeps its distance from the border. A point is a box of side 1.
+    The authors' code takes any pixel of the image. In the paper (equation 10) the box lies inside the
+    image, so the centre keeps away from the border. A point is a box of side 1.
     """
     if grid.given:
         return axis.place
@@ -99,7 +99,7 @@ def drawn_center(f: Functions, grid: Grid, axis: Axis, side: Value) -> Value:
 
 
 def box_span(f: Functions, grid: Grid, axis: Axis, scale: Value) -> tuple[Value, Value]:
-    """First pixel along one axis of a box whose side is `scale` of it, and the first pixel after the box."""
+    """First pixel of a box whose side is `scale` times the axis, and the first pixel after it."""
     side = f.floor(axis.size * scale)
     half = f.floor(side * 0.5)
     center = drawn_center(f, grid, axis, side)
@@ -116,7 +116,7 @@ def inside(axis: Axis, low: Value, high: Value) -> Value:
 
 
 def chosen(first: Value, second: Value, coin: Value, probability: Value) -> Value:
-    """`first` where the coin, uniform in [0, 1), falls below `probability`, else `second`."""
+    """`first` where the coin, uniform in [0, 1), is below `probability`, else `second`."""
     heads = 1.0 * (coin < probability)
     return heads * first + (1.0 - heads) * second
 
@@ -139,12 +139,12 @@ _SCALARS: Any = SimpleNamespace(
 
 
 def mask_of_one_pixel(formula: Any, values: tuple[float, ...]) -> Separable | Dense:
-    """What a formula makes of an image of one pixel: shows its kind before anything is compiled.
+    """The formula's mask for a one-pixel image: shows its kind before anything is compiled.
 
     Raises
     ------
     TypeError
-        It makes something else.
+        The formula returns something else.
     """
     axis = Axis(1.0, 0.0, 0.0)
     mask = formula(_SCALARS, Grid(axis, axis, False, False), *values)
@@ -154,7 +154,7 @@ def mask_of_one_pixel(formula: Any, values: tuple[float, ...]) -> Separable | De
 
 
 class _Unknown:
-    """A number that is not known, and whatever is computed from it."""
+    """An unknown number, or anything computed from one."""
 
     def _computed(self, *_: Any) -> _Unknown:
         return self
@@ -169,9 +169,9 @@ class _Unknown:
 
 
 def fixed_base_and_scale(formula: Any, count: int) -> tuple[float, float] | None:
-    """Base and scale of a mask, if they are the same numbers for every image and every draw; else None.
+    """Base and scale of a mask if they are the same for every image and every draw, else None.
 
-    The formula is run on `count` numbers that are not known: what it returns as a number is its own.
+    The formula runs on `count` unknown numbers: whatever it returns as a number does not depend on them.
     """
     unknown = _Unknown()
     axis = Axis(unknown, unknown, unknown)

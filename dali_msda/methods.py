@@ -1,7 +1,7 @@
-"""The mixing methods, one entry each: what they are called, take and draw, and how their mask is made.
+"""The mixing methods, one entry each: name, arguments, draws and mask.
 
-Everything that lists methods or their arguments derives from :data:`TABLE`: the functions of the library,
-the checks, both backends, the trainer's options, the figures, the tests. :func:`register` adds an entry at
+Everything that lists methods or their arguments is derived from :data:`TABLE`: the functions of the library,
+the checks, the backends, the trainer's options, the figures, the tests. :func:`register` adds an entry at
 run time. Imports nothing heavy.
 
 The paper is Park, Yun and Chun, "A Unified Analysis of Mixed Sample Data Augmentation: A Loss Function
@@ -31,23 +31,24 @@ from .masks import (
     inside,
     mask_of_one_pixel,
 )
+from .validation import ArgumentValueError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Argument:
-    """A number that a method takes beyond what all of them take.
+    """A number that a method takes in addition to the common arguments.
 
     Attributes
     ----------
     name : str
     default : float
-        For the paper's methods its value for ImageNet (section 5).
+        For the paper's methods, its value for ImageNet (section 5).
     cifar100 : float, optional
         The paper's value for CIFAR-100.
     fraction : bool
-        Whether the number is in [0, 1]; otherwise it is above 0.
+        Whether the range is [0, 1]; otherwise any finite number above 0.
     help : str
-        What it is, in a sentence.
+        One sentence.
     """
 
     name: str
@@ -58,17 +59,17 @@ class Argument:
 
     @property
     def expected(self) -> str:
-        """The numbers it takes, for messages."""
+        """The range in words, for messages."""
         return "in [0, 1]" if self.fraction else "above 0"
 
     def takes(self, number: float) -> bool:
-        """Whether `number` is one of them."""
+        """Whether `number` is in the range."""
         return 0.0 <= number <= 1.0 if self.fraction else 0.0 < number < math.inf
 
 
 @dataclass(frozen=True)
 class Beta:
-    """A number drawn from Beta(a, a) for every sample; the caller's ``lam`` takes its place.
+    """A number drawn from Beta(a, a) for every sample; the caller's ``lam`` replaces it.
 
     Attributes
     ----------
@@ -91,14 +92,14 @@ class Method:
     Attributes
     ----------
     name, title : str
-        What it is called in code, and by people.
+        Its name in code, and in text.
     summary : str
         Its mask, for tables.
     paper : str
-        Where it is defined.
+        Where the paper defines it.
     arguments : tuple of Argument
     draws : mapping of str to Beta or Uniform
-        What is drawn for every sample, by name. Row and column of a centre are drawn for all methods.
+        What is drawn for every sample, by name. Every method also draws the row and column of a centre.
     mask : callable
         ``mask(f, grid, ...)`` returns :class:`.masks.Separable` or :class:`.masks.Dense`. Its further
         parameters are named after draws and arguments.
@@ -122,7 +123,7 @@ class Method:
 
     @property
     def alphas(self) -> tuple[str, ...]:
-        """The arguments that one ``alpha`` for all of them stands for."""
+        """The arguments that a single ``alpha`` sets."""
         drawn = {draw.alpha for draw in self.draws.values() if isinstance(draw, Beta)}
         return tuple(name for name in self.defaults if name in drawn)
 
@@ -133,7 +134,7 @@ class Method:
 
     @property
     def kind(self) -> str:
-        """What the mask is: "constant", "separable" or "dense". The formula is run, on a single pixel."""
+        """The kind of mask: "constant", "separable" or "dense". Runs the formula, on a single pixel."""
         numbers = {**dict.fromkeys(self.draws, 0.5), **self.defaults}
         mask = mask_of_one_pixel(self.mask, tuple(numbers[name] for name in self.values))
         if isinstance(mask, Dense):
@@ -142,11 +143,11 @@ class Method:
 
     @property
     def cuts(self) -> bool:
-        """Whether the mask is always 1, and 0 inside a box: it is `binary`, its base is 1, its scale -1."""
+        """Whether the mask is always 0 inside a box and 1 outside: `binary`, with base 1 and scale -1."""
         return self.binary and fixed_base_and_scale(self.mask, len(self.values)) == (1.0, -1.0)
 
 
-# The formulas. lam, ratio and the like are numbers, `grid` holds the pixels; see :mod:`.masks`.
+# The formulas. lam, ratio and so on are numbers, `grid` has the pixels; see :mod:`.masks`.
 
 
 def _none(f: Functions, grid: Grid) -> Separable:
@@ -169,7 +170,7 @@ def _cutmix(f: Functions, grid: Grid, lam: Value) -> Separable:
 def _stochastic(
     f: Functions, grid: Grid, lam: Value, mixup_lam: Value, coin: Value, switch_probability: Value
 ) -> Separable:
-    """Section 4: `lam` of CutMix and `mixup_lam` come from distributions of their own."""
+    """Section 4: `lam` (of CutMix) and `mixup_lam` each have their own distribution."""
     cutmix = _cutmix(f, grid, lam)
     base = chosen(mixup_lam, 1.0, coin, switch_probability)
     scale = chosen(0.0, -1.0, coin, switch_probability)
@@ -177,11 +178,10 @@ def _stochastic(
 
 
 def _hmix(f: Functions, grid: Grid, lam: Value, ratio: Value) -> Separable:
-    """Section 4: a box of area (1 - lam) r, and what makes the label weight lam outside.
+    """Section 4: a box of area (1 - lam) r, and outside it the level that makes the label weight lam.
 
-    The authors' code divides by the area that is really left, so the label keeps the drawn lam; the paper
-    divides by the nominal one. A box that covers everything leaves nothing outside, and then (lam is 0) any
-    level will do: 0.
+    The authors' code divides by the actual area outside, so the label weight is the drawn lam; the paper
+    divides by the nominal area. If the box covers everything (lam is 0), the level does not matter: 0.
     """
     scale = f.sqrt(1.0 - lam) * f.sqrt(ratio)
     top, bottom = box_span(f, grid, grid.rows, scale)
@@ -197,8 +197,8 @@ def _hmix(f: Functions, grid: Grid, lam: Value, ratio: Value) -> Separable:
 def _gmix(f: Functions, grid: Grid, lam: Value) -> Separable:
     """Section 4: a Gaussian blob around a point.
 
-    The authors' code makes the image with the smaller weight the blob; in the paper the blob is always the
-    partner's and twice as wide. A width of 0 is no blob at all.
+    In the authors' code the blob shows the image with the smaller weight; in the paper it always shows the
+    partner and is twice as wide. A width of 0 means no blob.
     """
     if grid.paper:
         width = 2.0 * (1.0 - lam)
@@ -293,13 +293,13 @@ TABLE: dict[str, Method] = {
     )
 }
 
-# Computed from the table whenever they are looked up (see `__getattr__`), because it may grow.
+# Computed from the table at each look-up (see `__getattr__`), because it can grow.
 METHODS: tuple[str, ...]
 """The names of all methods."""
 MIXING: tuple[str, ...]
-"""Those that mix, which is all of them but "none"."""
+"""The names of all methods except "none"."""
 ARGUMENTS: dict[str, Argument]
-"""Every argument of any method, by name. Those of one name have the same range."""
+"""Every argument of any method, by name. Arguments with the same name have the same range."""
 
 
 def __getattr__(name: str) -> Any:
@@ -312,12 +312,12 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def takers(argument: str) -> tuple[str, ...]:
+def methods_with(argument: str) -> tuple[str, ...]:
     """The methods that take an argument."""
     return tuple(name for name, method in TABLE.items() if argument in method.defaults)
 
 
-# What a function of the library takes beside a method's arguments; a test compares it with the signatures.
+# What a function of the library takes besides a method's arguments; a test compares it with the signatures.
 COMMON = frozenset(
     (
         "images", "labels", "num_classes", "method", "probability", "label_smoothing", "convention",
@@ -328,7 +328,7 @@ COMMON = frozenset(
 
 
 def register(method: Method) -> Method:
-    """Add a method of your own: it has a function, a name for :func:`dali_msda.mix`, and so on.
+    """Add a method of your own: as a function of the library, in :func:`dali_msda.mix`, and so on.
 
     Parameters
     ----------
@@ -337,13 +337,14 @@ def register(method: Method) -> Method:
     Returns
     -------
     Method
-        The same.
+        The same method.
 
     Raises
     ------
     TypeError, ValueError
-        The name is taken or no name; the formula takes what is neither drawn nor an argument, or does not
-        return a mask; an argument has a name that the library uses, or a method uses for another range.
+        A name is not usable or already taken; the formula takes something that is neither a draw nor an
+        argument, or does not return a mask; an argument has a name that the library uses, or that another
+        method uses with another range.
     """
     if not isinstance(method, Method):
         raise TypeError(f"method must be a Method; got {method!r}")
@@ -351,15 +352,15 @@ def register(method: Method) -> Method:
     for name in (method.name, *method.draws, *method.defaults):
         usable = name.isidentifier() and not keyword.iskeyword(name) and not name.startswith("_")
         if not usable or name in ("mix", "blend"):
-            raise ValueError(f"name must be a name of Python that the library does not use; got {name!r}")
+            raise ArgumentValueError("name", "a Python name that the library does not use", name)
     if method.name in TABLE:
-        raise ValueError(f"name must be none of {names}; got {method.name!r}")
+        raise ArgumentValueError("name", f"none of {names}", method.name)
     for argument in method.arguments:
         same = __getattr__("ARGUMENTS").get(argument.name, argument)
         if argument.name in COMMON or argument.fraction != same.fraction:
             raise ValueError(
-                f"arguments of {method.name} must have free names, or the same range as in other methods; got"
-                f" {argument.name!r}, {argument.expected}"
+                f"arguments of {method.name} must have unused names, or the range that other methods give"
+                f" them; got {argument.name!r}, {argument.expected}"
             )
     for draw, kind in method.draws.items():
         if draw in method.defaults:
@@ -369,11 +370,11 @@ def register(method: Method) -> Method:
                 f"draws of {method.name} must name an argument as alpha; got {kind.alpha!r} for {draw!r}"
             )
     known = [*method.draws, *method.defaults]
-    if strangers := [name for name in method.values if name not in known]:
+    if unknown := [name for name in method.values if name not in known]:
         raise ValueError(
-            f"mask of {method.name} must take f, grid and any of {', '.join(known) or 'nothing else'}; got"
-            f" {strangers[0]!r}"
+            f"mask of {method.name} must take only f, grid{''.join(f', {name}' for name in known)}; got"
+            f" {unknown[0]!r}"
         )
-    _ = method.kind  # runs the formula, which has to return a mask
+    _ = method.kind  # runs the formula, which must return a mask
     TABLE[method.name] = method
     return method

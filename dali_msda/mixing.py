@@ -1,4 +1,4 @@
-"""How images are mixed, as one record that checks itself. Imports nothing heavy."""
+"""The settings of mixing, as one record that checks itself. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from .validation import ArgumentTypeError, ArgumentValueError, check_choice, che
 Convention = Literal["reference", "paper"]
 Granularity = Literal["sample", "batch"]
 
-# A number, or what it is in a certain batch, counted from 0 through all epochs.
-Changing = float | Callable[[int], float]
+# A number, or a function that returns it for a batch, counted from 0 through all epochs.
+Scheduled = float | Callable[[int], float]
 
 
 @dataclass(frozen=True, init=False)
@@ -21,48 +21,48 @@ class Mixing:
     """A mixing method with its arguments.
 
     ``Mixing("hmix", alpha=1.0, ratio=0.5)`` takes the method's own arguments by name; the others have the
-    defaults of :data:`dali_msda.methods.TABLE`. ``alpha`` stands for all alphas of a method ("stochastic" has
-    two). Alphas, the other arguments and the probability may be functions of the number of the batch, such as
+    defaults of :data:`dali_msda.methods.TABLE`. ``alpha`` sets all alphas of a method ("stochastic" has
+    two). All arguments of the method and the probability may be functions of the batch number, such as
     :class:`pipelines.ramps.Ramp`.
 
     Raises
     ------
     ValueError, TypeError
-        A field or an argument cannot be taken; the message names it, what came and what is expected.
+        A field or an argument is not valid; the message has its name, what it must be and what came.
     """
 
     method: str = field(metadata={"choices": lambda: tuple(TABLE)})
     """Mixing method."""
 
-    # Not hashed: a dict cannot be.
-    arguments: Mapping[str, Changing] = field(hash=False)
+    # Not hashed, because a dict has no hash.
+    arguments: Mapping[str, Scheduled] = field(hash=False)
     """All arguments of the method, by name."""
 
-    probability: Changing
-    """Probability that an image is mixed at all."""
+    probability: Scheduled
+    """Probability that an image is mixed."""
 
     label_smoothing: float
     """Label smoothing of the training targets, in [0, 1]."""
 
     convention: Convention
-    """Masks as the authors' code makes them, or by the formulas of the paper."""
+    """Masks as in the authors' code, or by the formulas of the paper."""
 
     granularity: Granularity
-    """Own draws for every image, or one draw for all images of a batch."""
+    """Separate draws for every image, or one draw for all images of a batch."""
 
     def __init__(
         self,
         method: str = "hmix",
         *,
-        probability: Changing = 1.0,
+        probability: Scheduled = 1.0,
         label_smoothing: float = 0.0,
         convention: Convention = "reference",
         granularity: Granularity = "sample",
-        arguments: Mapping[str, Changing] | None = None,
-        **own: Changing,
+        arguments: Mapping[str, Scheduled] | None = None,
+        **own: Scheduled,
     ) -> None:
-        """The method's own arguments come as keywords or, by name, in `arguments`."""
-        # Not a list made at import: users add methods to the table.
+        """Takes the method's own arguments as keywords, or by name in `arguments`."""
+        # The table is read here, not at import, because users add methods to it.
         check_choice("method", method, tuple(TABLE))
         values = {
             "method": method,
@@ -81,7 +81,7 @@ class Mixing:
         check_choice("granularity", granularity, get_args(Granularity))
 
     def check_number(self, name: str, number: object) -> None:
-        """Raise unless the probability, or the method's argument of that name, takes the number."""
+        """Raise unless `number` is valid for the probability or the method's argument of that name."""
         if name == "probability":
             check_fraction(name, number)
         else:
@@ -89,46 +89,46 @@ class Mixing:
 
 
 def argument_of(method: Method, name: str) -> Argument:
-    """The argument of a method with a certain name."""
+    """The method's argument with that name."""
     return next(argument for argument in method.arguments if argument.name == name)
 
 
 def check_argument(argument: Argument, value: Any) -> None:
-    """Raise unless a method's argument takes the number `value`."""
+    """Raise unless `value` is a number in the argument's range."""
     if not is_number(value):
         raise ArgumentTypeError(argument.name, f"a number {argument.expected}", value)
     if not argument.takes(value):
         raise ArgumentValueError(argument.name, argument.expected, value)
 
 
-def _check_changing(argument: Argument, value: Any) -> None:
-    """A function is checked when its values come."""
+def _check_scheduled(argument: Argument, value: Any) -> None:
+    """Check a number; the values of a function are checked when they come."""
     if not callable(value):
         check_argument(argument, value)
 
 
 def method_arguments(
-    method: Method, given: Mapping[str, Any], check: Callable[[Argument, Any], None] = _check_changing
+    method: Method, given: Mapping[str, Any], check: Callable[[Argument, Any], None] = _check_scheduled
 ) -> dict[str, Any]:
-    """All arguments of a method by name: what is given, and the table's defaults of the others.
+    """All arguments of a method by name: those given, and the table's defaults for the others.
 
     Parameters
     ----------
     method : Method
     given : mapping
-        Some of them; ``alpha`` stands for all alphas.
+        Some of the arguments; ``alpha`` sets all alphas.
     check : callable
-        Raises for a value that an argument does not take.
+        Raises if a value is not valid for an argument.
 
     Raises
     ------
     ArgumentTypeError
-        The method does not take one of them; the message lists those that it takes.
+        The method does not take one of them; the message lists those it takes.
     """
     given = dict(given)
     if "alpha" in given and "alpha" not in method.defaults and (method.alphas or method.name == "none"):
         alpha = given.pop("alpha")
-        # "none" takes it too and has no use for it, so that one alpha can be given to whatever method.
+        # "none" accepts and ignores it, so that one alpha can be given to any method.
         owner, name = (method, method.alphas[0]) if method.alphas else (TABLE["mixup"], "alpha")
         check(replace(argument_of(owner, name), name="alpha"), alpha)
         given = dict.fromkeys(method.alphas, alpha) | given

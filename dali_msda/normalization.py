@@ -1,4 +1,4 @@
-"""Normalisation after mixing: what it is, and the operator that does it where the kernel cannot."""
+"""Normalisation after mixing: its settings, and the operator for where the kernel cannot do it."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from .arguments import BlendArguments
 
 
 class Normalization(NamedTuple):
-    """Mean and standard deviation of every channel, and the layout to leave in."""
+    """Mean and standard deviation of every channel, and the layout of the output."""
 
     mean: Sequence[float]
     std: Sequence[float]
     output_layout: str
 
+    @classmethod
+    def from_arguments(cls, arguments: BlendArguments) -> Normalization | None:
+        """The normalisation that the arguments ask for, None without one."""
+        if arguments.mean is None or arguments.std is None:
+            return None
+        return cls(arguments.mean, arguments.std, arguments.output_layout or arguments.layout)
 
-def asked_for(arguments: BlendArguments) -> Normalization | None:
-    """The normalisation that the caller wants, if any."""
-    if arguments.mean is None or arguments.std is None:
-        return None
-    return Normalization(arguments.mean, arguments.std, arguments.output_layout or arguments.layout)
 
-
-def normalized(images: DataNode, normalization: Normalization) -> DataNode:
+def normalize(images: DataNode, normalization: Normalization) -> DataNode:
     """(images - mean) / std as float32, by DALI's operator, on any device."""
     return fn.crop_mirror_normalize(
         images,

@@ -12,19 +12,19 @@ from nvidia.dali.pipeline import DataNode, do_not_convert
 
 from .arguments import BlendArguments, MixArguments, check_inputs, check_number, is_node
 from .backends import choose, graph
-from .checks import integer_labels
-from .draws import draw, draw_partner, float64_constant, vector
+from .checks import cast_labels
+from .draws import as_vector, draw, draw_partner, float64_constant
 from .dtypes import static_dtype
 from .masks import Dense, Separable
-from .methods import TABLE, Method, takers
-from .normalization import asked_for, normalized
+from .methods import TABLE, Method, methods_with
+from .normalization import Normalization, normalize
 from .validation import check_choice, check_fraction
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 class MixFunction(Protocol):
-    """The function of one method: :func:`mix` with the method chosen, and its own arguments."""
+    """The function of one method: :func:`mix` with a fixed method, and that method's own arguments."""
 
     __name__: str
 
@@ -56,10 +56,10 @@ def mix(
     backend: str = "auto",
     **arguments: float | DataNode | None,
 ) -> tuple[Any, ...]:
-    """Mix every image of a batch with a partner from the same batch, and their labels alike.
+    """Mix every image of a batch with a partner from the same batch, and their labels too.
 
     The own image has the weight M(y, x) in [0, 1], the partner 1 - M:
-    ``image = M * own + (1 - M) * partner``. The label weight is the mean of M, and
+    ``image = M * own + (1 - M) * partner``. The label weight lam is the mean of M, and
     ``targets = lam * onehot(own) + (1 - lam) * onehot(partner)``.
 
     Parameters
@@ -68,36 +68,36 @@ def mix(
         uint8, float16 or float32, HxWxC (or CxHxW), one size within a batch, on the CPU or the GPU.
         Mixing uint8 before the normalisation is the fastest.
     labels : DataNode
-        Integer class ids in [0, num_classes), scalar or shape [1], on the CPU; floats are refused by type.
+        Integer class ids in [0, num_classes), scalar or shape [1], on the CPU; floats are refused.
     num_classes : int
         Length of the targets, at least 1.
     method : str, optional
-        One of ``dali_msda.METHODS``, "hmix" by default. "none" leaves the images as they are and makes
+        One of ``dali_msda.METHODS``, "hmix" by default. "none" does not change the images and makes
         one-hot targets.
     alpha : float or DataNode, optional
-        lam ~ Beta(alpha, alpha), above 0; by default the paper's for ImageNet, 0.8 for "mixup" and 1 for the
-        others. It stands for all alphas of a method, so for both of "stochastic".
+        lam ~ Beta(alpha, alpha), above 0; by default the paper's value for ImageNet, 0.8 for "mixup" and 1
+        for the others. It sets all alphas of a method, so both of "stochastic".
     probability : float or DataNode, optional
-        Probability that a sample is mixed at all, 1 by default; otherwise image and label stay.
+        Probability that a sample is mixed, 1 by default; otherwise its image and label stay unchanged.
     label_smoothing : float, optional
-        s in [0, 1]: targets hold s / K more for every class and 1 - s for the label, rows sum to 1.
+        s in [0, 1]: a target is s / K for every class, plus (1 - s) times the mixed one-hot vector.
     convention : {"reference", "paper"}, optional
-        Masks as the authors' published code makes them (default), or by the formulas of the paper.
+        Masks as in the authors' published code (default), or by the formulas of the paper.
     granularity : {"sample", "batch"}, optional
-        Own draws for every sample (default), or one draw for all samples of a batch.
+        Separate draws for every sample (default), or one draw for all samples of a batch.
     layout : {"HWC", "CHW"}, optional
         Layout of the images, "HWC" by default.
     seed : int, optional
         Makes the draws of this operator repeatable; by default they follow the pipeline's seed.
     lam : float or DataNode, optional
-        Take this lam instead of drawing it, in [0, 1]; values of a node outside are clipped.
+        Use this lam, in [0, 1], instead of drawing it; values of a node are clipped.
     center : (row, column) or DataNode, optional
-        Take this centre of the box or blob, in pixels, instead of drawing it; a node has shape [2].
+        Use this centre of the box or blob, in pixels, instead of drawing it; a node has shape [2].
     partner : int or DataNode, optional
-        Take this partner, an index within the batch; by default a random permutation of the batch.
+        Use this partner, an index within the batch; by default a random permutation of the batch.
     mean, std : sequence of float, optional
-        Normalise the mixed images: (mixed - mean) / std, one number per channel, as
-        ``fn.crop_mirror_normalize`` right after it would do. On the CPU uint8 HWC images are mixed and
+        Normalise the mixed images: (mixed - mean) / std, one number per channel, as a
+        ``fn.crop_mirror_normalize`` right after would do. On the CPU, uint8 HWC images are mixed and
         normalised in one pass.
     output_layout : {"HWC", "CHW"}, optional
         Layout of the normalised images, by default that of the input.
@@ -105,17 +105,17 @@ def mix(
         Add a third result, :class:`MixParams`.
     backend : {"auto", "kernel", "hybrid", "graph"}, optional
         "kernel": compiled operators, CPU only. "hybrid": compiled operators for masks and targets, DALI's own
-        for the images, CPU and GPU. "graph": DALI's own operators for everything; it alone can be
-        serialised. "auto" (default) takes the kernel on the CPU and "hybrid" on the GPU, where Numba works,
-        and the graph otherwise.
+        for the images, CPU and GPU. "graph": DALI's own operators for everything; only this one can be
+        serialised. "auto" (default): "kernel" on the CPU and "hybrid" on the GPU if Numba works, otherwise
+        "graph".
     **arguments : float or DataNode, optional
         Arguments of the method: ``ratio`` of "hmix"; ``mixup_alpha``, ``cutmix_alpha`` and
-        ``switch_probability`` of "stochastic"; None takes their defaults.
+        ``switch_probability`` of "stochastic"; None means the default.
 
     Returns
     -------
     images : DataNode
-        Mixed images: dtype, layout and device of the input. uint8 is rounded to the nearest. With `mean`
+        Mixed images: dtype, layout and device of the input. uint8 is rounded to nearest. With `mean`
         and `std`: float32 in `output_layout`.
     targets : DataNode
         float32 [num_classes], on the device of the images; each sums to 1.
@@ -126,25 +126,25 @@ def mix(
     Raises
     ------
     TypeError, ValueError
-        An argument cannot be taken: raised when the graph is built, naming the argument, what came and
-        what was expected.
+        An argument is not valid: raised when the graph is built, with the argument, what it must be and
+        what came.
     RuntimeError
-        By DALI, at run time: a label out of range, labels or a `partner` that are no integers where the graph
-        does not show their type, images of different sizes within one batch, images
-        that are not three-dimensional, a ``layout`` that is not the images' own (CPU only), a ``mean`` with
-        more or fewer numbers than the images have channels. DALI shows the line of the check that failed.
+        By DALI, at run time: a label out of range; labels or a `partner` of another type than integers, if
+        the graph does not show their type; images of different sizes within one batch; images that are not
+        three-dimensional; a ``layout`` that is not the images' own (CPU only); a ``mean`` whose length is not
+        the number of channels. DALI shows the line of the check that failed.
 
     Notes
     -----
-    What has a weight of 0 in a pixel does not reach it, NaN and infinity included: a sample that is not mixed
-    comes back bit by bit. The one exception is the own image in the graph form, where the mask is 0 and the
-    method is not CutMix: its NaN stays.
+    A pixel with weight 0 has no influence, not even NaN or infinity: a sample that is not mixed comes back
+    bit for bit. The one exception is the own image in the "graph" form where the mask is 0 and the method is
+    not CutMix: its NaN stays.
 
     Park, Yun, Chun: "A Unified Analysis of Mixed Sample Data Augmentation", NeurIPS 2022, equation 1 and
-    section 4. A batch of one has no partner and comes back as it is.
+    section 4. A batch of one has no partner and comes back unchanged.
     """
     check_choice("method", method, tuple(TABLE))
-    _check_known(TABLE[method], [name for name in arguments if not takers(name)])
+    _check_known(TABLE[method], [name for name in arguments if not methods_with(name)])
     checked = MixArguments(
         method=method,
         values={name: value for name, value in {"alpha": alpha, **arguments}.items() if value is not None},
@@ -184,7 +184,7 @@ def blend(
     return_params: bool = False,
     backend: str = "auto",
 ) -> tuple[Any, ...]:
-    """Mix every image of a batch with a partner by a mask of your own, and their labels alike.
+    """Mix every image of a batch with a partner by a mask of your own, and their labels too.
 
     ``image = mask * own + (1 - mask) * partner``, and the label weight is the mean of the mask.
 
@@ -193,24 +193,23 @@ def blend(
     images, labels, num_classes, label_smoothing, layout, mean, std, output_layout, return_params, backend
         See :func:`mix`.
     mask : DataNode, or (rows, columns), or Separable or Dense
-        The own image's weight, in [0, 1]; values outside are clipped. A node has the shape HxW, HxWx1 or
-        1xHxW and any type, and lies on the CPU or beside the images. Two nodes of the shapes H and W, on the
-        CPU, are a mask ``rows * columns``, which is faster than a node of all pixels. ``Separable(base,
-        scale, rows, columns)`` is ``base + scale * rows * columns``; `base` and `scale` are numbers or scalar
-        CPU nodes.
+        The own image's weight, clipped to [0, 1]. A node has the shape HxW, HxWx1 or 1xHxW and any type, on
+        the CPU or the images' device. Two CPU nodes of the shapes H and W are a mask ``rows * columns``,
+        which is faster than a node of all pixels. ``Separable(base, scale, rows, columns)`` is
+        ``base + scale * rows * columns``; `base` and `scale` are numbers or scalar CPU nodes.
     partner : int or DataNode, optional
-        The partner's index within the batch; by default a random permutation of the batch, repeatable by
+        The partner's index within the batch; by default a random permutation of the batch, repeatable with
         `seed`.
 
     Returns
     -------
     images, targets[, params]
-        See :func:`mix`. With a mask on the GPU ``params.lam`` lies there too.
+        See :func:`mix`. With a mask on the GPU, ``params.lam`` is there too.
 
     Raises
     ------
     TypeError, ValueError, RuntimeError
-        See :func:`mix`; at run time also for a mask that has not the height and width of the image.
+        See :func:`mix`; at run time also for a mask of another height or width than the image.
 
     Notes
     -----
@@ -233,62 +232,62 @@ def blend(
 
 
 def _check_known(method: Method, unknown: Sequence[str]) -> None:
-    """Raise TypeError if the caller named arguments that there are not."""
+    """Raise TypeError for the first unknown argument, if any."""
     if unknown:
         known = [*method.defaults, *_COMMON]
         raise TypeError(f"{method.name} has no argument {unknown[0]!r}; it takes {', '.join(known)}")
 
 
-def _unconverted(function: F) -> F:
-    """Nothing in it depends on a sample's value: with conditionals there is nothing for DALI to rewrite."""
+def _without_conversion(function: F) -> F:
+    """Exclude a function from DALI's rewriting for conditionals: no branch in it depends on a sample."""
     return do_not_convert(function)  # type: ignore[no-any-return]
 
 
-@_unconverted
+@_without_conversion
 def _mix(images: DataNode, labels: DataNode, arguments: MixArguments) -> tuple[Any, ...]:
     """Draw, make the masks, blend."""
-    labels = _as_ids(labels)
-    normalization = asked_for(arguments)
+    labels = _as_class_ids(labels)
+    normalization = Normalization.from_arguments(arguments)
     if arguments.method == "none" and not arguments.return_params:
         targets = graph.one_hot_targets(labels, images.device, arguments)
-        return (normalized(images, normalization) if normalization else images), targets
+        return (normalize(images, normalization) if normalization else images), targets
     chosen = choose(arguments.backend, images.device)
     draws = draw(arguments)
     partner = draw_partner(arguments)
     weights = chosen.make_mask(images, draws, arguments)
     mixed, targets, params = chosen.blend(images, labels, partner, weights, arguments)
     if arguments.method == "none":
-        mixed = normalized(images, normalization) if normalization else images
+        mixed = normalize(images, normalization) if normalization else images
     return (mixed, targets) if params is None else (mixed, targets, params)
 
 
-@_unconverted
+@_without_conversion
 def _blend(
     images: DataNode, labels: DataNode, mask: Separable | Dense, arguments: BlendArguments
 ) -> tuple[Any, ...]:
     chosen = choose(arguments.backend, images.device)
     partner = draw_partner(arguments)
     mixed, targets, params = chosen.blend(
-        images, _as_ids(labels), partner, chosen.given_mask(mask), arguments
+        images, _as_class_ids(labels), partner, chosen.given_mask(mask), arguments
     )
     return (mixed, targets) if params is None else (mixed, targets, params)
 
 
-def _as_ids(labels: DataNode) -> DataNode:
-    return fn.reshape(integer_labels(labels), shape=[1])  # labels: one integer per image
+def _as_class_ids(labels: DataNode) -> DataNode:
+    return fn.reshape(cast_labels(labels), shape=[1])  # labels: one integer per image
 
 
-@_unconverted
+@_without_conversion
 def _as_mask(mask: Any, device: str, layout: str) -> Separable | Dense:
-    """A caller's mask, as :meth:`.backends.Backend.given_mask` takes it."""
-    expected = "a DALI node, two (rows, columns), Separable or Dense"
+    """A caller's mask in the form that :meth:`.backends.Backend.given_mask` takes."""
+    expected = "a DALI node, two nodes (rows, columns), Separable or Dense"
     if isinstance(mask, DataNode):
         mask = Dense(mask)
     if isinstance(mask, Dense):
         if not isinstance(mask.values, DataNode):
             raise TypeError(f"mask must be {expected}; got Dense({type(mask.values).__name__})")
         if mask.values.device != "cpu" and device == "cpu":
-            raise ValueError("mask must be on the CPU, where the images are; got a GPU node")
+            raise ValueError("mask must be on the CPU, like the images; got a GPU node")
         shape = mask.values.shape()
         size = shape[:2] if layout == "HWC" else shape[-2:]
         flat = fn.reshape(mask.values, shape=size)  # mask must be HxW, or HxWx1 for HWC, 1xHxW for CHW
@@ -310,17 +309,18 @@ def _as_mask(mask: Any, device: str, layout: str) -> Separable | Dense:
     if not is_node("scale of the mask", scale):
         check_number("scale of the mask", scale)
     base, scale = (
-        vector(value) if isinstance(value, DataNode) else float64_constant([value]) for value in (base, scale)
+        as_vector(value) if isinstance(value, DataNode) else float64_constant([value])
+        for value in (base, scale)
     )
     return Separable(base, scale, rows, columns)
 
 
 def _as_float(weights: DataNode) -> DataNode:
-    """float32; without the copy that a cast makes, where the graph shows that it is that already."""
+    """Cast to float32, without an operator where the graph shows that the node has this type already."""
     return weights if static_dtype(weights) == types.FLOAT else fn.cast(weights, dtype=types.FLOAT)
 
 
-# What all methods take, with the defaults of :func:`mix`.
+# The arguments that all methods take, with the defaults of :func:`mix`.
 _COMMON = {
     name: parameter
     for name, parameter in inspect.signature(mix).parameters.items()
@@ -330,12 +330,12 @@ _COMMON = {
 
 @functools.cache
 def function(method: Method) -> MixFunction:
-    """The function of a method: its signature and its help text are made from the table's entry."""
+    """The function of a method, with signature and help text from the table's entry."""
 
     def mixing(images: DataNode, labels: DataNode, **arguments: Any) -> tuple[Any, ...]:
         _check_known(method, [name for name in arguments if name not in signature.parameters])
         if "num_classes" not in arguments:
-            raise TypeError(f"{method.name} needs num_classes, the length of the targets")
+            raise TypeError(f"num_classes must be given to {method.name}, as the targets' length; got none")
         return mix(images, labels, method=method.name, **arguments)
 
     of_mix = inspect.signature(mix).parameters
@@ -348,12 +348,12 @@ def function(method: Method) -> MixFunction:
     shared = [of_mix[name] for name in ("images", "labels", "num_classes")]
     signature = inspect.Signature([*shared, *own, *_COMMON.values()], return_annotation=tuple)
     mixing.__name__ = mixing.__qualname__ = method.name
-    mixing.__doc__ = _help(method)
+    mixing.__doc__ = _help_text(method)
     mixing.__signature__ = signature  # type: ignore[attr-defined]
     return mixing
 
 
-def _help(method: Method) -> str:
+def _help_text(method: Method) -> str:
     summary = method.summary.replace("`", "")
     lines = [f"{method.title}: the own image's weight is {summary}.", "", "Parameters", "----------"]
     lines += ["images, labels, num_classes", "    See :func:`mix`."]
@@ -364,5 +364,5 @@ def _help(method: Method) -> str:
     lines += [f"{', '.join(_COMMON)}", "    See :func:`mix`.", "", "Returns", "-------"]
     lines += ["images, targets[, params]", "    See :func:`mix`."]
     if method.paper:
-        lines += ["", "Notes", "-----", f"Of the paper: {method.paper}."]
+        lines += ["", "Notes", "-----", f"In the paper: {method.paper}."]
     return "\n".join(lines) + "\n"

@@ -1,15 +1,15 @@
-"""The mixing of images in NumPy: what the tests and the doctor compare the operators with.
+"""Mixing in NumPy: the reference that the tests and the doctor compare the operators with.
 
-It imports nothing of the library, and nothing of the library imports it but the doctor's self-check.
+It imports nothing from the library, and in the library only the doctor's self-check imports it.
 
 Written from the formulas of Park et al., "A Unified Analysis of Mixed Sample Data Augmentation: A Loss
 Function Perspective" (NeurIPS 2022), sections 2 and 4, and from the two conventions:
 
-- "reference": the box and the kernel of the authors' published code, for images of any height and width;
+- "reference": the box and the Gaussian of the authors' published code, for images of any height and width;
 - "paper": the formulas of the paper, with boxes that lie inside the image.
 
-One plain function for each formula, no random draws. Whatever the type of the arguments, the arithmetic is
-in float64. Axes: N samples, H rows, W columns, C channels, K classes; positions and distances in pixels.
+One plain function per formula, no random draws. The arithmetic is always float64. Axes: N samples, H rows, W
+columns, C channels, K classes; positions and distances in pixels.
 """
 
 import math
@@ -24,7 +24,7 @@ Floats = npt.NDArray[np.float64]
 
 def _check_convention(convention: str) -> None:
     if convention not in ("reference", "paper"):
-        raise ValueError(f"convention must be 'reference' or 'paper', got {convention!r}")
+        raise ValueError(f"convention must be 'reference' or 'paper'; got {convention!r}")
 
 
 def box(
@@ -62,21 +62,21 @@ def box(
 
 
 def _outside_box(size: tuple[int, int], edges: tuple[int, int, int, int]) -> Floats:
-    """Indicator of the pixels outside the box, [H, W]: the mask of CutMix (equation 3)."""
+    """Indicator of the pixels outside the box, [H, W]: CutMix's mask (equation 3)."""
     y0, y1, x0, x1 = edges
     outside = np.ones(size)
     outside[y0:y1, x0:x1] = 0.0
     return outside
 
 
-def _kernel(size: tuple[int, int], width: float, center: tuple[int, int]) -> Floats:
-    """exp(-pi d^2 / (width H W)) with d the distance to the centre, [H, W]; zero everywhere for width 0."""
+def _gaussian(size: tuple[int, int], width: float, center: tuple[int, int]) -> Floats:
+    """exp(-pi d^2 / (width H W)), where d is the distance to the centre, [H, W]; zero for width 0."""
     if width == 0.0:
         return np.zeros(size)
     rows, columns = np.indices(size).astype(np.float64)
     distance_squared = (rows - center[0]) ** 2 + (columns - center[1]) ** 2
-    kernel: Floats = np.exp(-math.pi * distance_squared / (width * size[0] * size[1]))
-    return kernel
+    gaussian: Floats = np.exp(-math.pi * distance_squared / (width * size[0] * size[1]))
+    return gaussian
 
 
 def mask(
@@ -89,17 +89,17 @@ def mask(
     convention: str = "reference",
     use_mixup: bool = False,
 ) -> Floats:
-    """The weight M of the own image at each pixel (equation 1 and section 4), [H, W], in [0, 1].
+    """The own image's weight M at each pixel (equation 1 and section 4), [H, W], in [0, 1].
 
     Parameters
     ----------
     method : "none" (all ones), "mixup", "cutmix", "stochastic", "hmix" or "gmix"
     size : (H, W)
     lam : the drawn weight of the own image, in [0, 1]
-    center : (row, column) of the box or the kernel, in pixels
+    center : (row, column) of the box or the Gaussian, in pixels
     ratio : r of HMix, in [0, 1]
     convention : "reference" or "paper"
-    use_mixup : which of its two methods "stochastic" takes: Mixup if true, otherwise CutMix
+    use_mixup : whether "stochastic" is Mixup; otherwise it is CutMix
     """
     _check_convention(convention)
     lam = float(lam)
@@ -113,30 +113,30 @@ def mask(
         return _outside_box(size, box(size, lam, 1.0, center, convention))
     if method == "hmix":
         outside = _outside_box(size, box(size, lam, ratio, center, convention))
-        if convention == "reference":  # the share of the image outside the box that was cut out
+        if convention == "reference":  # the actual share of the image outside the box
             share = label_weight(outside)
-        else:  # 1 - (1 - lam) r, ordered so that it is zero only for lam = 0 and never below lam
+        else:  # 1 - (1 - lam) r, in an order that gives zero only for lam = 0, and never less than lam
             share = lam + (1.0 - lam) * (1.0 - float(ratio))
-        # A box without rounding leaves at least lam of the image; min takes off what rounding adds to 1.
+        # Without rounding, at least lam of the image is outside the box; min removes rounding above 1.
         return outside * (min(lam / share, 1.0) if share > 0.0 else 0.0)
     if method == "gmix":
         if convention == "paper":
-            return 1.0 - _kernel(size, 2.0 * (1.0 - lam), center)
+            return 1.0 - _gaussian(size, 2.0 * (1.0 - lam), center)
         if lam < 0.5:
-            return _kernel(size, lam, center)
-        return 1.0 - _kernel(size, 1.0 - lam, center)
-    raise ValueError(f"method must be none, mixup, cutmix, stochastic, hmix or gmix, got {method!r}")
+            return _gaussian(size, lam, center)
+        return 1.0 - _gaussian(size, 1.0 - lam, center)
+    raise ValueError(f"method must be none, mixup, cutmix, stochastic, hmix or gmix; got {method!r}")
 
 
 def label_weight(mask: Floats) -> float:
-    """The weight of the own label: the mean of the mask [H, W], the share of the own image."""
+    """The own label's weight: the mean of the mask [H, W]."""
     return float(np.mean(mask))
 
 
 def blend(own: npt.NDArray[Any], partner: npt.NDArray[Any], mask: Floats, layout: str = "HWC") -> Floats:
     """M own + (1 - M) partner (equation 1), not rounded; images [H, W, C] or, for layout "CHW", [C, H, W]."""
     if layout not in ("HWC", "CHW"):
-        raise ValueError(f"layout must be 'HWC' or 'CHW', got {layout!r}")
+        raise ValueError(f"layout must be 'HWC' or 'CHW'; got {layout!r}")
     weight = mask[:, :, np.newaxis] if layout == "HWC" else mask[np.newaxis]
     mixed: Floats = weight * own.astype(np.float64) + (1.0 - weight) * partner.astype(np.float64)
     return mixed
@@ -145,7 +145,7 @@ def blend(own: npt.NDArray[Any], partner: npt.NDArray[Any], mask: Floats, layout
 def blend_uint8(
     own: npt.NDArray[np.uint8], partner: npt.NDArray[np.uint8], mask: Floats, layout: str = "HWC"
 ) -> npt.NDArray[np.uint8]:
-    """`blend` rounded to the nearest integer, halves up."""
+    """:func:`blend`, rounded to the nearest integer, halves up."""
     return np.floor(blend(own, partner, mask, layout) + 0.5).astype(np.uint8)
 
 
@@ -154,7 +154,7 @@ def targets(
 ) -> Floats:
     """weight onehot(label) + (1 - weight) onehot(partner_label) (equation 1), [K].
 
-    With label smoothing s, a one-hot vector is s / K off its label and 1 - s + s / K at it.
+    With label smoothing s, a one-hot vector is 1 - s + s / K at its label and s / K elsewhere.
     """
     off = label_smoothing / num_classes
     own, partner = np.full((2, num_classes), off)
@@ -178,10 +178,10 @@ def mix(
     use_mixup: Sequence[bool] | npt.NDArray[Any] | None = None,
     layout: str = "HWC",
 ) -> tuple[npt.NDArray[Any], Floats, Floats]:
-    """Mix sample i of a batch with sample partners[i]; every other per-sample argument has N entries too.
+    """Mix sample i of a batch with sample partners[i]; all per-sample arguments have N entries.
 
-    Returns the images ([N, ...]; uint8 and rounded if they were uint8, otherwise float64), the targets
-    [N, K] and the masks [N, H, W]. `use_mixup` is for "stochastic" alone; None is CutMix for all samples.
+    Returns the images ([N, ...]; rounded to uint8 if they were uint8, otherwise float64), the targets
+    [N, K] and the masks [N, H, W]. `use_mixup` is only for "stochastic"; None means CutMix for all samples.
     """
     size = (images.shape[1], images.shape[2]) if layout == "HWC" else (images.shape[2], images.shape[3])
     chosen = [False] * len(images) if use_mixup is None else use_mixup

@@ -1,7 +1,7 @@
 """Errors about arguments, in one form, and the checks that raise them. Imports nothing heavy.
 
-Every check takes the name of the argument first. The error keeps it, so that whoever knows the argument by
-another name, such as an option of a command line, can put that in its place.
+Every check takes the argument's name first. The error keeps it, so that a caller who knows the argument by
+another name, such as a command-line option, can replace it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Self
 
 
 class ArgumentError(Exception):
-    """An argument that cannot be taken: "NAME must be EXPECTED; got GOT".
+    """An argument that is not valid: "NAME must be EXPECTED; got GOT".
 
     Raised as :class:`ArgumentValueError`, a ValueError, or :class:`ArgumentTypeError`, a TypeError.
 
@@ -35,7 +35,7 @@ class ArgumentError(Exception):
         return f"{self.name} must be {self.expected}; got {self.got!r}"
 
     def renamed(self, name: str) -> Self:
-        """The same error about an argument of another name."""
+        """The same error with another name for the argument."""
         return type(self)(name, self.expected, self.got)
 
 
@@ -48,7 +48,7 @@ class ArgumentTypeError(ArgumentError, TypeError):
 
 
 def is_number(value: object) -> bool:
-    """Whether `value` is a real number; True and False are not."""
+    """Whether `value` is a real number; True and False do not count."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 

@@ -17,6 +17,7 @@
 #               make a small Debian with Python from the machine's own apt sources
 # IMAGE         the name of the image (dali-msda)
 # TRAIN_ARGS    more options for the stage train, --epochs 1 for instance
+# PATIENCE      seconds without any progress after which the stage stop gives up (600)
 # TEST_ARGS     options of pytest for the stage tests
 # RUN_OPTIONS   more options for every run, "--gpus all" for instance
 # PIP_CONF, CA  a pip.conf for the build and a certificate bundle, which it finds as /run/secrets/ca.crt;
@@ -39,6 +40,7 @@ done
 image=${IMAGE:-dali-msda}
 work=$PWD/build/verify
 container=verify-$$
+patience=${PATIENCE:-600}
 mkdir -p "$work"
 exec </dev/null > >(tee -a build/verify.log) 2>&1
 read -ra run_options <<<"${RUN_OPTIONS:-}"
@@ -230,16 +232,29 @@ stage_train() {
     [[ -s $output/best.pt ]] || fail "there is no best.pt"
 }
 
-# Waits until a file holds a text; fails after some minutes, or when the container is gone.
-wait_for() { # TEXT FILE
-    local tries
-    for ((tries = 0; tries < 600; tries++)); do
-        if grep -qs "$1" "$2"; then return; fi
-        [[ -n $("${runner[@]}" ps -q --filter "name=$container") ]] || break
-        sleep 1
+# What changes while a container works: the files below a folder and what it has printed.
+traces() { # FOLDER
+    { find "$1" -printf '%p %s\n' 2>/dev/null || true; "${runner[@]}" logs "$container" 2>&1 || true; } | cksum
+}
+
+# Waits until a file below a folder holds a text, however slow the machine is: as long as the container runs
+# and something changes.
+wait_for() { # TEXT FOLDER FILE
+    local before="" now since=$SECONDS why=""
+    until grep -qs "$1" "$2/$3"; do
+        now=$(traces "$2")
+        if [[ $now != "$before" ]]; then before=$now since=$SECONDS; fi
+        if [[ -n $why ]]; then
+            "${runner[@]}" logs "$container" 2>&1 | tail -n 20
+            fail "no $1 in $3: $why"
+        elif [[ -z $("${runner[@]}" ps -q --filter "name=$container") ]]; then
+            why="the container has left" # after one more look at the file
+        elif ((SECONDS - since >= patience)); then
+            why="nothing has changed for $patience s"
+        else
+            sleep 1
+        fi
     done
-    "${runner[@]}" logs "$container" | tail -n 20
-    fail "no $1 in $2"
 }
 
 stage_stop() {
@@ -248,10 +263,10 @@ stage_stop() {
     local command=(train_imagenet.py --mix hmix --demo-data /outputs/demo --log-every 1 --max-steps 200
         --resume auto --output)
     run -d --name "$container" -v "$work/stop:/outputs" -- "$image" "${command[@]}" /outputs/run >/dev/null
-    wait_for '"step": 70,' "$work/stop/run/metrics.jsonl"
+    wait_for '"step": 70,' "$work/stop" run/metrics.jsonl
     # shellcheck disable=SC2016 # for the Python in the container
     say "process 1: $("${runner[@]}" exec "$container" python -c 'print(open("/proc/1/cmdline").read().replace("\0", " "))')"
-    "${runner[@]}" stop --time 120 "$container" >/dev/null
+    "${runner[@]}" stop --time "$patience" "$container" >/dev/null
     status=$("${runner[@]}" inspect --format '{{.State.ExitCode}}' "$container")
     "${runner[@]}" logs "$container" 2>&1 | tr '\r' '\n' | grep -v '^ *$' | tail -n 3
     "${runner[@]}" rm -f "$container" >/dev/null

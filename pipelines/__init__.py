@@ -1,1 +1,1 @@
-"""ImageNet-style DALI pipelines around :mod:`dali_msda`, and the loader that feeds PyTorch from them."""
+"""ImageNet-style DALI pipelines that use :mod:`dali_msda`, and a loader for PyTorch."""

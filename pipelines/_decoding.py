@@ -1,9 +1,9 @@
-"""Decode whole image files in a process of their own, and say what is wrong with each.
+"""Decode whole image files in a separate process, and report what is wrong with each.
 
-Damage can do more to a decoder than make it raise: DALI 2.4 dies of some headers, and there may be more than
-those that are known and kept from it (`.headers`). And why a file does not decode stands on the standard
-error of the process, written there by compiled code, not in the exception. A process of its own serves both:
-it may die, and all that appears on its standard error belongs to the file that it decodes.
+A damaged file can do worse than make a decoder raise. Some headers crash DALI 2.4, and there may be more than
+those that `.headers` stops. Also, compiled code writes the reason for a failure to standard error, not into
+the exception. A separate process solves both: it may crash, and everything on its standard error is about the
+file being decoded.
 """
 
 from __future__ import annotations
@@ -22,46 +22,46 @@ import numpy as np
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.pipeline import DataNode, Pipeline
 
-from .formats import format_of, known_obstacle
-from .headers import REFUSES, checked
+from .formats import detect_format, explain_decoder_bug
+from .headers import STOPPED_BY, check_headers
 
-# What is said of a header that reads and must not be decoded.
-REFUSED = "its header is damaged, or of no type that DALI decodes"
+# The reason given for an image that `.headers` keeps from the decoder.
+BAD_HEADER = "damaged header, or a type that DALI does not decode"
 BATCH = 32
 DIGEST_BYTES = 16
-# The size and time of a file of which nothing is certain: it is looked at again by the next check.
+# Size and time of a file without a certain result: the next check decodes it again.
 UNSURE = -1
-# How the reason begins for a file whose content is not known, good or bad.
+# How the reason begins for a file that could not be read.
 UNREADABLE = "cannot be read: "
-# What the training and validation pipelines give their decoder on the CPU.
+# The arguments of the decoder in the training and validation pipelines, on the CPU.
 DECODER: dict[str, Any] = {"output_type": types.RGB, "device": "cpu"}
 
-# Decoded, this much compressed data is some hundred megabytes.
+# This much compressed data decodes to a few hundred megabytes.
 _BATCH_BYTES = 8 << 20
-_SMALL, _LONG = 16, 10
-_LONGEST_MESSAGE = 300
+_MIN_SIDE, _MAX_ASPECT_RATIO = 16, 10
+_MAX_MESSAGE = 300
 
-# Colours, levels, time stamps and places in the source of libraries.
+# Colours, levels, time stamps and source locations in messages of libraries.
 _NOISE = re.compile(
     r"\x1b\[[\d;]*m|\[(?:ERROR|WARNING|INFO)\] ?|\[\s*(?:ERROR|WARN|INFO):\d+@[\d.]+\]"
     r"|\bglobal \S+:\d+ \S+|OpenCV\([\d.]+\) \S+:\d+: "
 )
-_UNTOLD = re.compile(r"Failed to decode sample #\d+ :")
+_NO_REASON = re.compile(r"Failed to decode sample #\d+ :")
 
 
 class Result(NamedTuple):
-    """What there is to say about one file.
+    """The result for one file.
 
     Attributes
     ----------
     size, mtime_ns : int
-        Of the file whose content was read; `UNSURE` where it could not be.
+        Size in bytes and modification time when the file was read; `UNSURE` if it could not be read.
     digest : str
-        BLAKE2b of the content, hexadecimal; empty where it could not be read.
+        BLAKE2b of the content, hexadecimal; empty if it could not be read.
     error : str or None
-        Why it cannot be decoded.
+        Why the file cannot be decoded.
     warnings : tuple of str
-        What is odd about a file that decodes.
+        Oddities of a file that decodes.
     """
 
     size: int
@@ -72,21 +72,21 @@ class Result(NamedTuple):
 
 
 class Read(NamedTuple):
-    """An image that was read: its name, the content, and what is known already."""
+    """An image that was read: its name, content, and result so far."""
 
     name: str
     data: bytes
     result: Result
 
 
-# What is to be decoded: the path of a file, or what was read.
+# An image to decode: the path of a file, or one that was read.
 Item = str | Read
-# The shape of the image, None if it does not decode, and what the decoder said.
-_Verdict = tuple[tuple[int, ...] | None, str]
+# The shape of the image, None if it does not decode, and the messages of the decoder.
+_Outcome = tuple[tuple[int, ...] | None, str]
 
 
 class Fault(NamedTuple):
-    """A fault of this code, not of a file: the traceback."""
+    """The traceback of a fault in this code, as opposed to a bad file."""
 
     traceback: str
 
@@ -94,10 +94,9 @@ class Fault(NamedTuple):
 def serve(connection: Connection) -> None:
     """Answer lists of :data:`Item` with lists of :class:`Result`, until the other end is closed.
 
-    The first message, None, says that the process is ready; what follows is the files' doing.
+    The first message, None, means that the process is ready; if it dies later, a file was the cause.
     """
-    # Ctrl-C goes to every process of the terminal, SIGTERM to all of a Slurm step; the process that asks
-    # decides when to end.
+    # A terminal sends Ctrl-C, and Slurm SIGTERM, to all processes; the parent process decides when to stop.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     decoder = _Decoder()
@@ -113,39 +112,39 @@ def serve(connection: Connection) -> None:
                     answer = Fault(traceback.format_exc())
                 connection.send(answer)
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        return  # the other end has gone
+        return  # the parent process closed the pipe or ended
 
 
 class _Undecodable(Exception):
-    """What DALI raised over a batch."""
+    """DALI raised an error for a batch."""
 
 
 class _Decoder:
-    """The decoder of the pipelines, over whole images; made anew after a failure, which ends a pipeline."""
+    """The decoder of the pipelines, for whole images; rebuilt after every failure."""
 
     def __init__(self) -> None:
-        self._pipeline = _build()
+        self._pipeline = _build_pipeline()
 
     def __call__(self, encoded: list[np.ndarray]) -> list[tuple[int, ...]]:
-        """Shapes of the decoded images; raises _Undecodable if one of them does not decode."""
+        """Shapes of the decoded images; raises _Undecodable if an image does not decode."""
         self._pipeline.feed_input("encoded", encoded)
         try:
             (images,) = self._pipeline.run()
         except Exception as error:
-            # Of many types: DALI's errors, and those of C++ that have a fellow in Python. It calls the
-            # pipeline "no longer valid", although it goes on (2.4), and building one takes 2 ms.
-            self._pipeline = _build()
-            raise _Undecodable(REFUSED if REFUSES in str(error) else str(error)) from error
+            # Many types: DALI's own errors, and C++ errors translated to Python's. DALI then calls the
+            # pipeline "no longer valid"; it does work (2.4), but building a new one takes only 2 ms.
+            self._pipeline = _build_pipeline()
+            raise _Undecodable(BAD_HEADER if STOPPED_BY in str(error) else str(error)) from error
         shapes: list[tuple[int, ...]] = images.shape()
         return shapes
 
 
-def _build() -> Pipeline:
+def _build_pipeline() -> Pipeline:
     @pipeline_def
     def pipeline() -> DataNode:
-        return fn.decoders.image(checked(fn.external_source(name="encoded", batch=True)), **DECODER)
+        return fn.decoders.image(check_headers(fn.external_source(name="encoded", batch=True)), **DECODER)
 
-    # One thread: the other cores have processes of their own, which never wait for each other.
+    # One thread: each core has a process of its own, so none waits for another.
     built = pipeline(batch_size=BATCH, num_threads=1, device_id=None, prefetch_queue_depth=1)
     built.build()
     assert isinstance(built, Pipeline)
@@ -158,8 +157,8 @@ def _check_files(items: Sequence[Item], decoder: _Decoder, log: int) -> list[Res
     group: list[tuple[int, np.ndarray]] = []
 
     def finish_group() -> None:
-        for (position, content), verdict in zip(group, _decode(decoder, group, log), strict=True):
-            results[position] = _judge(results[position], names[position], content, *verdict)
+        for (position, content), outcome in zip(group, _decode(decoder, group, log), strict=True):
+            results[position] = _complete_result(results[position], names[position], content, *outcome)
         group.clear()
 
     for position, item in enumerate(items):
@@ -175,22 +174,22 @@ def _check_files(items: Sequence[Item], decoder: _Decoder, log: int) -> list[Res
     return results
 
 
-def _decode(decoder: _Decoder, group: list[tuple[int, np.ndarray]], log: int) -> list[_Verdict]:
-    """What comes of each file of a group; every file is decoded twice at most, however many are bad."""
+def _decode(decoder: _Decoder, group: list[tuple[int, np.ndarray]], log: int) -> list[_Outcome]:
+    """Decode a group of files, each at most twice, however many are bad."""
     if not group:
         return []
     try:
         shapes = decoder([content for _, content in group])
     except _Undecodable as error:
-        said = _drain(log) or str(error)
+        messages = _drain(log) or str(error)
         if len(group) == 1:
-            return [(None, said)]
+            return [(None, messages)]
     else:
-        said = _drain(log)
-        if not said or len(group) == 1:
-            return [(shape, said) for shape in shapes]
-    # Which of them it was is not said.
-    return [verdict for entry in group for verdict in _decode(decoder, [entry], log)]
+        messages = _drain(log)
+        if not messages or len(group) == 1:
+            return [(shape, messages) for shape in shapes]
+    # The messages do not say which file they are about.
+    return [outcome for entry in group for outcome in _decode(decoder, [entry], log)]
 
 
 def _read_file(path: str) -> Read:
@@ -204,54 +203,54 @@ def _read_file(path: str) -> Read:
 
 
 def read_content(name: str, data: bytes, size: int = UNSURE, mtime_ns: int = UNSURE) -> Read:
-    """An image that could be read."""
+    """Make the result of an image that could be read."""
     digest = hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
     return Read(name, data, Result(size, mtime_ns, digest, None if data else "empty file"))
 
 
 def unreadable(name: str, error: OSError) -> Read:
-    """An image that could not be read."""
+    """Make the result of an image that could not be read."""
     return Read(name, b"", Result(UNSURE, UNSURE, "", f"{UNREADABLE}{error.strerror or error}"))
 
 
 def _drain(log: int) -> str:
-    """What has been written to the standard error since the last call."""
+    """Return and clear what was written to standard error since the last call."""
     text = os.pread(log, 1 << 16, 0).decode(errors="replace")
     os.ftruncate(log, 0)
     os.lseek(log, 0, os.SEEK_SET)
     return text
 
 
-def _judge(
+def _complete_result(
     result: Result, name: str, content: np.ndarray, shape: tuple[int, ...] | None, messages: str
 ) -> Result:
-    form = format_of(content[:64].tobytes())
-    said = clean(messages)
+    form = detect_format(content[:64].tobytes())
+    message = clean_message(messages)
     if shape is None:
-        if obstacle := known_obstacle(content.tobytes()):
+        if obstacle := explain_decoder_bug(content.tobytes()):
             return result._replace(error=obstacle)
         what = form.name if form else f"unknown content, {content[:8].tobytes()!r}"
         if form and not form.extensions:
             what += ", which DALI does not read"
-        return result._replace(error=f"{what}: {said}")
-    warnings = [f"the decoder says: {said}"] if said else []
+        return result._replace(error=f"{what}: {message}")
+    warnings = [f"the decoder says: {message}"] if message else []
     if form and os.path.splitext(name)[1].lower() not in form.extensions:
         warnings.append(f"{form.name} by its content")
     height, width = shape[:2]
-    if min(height, width) < _SMALL:
+    if min(height, width) < _MIN_SIDE:
         warnings.append(f"only {width} x {height} pixels")
-    elif max(height, width) > _LONG * min(height, width):
+    elif max(height, width) > _MAX_ASPECT_RATIO * min(height, width):
         warnings.append(f"{width} x {height} pixels, a strip")
     return result._replace(warnings=tuple(warnings))
 
 
-def clean(messages: str) -> str:
-    """What libraries wrote, or DALI raised, in one line and without what differs from run to run."""
-    # The part of DALI's exception that tells of the file; a traceback into this module goes before it.
+def clean_message(messages: str) -> str:
+    """Put messages of libraries, or DALI's error, on one line, without parts that differ between runs."""
+    # This part of DALI's error is about the file; a traceback into this module comes before it.
     messages = messages.rpartition("encountered:")[2]
     messages = messages.replace("Current pipeline object is no longer valid.", "")
     lines = (_NOISE.sub("", line).strip() for line in messages.splitlines())
     text = "; ".join(dict.fromkeys(line for line in lines if line))
-    if _UNTOLD.fullmatch(text):
+    if _NO_REASON.fullmatch(text):
         return "DALI cannot decode it and does not say why"
-    return text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + "..."
+    return text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + "..."

@@ -1,4 +1,4 @@
-"""What a check of class folders knows of them: the files, what became of each, and the report of it all."""
+"""The files that a check decodes, the result for each, and the report."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ import nvidia.dali
 from ._decoding import DIGEST_BYTES, Result
 from .folders import find_images
 from .listing import describe
-from .names import comparable, shown
+from .names import normalize_unicode, shown
 
-_SHOWN = 10  # findings of a kind on the terminal
+_MAX_SHOWN = 10  # findings of a kind on the terminal
 
 
 @dataclass
 class Split:
-    """A folder of class folders: its files, and what has been found out about them."""
+    """A folder of class folders: its files, and the results so far."""
 
     name: str
     root: Path
     classes: list[str]
     files: list[str]
     labels: list[int]
-    unusable: dict[str, str]  # what might lead to images and cannot be listed
-    left_out: dict[str, int]  # how much else is there
+    unusable: dict[str, str]  # paths that might lead to images but cannot be listed
+    left_out: dict[str, int]  # counts of other entries
     errors: dict[int, str] = field(default_factory=dict)
     warnings: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
@@ -51,7 +51,7 @@ class Split:
         return str(self.root / self.files[position])
 
     def shown(self, position: int) -> str:
-        """The path of a file below the folder, legibly."""
+        """The path of a file below the folder, for messages."""
         return shown(self.files[position])
 
     def usable(self) -> np.ndarray:
@@ -68,7 +68,7 @@ def _list_split(name: str, root: Path, val_labels: Path | None = None) -> Split:
     unusable = dict(tree.unusable)
     for path, label in zip(tree.images, tree.labels, strict=True):
         if "\n" in path:
-            unusable[path] = "its name has a line break, which a file list cannot hold"
+            unusable[path] = "line break in the name, which a file list cannot hold"
         else:
             files.append(path)
             labels.append(label)
@@ -77,27 +77,27 @@ def _list_split(name: str, root: Path, val_labels: Path | None = None) -> Split:
 
 def find_splits(folder: Path, val_labels: Path | None = None) -> list[Split]:
     if not folder.is_dir():
-        raise ValueError(f"DIR must be a folder; there is no folder {shown(folder)}")
+        raise ValueError(f"DIR must be an existing folder; got {shown(folder)}")
     present = [name for name in ("train", "val") if (folder / name).is_dir()]
     if len(present) == 1:
         missing = "val" if present == ["train"] else "train"
         raise ValueError(
-            f"DIR must hold both train/ and val/, or class folders; {shown(folder)} has no {missing}/ (to"
-            f" check one of them, give {shown(folder / present[0])})"
+            f"DIR must have both train/ and val/, or class folders; got {shown(folder)} without {missing}/"
+            f" (to check one of them, give {shown(folder / present[0])})"
         )
     if present:
         splits = [_list_split(name, folder / name, val_labels if name == "val" else None) for name in present]
     else:
         splits = [_list_split(shown(folder.resolve().name), folder, val_labels)]
     if not any(split.files or split.unusable for split in splits):
-        raise ValueError(f"DIR must hold images in class folders; there are none in {shown(folder)}")
+        raise ValueError(f"DIR must have images in its class folders; got none in {shown(folder)}")
     return splits
 
 
 # -- The report ------------------------------------------------------------------------------------------
 
 
-def _same_content(splits: list[Split]) -> list[list[tuple[int, int]]]:
+def _group_by_content(splits: list[Split]) -> list[list[tuple[int, int]]]:
     """Groups of files (split, position) that decode and have the same bytes."""
     positions = [split.usable() for split in splits]
     owners = np.concatenate([np.full(len(usable), i) for i, usable in enumerate(positions)])
@@ -117,10 +117,10 @@ def _same_content(splits: list[Split]) -> list[list[tuple[int, int]]]:
 
 
 def make_report(splits: list[Split], folder: Path, *, allow_empty_classes: bool = False) -> dict[str, Any]:
-    """Everything that was found. Nothing in it depends on when or how often the check was interrupted."""
+    """All findings. The report does not depend on when or how often the check was interrupted."""
     shared, within = [], {split.name: {"groups": 0, "files": 0} for split in splits}
     relabelled = []
-    for group in _same_content(splits):
+    for group in _group_by_content(splits):
         named = {split.name: [split.shown(p) for i, p in group if splits[i] is split] for split in splits}
         if all(named.values()) and len(named) > 1:
             shared.append(named)
@@ -149,7 +149,7 @@ def make_report(splits: list[Split], folder: Path, *, allow_empty_classes: bool 
             shown(name): {"files": int(total[i]), "decoded": int(fine[i])}
             for i, name in enumerate(split.classes)
         }
-    classes = [{comparable(name): name for name in split.classes} for split in splits]
+    classes = [{normalize_unicode(name): name for name in split.classes} for split in splits]
     known = {key: name for own in classes for key, name in own.items()}
     missing = {
         split.name: sorted(shown(known[key]) for key in known.keys() - own.keys())
@@ -188,26 +188,26 @@ def report_lines(report: dict[str, Any], output: Path) -> Iterator[str]:
     for name, files in report["files"].items():
         unusable = report["unusable"][name]
         yield (
-            f"{name}: {files} images of {len(report['classes'][name])} classes, {len(unusable)} cannot be"
+            f"{name}: {files} images in {len(report['classes'][name])} classes, {len(unusable)} cannot be"
             f" used, {len(report['warnings'][name])} with warnings,"
-            f" {report['duplicates_within'][name]['files']} duplicates within"
+            f" {report['duplicates_within'][name]['files']} duplicates"
         )
-        yield from _some([f"{name}/{file}: {reason}" for file, reason in unusable.items()])
+        yield from _shorten([f"{name}/{file}: {reason}" for file, reason in unusable.items()])
         if left_out := describe(report["left_out"][name]):
-            yield f"{name}: left out: {left_out}"
+            yield f"{name}: skipped: {left_out}"
         if missing := report["missing_classes"][name]:
-            yield f"{name} lacks classes: {' '.join(missing[:_SHOWN])}"
+            yield f"{name} has no folders for classes: {' '.join(missing[:_MAX_SHOWN])}"
         if empty := report["empty_classes"][name]:
-            yield f"{name} has no images that decode in classes: {' '.join(empty[:_SHOWN])}"
+            yield f"{name} has no usable images in classes: {' '.join(empty[:_MAX_SHOWN])}"
     if shared := report["in_train_and_val"]:
         yield f"{len(shared)} images are in both train and val:"
-        yield from _some([f"train/{group['train'][0]} = val/{group['val'][0]}" for group in shared])
+        yield from _shorten([f"train/{group['train'][0]} = val/{group['val'][0]}" for group in shared])
     if relabelled := report["same_content_other_class"]:
         yield f"{len(relabelled)} images are in several classes:"
-        yield from _some([" = ".join(group) for group in relabelled])
+        yield from _shorten([" = ".join(group) for group in relabelled])
     yield f"Report and file lists: {shown(output)}"
 
 
-def _some(items: list[str]) -> list[str]:
-    rest = [f"  and {len(items) - _SHOWN} more"] if len(items) > _SHOWN else []
-    return [f"  {item}" for item in items[:_SHOWN]] + rest
+def _shorten(items: list[str]) -> list[str]:
+    rest = [f"  and {len(items) - _MAX_SHOWN} more"] if len(items) > _MAX_SHOWN else []
+    return [f"  {item}" for item in items[:_MAX_SHOWN]] + rest

@@ -1,4 +1,4 @@
-"""Paths for libraries that take text alone, as UTF-8: DALI, TensorBoard."""
+"""Paths for libraries that accept only UTF-8: DALI, TensorBoard."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import tempfile
 
 
 def utf8_path(path: str) -> str:
-    """`path`, or another one to the same file that is UTF-8.
+    """Return `path`, or if it is not UTF-8, another path to the same file that is.
 
-    It leads through a symbolic link in a temporary folder of this process: DALI 2.4 refuses other names
-    ("Unsupported argument type"), and raises UnicodeDecodeError where it would have to say such a name.
+    The other path uses a symbolic link in a temporary folder of this process. DALI 2.4 rejects names that are
+    not UTF-8 ("Unsupported argument type"), or raises UnicodeDecodeError when it has to report one.
     """
     if _is_utf8(path):
         return path

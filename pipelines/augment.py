@@ -1,4 +1,4 @@
-"""Augmentations of single images, before they are mixed: DALI's own."""
+"""DALI's augmentations of single images, applied before mixing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .records import Augmentation
 
 @contextlib.contextmanager
 def _without_deprecations() -> Iterator[None]:
-    """DALI's own tables use names that DALI itself calls deprecated, at every call and past all filters."""
+    """Hide deprecation warnings: DALI's tables use names that DALI deprecates, and bypass all filters."""
     with warnings.catch_warnings(record=True) as caught:
         yield
     for warning in caught:
@@ -26,11 +26,11 @@ def _without_deprecations() -> Iterator[None]:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
-def augmented(images: DataNode, augmentation: Augmentation) -> DataNode:
-    """RandAugment or TrivialAugment, then colour jitter, each sample with its own draws.
+def augment(images: DataNode, augmentation: Augmentation) -> DataNode:
+    """Apply RandAugment or TrivialAugment, then colour jitter, with separate draws for each sample.
 
-    To be called in a pipeline with ``enable_conditionals=True`` unless `auto_augment` is "none". Images are
-    uint8 HxWx3.
+    Call it in a pipeline with ``enable_conditionals=True`` unless `auto_augment` is "none". Images are uint8
+    HxWx3.
     """
     result: Any = images
     with _without_deprecations():
@@ -41,7 +41,7 @@ def augmented(images: DataNode, augmentation: Augmentation) -> DataNode:
             result = trivial_augment_wide(result, num_magnitude_bins=MAGNITUDE_BINS)
     jitter = augmentation.color_jitter
     if jitter > 0:
-        # One draw each: an argument that two operators shared would couple them.
+        # Separate draws: a shared one would couple the three factors.
         result = fn.color_twist(
             result,
             brightness=fn.random.uniform(range=[1 - jitter, 1 + jitter]),

@@ -2,17 +2,16 @@
 
     python -m pipelines.check DIR
 
-DIR is a folder of class folders, or a data set with two such folders, train/ and val/. A file that DALI
-cannot decode ends a training run; this finds all of them, decoding whole images on the CPU.
+DIR is a folder of class folders, or a data set with two of them, train/ and val/. The check decodes every
+image in full, on the CPU, and reports the files that DALI cannot decode.
 
-The output folder holds report.json, the file lists train.txt and val.txt without the files that do not
-decode (for train_imagenet.py --file-list), and state.jsonl, from which an interrupted check goes on and by
-which a later one decodes only what has changed.
+The output folder gets report.json, the file lists train.txt and val.txt without the bad files (for
+train_imagenet.py --file-list), and state.jsonl. With state.jsonl an interrupted check resumes, and a later
+one decodes only the files that changed.
 
-Exit status: 0 if nothing was found; 1 if a file cannot be used, train/ and val/ share an image, or a class
-has no images or is missing in one of them; 2 if the check could not be made, for bad input as a rule; 128 +
-the signal's number if interrupted (130 for Ctrl-C). Warnings, and duplicates within train/ or val/, leave it
-at 0.
+Exit status: 0 if nothing was found; 1 if a file cannot be used, train/ and val/ share an image, or a class is
+empty or missing in one of them; 2 if the check failed, usually because of bad input; 128 + the signal number
+if interrupted (130 for Ctrl-C). It stays 0 for warnings and for duplicates within train/ or val/.
 """
 
 from __future__ import annotations
@@ -40,50 +39,50 @@ from dali_msda.processors import usable_processors
 from ._decoding import BATCH, UNREADABLE, UNSURE, Result
 from ._findings import Split, find_splits, make_report, report_lines
 from .examine import decode
-from .files import expanded, write_whole
+from .files import expand_home, write_whole
 from .names import json_text, shown
 from .screen import keep_printing
 
 require_dali()
 
 _STATE_VERSION = 1
-# More files than this, and this share of all, are rarely unreadable one by one.
-_FEW, _SHARE = 10, 0.01
+# When more files than this, and this share of all, cannot be read, the storage is probably the cause.
+_MAX_UNREADABLE, _MAX_UNREADABLE_SHARE = 10, 0.01
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to check, and where to write what was found."""
+    """What to check, and where to write the findings."""
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
-    """A folder of class folders, or one with train/ and val/, which hold class folders."""
+    """A folder of class folders, or a data set with train/ and val/."""
 
     val_labels: Path | None = None
-    """Labels of a val/ without class folders, as train_imagenet.py takes them."""
+    """Labels for a val/ without class folders; see train_imagenet.py --help."""
 
     allow_empty_classes: bool = False
-    """Class folders without images are no finding."""
+    """Do not report class folders without images."""
 
     output: Path | None = None
-    """Folder for the report, the file lists and the state. Default: checks/ and the name of the folder."""
+    """Folder for the report, the file lists and the state. Default: checks/NAME for the folder NAME."""
 
     workers: int = field(default_factory=usable_processors)
-    """Processes that decode. Default: the number of cores that this process may use."""
+    """Number of decoding processes. Default: the number of cores that this process may use."""
 
     timeout: float = 300.0
-    """Seconds after which a file counts as one that cannot be decoded."""
+    """Seconds after which a file counts as undecodable."""
 
 
 # -- The state -------------------------------------------------------------------------------------------
 
 
 class _State:
-    """What is known of each file: a line of JSON for each, appended as it becomes known.
+    """The results so far: a line of JSON for each file, appended when the file is done.
 
     Raises
     ------
     ValueError
-        The file belongs to the check of another folder, or another process is writing it.
+        The file is from a check of another folder, or another process is writing it.
     """
 
     def __init__(self, path: Path, folder: Path) -> None:
@@ -98,7 +97,9 @@ class _State:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._file.close()
-            raise ValueError(f"--output must not be in use; another check is writing {shown(path)}") from None
+            raise ValueError(
+                f"--output must not be in use; got {shown(path)}, which another check is writing"
+            ) from None
 
     def __enter__(self) -> Self:
         return self
@@ -107,18 +108,18 @@ class _State:
         self._file.close()
 
     def load(self, splits: list[Split]) -> None:
-        """Give the splits what is known of files that have not changed since."""
+        """Store earlier results in the splits, for files that have not changed since."""
         self._file.seek(0)
         header = self._parse(self._file.readline())
         if header is None or {**header, "folder": ""} != {**self._header, "folder": ""}:
-            # Nothing, or of another version of DALI, which may decode what this one does not.
+            # Empty, or from another version of DALI, which may decode other files.
             self._cut(0)
             self._write([self._header])
             return
         if header["folder"] != self._header["folder"]:
             raise ValueError(
-                f"--output must be new or of the same DIR; {shown(self._path)} is of {header['folder']},"
-                f" not of {self._header['folder']}"
+                f"--output must be new or from a check of {self._header['folder']}; got"
+                f" {shown(self._path)}, from a check of {header['folder']}"
             )
         positions = {
             split.name: (split, {split.shown(position): position for position in range(len(split.files))})
@@ -128,7 +129,7 @@ class _State:
         for line in self._file:
             record = self._parse(line)
             if record is None:
-                break  # the line at which a process was killed
+                break  # the check was killed while it wrote this line
             end += len(line)
             split, known = positions[record["split"]]
             position = known.get(record["file"])
@@ -145,7 +146,7 @@ class _State:
         self._cut(end)
 
     def append(self, split: Split, positions: list[int], results: list[Result]) -> None:
-        """Write down what has become known, and tell the split."""
+        """Write results to the file, then store them in the split."""
         records = []
         for position, result in zip(positions, results, strict=True):
             record = {"split": split.name, "file": split.shown(position), **result._asdict()}
@@ -164,7 +165,7 @@ class _State:
 
     @staticmethod
     def _parse(line: bytes) -> dict[str, Any] | None:
-        """The record, None for a line that was not written to its end."""
+        """The record, or None for an incomplete line."""
         if not line.endswith(b"\n"):
             return None
         try:
@@ -174,53 +175,53 @@ class _State:
         return record if isinstance(record, dict) else None
 
 
-def _batches(splits: list[Split]) -> Iterator[tuple[Split, list[int]]]:
-    """What is not known yet."""
+def _remaining_batches(splits: list[Split]) -> Iterator[tuple[Split, list[int]]]:
+    """Batches of the files that are still to be decoded."""
     for split in splits:
-        left = np.flatnonzero(~split.done)
-        for start in range(0, len(left), BATCH):
-            yield split, left[start : start + BATCH].tolist()
+        remaining = np.flatnonzero(~split.done)
+        for start in range(0, len(remaining), BATCH):
+            yield split, remaining[start : start + BATCH].tolist()
 
 
 @contextmanager
-def _stopping() -> Iterator[tuple[threading.Event, list[int]]]:
-    """An event that SIGINT and SIGTERM set, and the signals that came; a second one acts as usual."""
-    stop, came = threading.Event(), list[int]()
+def _catch_signals() -> Iterator[tuple[threading.Event, list[int]]]:
+    """An event set by SIGINT and SIGTERM, and the signals received; a second signal acts as usual."""
+    stop, received = threading.Event(), list[int]()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def restore() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    def ask(number: int, _: object) -> None:
-        came.append(number)
+    def request_stop(number: int, _: object) -> None:
+        received.append(number)
         stop.set()
         restore()
 
     for number in before:
-        signal.signal(number, ask)
+        signal.signal(number, request_stop)
     try:
-        yield stop, came
+        yield stop, received
     finally:
         restore()
 
 
-def _done(splits: list[Split]) -> int:
+def _count_done(splits: list[Split]) -> int:
     return sum(int(split.done.sum()) for split in splits)
 
 
 def _require_readable(splits: list[Split]) -> None:
-    """Raise OSError where so many files cannot be read that it is the storage, and not the files."""
-    unread = [
+    """Raise OSError if so many files cannot be read that the storage must be the cause."""
+    unreadable = [
         f"{split.item(position)} {error}"
         for split in splits
         for position, error in split.errors.items()
         if error.startswith(UNREADABLE)
     ]
-    if len(unread) > _FEW and len(unread) >= _SHARE * _done(splits):
+    if len(unreadable) > _MAX_UNREADABLE and len(unreadable) >= _MAX_UNREADABLE_SHARE * _count_done(splits):
         raise OSError(
-            f"{len(unread)} files could not be read, which says nothing about them; the first: {unread[0]}."
-            " The same command goes on when the storage is there again"
+            f"{len(unreadable)} files could not be read, probably because of the storage; the first:"
+            f" {unreadable[0]}. The same command resumes the check when the storage is back"
         )
 
 
@@ -228,12 +229,12 @@ def _require_readable(splits: list[Split]) -> None:
 
 
 def check(options: Options) -> int:
-    """Check a data set; the exit status.
+    """Check a data set; returns the exit status.
 
     Raises
     ------
     ValueError
-        Naming the option, what came and what is expected.
+        A bad option. The message has its name, what came and what was expected.
     """
     if options.workers < 1:
         raise ValueError(f"--workers must be at least 1; got {options.workers}")
@@ -242,24 +243,26 @@ def check(options: Options) -> int:
     splits = find_splits(options.folder, options.val_labels)
     output = options.output or Path("checks") / options.folder.resolve().name
     if output.exists() and not output.is_dir():
-        raise ValueError(f"--output must be a folder; {shown(output)} is a file")
+        raise ValueError(f"--output must be a folder; got the file {shown(output)}")
     output.mkdir(parents=True, exist_ok=True)
     total = sum(len(split.files) for split in splits)
-    with _State(output / "state.jsonl", options.folder) as state, _stopping() as (stop, came):
+    with _State(output / "state.jsonl", options.folder) as state, _catch_signals() as (stop, received):
         state.load(splits)
-        known = _done(splits)
+        known = _count_done(splits)
         if known:
-            print(f"{known} of {total} files are known from an earlier check.", flush=True)
+            print(f"{known} of {total} files were already checked.", flush=True)
         count = min(options.workers, -(-(total - known) // BATCH))
         with tqdm(total=total, initial=known, unit="file", dynamic_ncols=True, mininterval=0.5) as progress:
-            for split, positions, results in decode(_batches(splits), count, options.timeout, stop):
+            for split, positions, results in decode(_remaining_batches(splits), count, options.timeout, stop):
                 state.append(split, positions, results)
                 progress.update(len(positions))
                 bad = sum(len(split.errors) for split in splits)
                 progress.set_postfix_str(f"{bad} bad", refresh=False)
-    if came:
-        print(f"Interrupted: {_done(splits)} of {total} files done; the same command goes on from there.")
-        return 128 + came[0]
+    if received:
+        print(
+            f"Interrupted: {_count_done(splits)} of {total} files done; the same command resumes the check."
+        )
+        return 128 + received[0]
     _require_readable(splits)
     report = make_report(splits, options.folder, allow_empty_classes=options.allow_empty_classes)
     for split in splits:
@@ -271,10 +274,12 @@ def check(options: Options) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run from the command line; the exit status."""
+    """Run from the command line; returns the exit status."""
     keep_printing()
     options = tyro.cli(Options, args=arguments, prog="python -m pipelines.check", description=__doc__)
-    paths: dict[str, Any] = {name: expanded(it) for name, it in vars(options).items() if isinstance(it, Path)}
+    paths: dict[str, Any] = {
+        name: expand_home(it) for name, it in vars(options).items() if isinstance(it, Path)
+    }
     options = replace(options, **paths)
     try:
         return check(options)

@@ -1,4 +1,4 @@
-"""DALI's checkpoints, for pipelines other than the one that made them."""
+"""Use DALI's checkpoints in pipelines other than the one that made them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
-# As much of DALI's checkpoint as is read here: DALI does not ship its schema as Python. Fields that are not
-# named here, the operators' states among them, stay in the messages as they came.
+# The part of DALI's checkpoint schema that is read here, because DALI does not ship it for Python. Unlisted
+# fields, such as the states of operators, stay in the messages unchanged.
 _SCHEMA = """
 name: "dali_checkpoint.proto"
 message_type {
@@ -22,29 +22,29 @@ message_type {
   field { name: "operators" number: 1 type: TYPE_MESSAGE type_name: ".Operator" label: LABEL_REPEATED }
 }
 """
-_pool = descriptor_pool.DescriptorPool()  # its own: the default one is shared by the whole process
+_pool = descriptor_pool.DescriptorPool()  # the default pool is shared by the whole process
 _pool.Add(text_format.Parse(_SCHEMA, descriptor_pb2.FileDescriptorProto()))
 _Checkpoint, _Operator = (
     message_factory.GetMessageClass(_pool.FindMessageTypeByName(name)) for name in ("Checkpoint", "Operator")
 )
 
 
-# What DALI answers to a checkpoint of a pipeline whose operators have other names.
-FOREIGN = "as a name of an operator"
+# DALI's error for a checkpoint of a pipeline with other operator names.
+OTHER_OPERATORS = "as a name of an operator"
 
 
-def fitted(template: bytes, donor: bytes) -> bytes:
-    """The checkpoint `template` of a pipeline, with the states that `donor` has for its operators.
+def transfer_states(template: bytes, donor: bytes) -> bytes:
+    """Fill the checkpoint `template` of a pipeline with the operator states of `donor`.
 
-    DALI numbers operators that have no name of their own, so that one more operator anywhere gives others
-    another name. Here they are the same if their type is, and their place among those of the type.
+    DALI numbers unnamed operators, so one more operator anywhere renames others. Here operators match by
+    type, and by position among those of the same type.
 
     Parameters
     ----------
     template : bytes
-        A checkpoint of the pipeline that is to continue.
+        A checkpoint of the pipeline that resumes.
     donor : bytes
-        The checkpoint that it is to continue from; all that belongs to no operator comes from there.
+        The checkpoint to resume from. Everything outside the operators comes from it as well.
     """
     own, given = _Checkpoint.FromString(template), _Checkpoint.FromString(donor)
     states = dict(_numbered(given.operators))
@@ -61,7 +61,7 @@ def fitted(template: bytes, donor: bytes) -> bytes:
 
 
 def _numbered(operators: Iterable[Any]) -> Iterator[tuple[tuple[str, int], Any]]:
-    """Each operator with its name, without DALI's number, and how many of that name came before."""
+    """Yield each operator with its name, without DALI's number, and the count of that name before it."""
     seen: dict[str, int] = defaultdict(int)
     for operator in operators:
         name = re.sub(r"_[0-9]+$", "", operator.name)

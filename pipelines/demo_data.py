@@ -1,10 +1,10 @@
-"""A small photo-like image set, generated, to train on when no dataset is at hand.
+"""A small generated set of photo-like images, for training without a dataset.
 
-Every image shows one large object on a cluttered background. The object has a colour, a texture and a
-shape of three values each, and the ten classes are ten of the 27 combinations, chosen so that the best
-guess from one attribute is right for 30 % of the images and from two of them for 90 %. Sizes vary
-around ImageNet's. The image of one (seed, split, class, index) is the same whatever the number of
-workers or of images; its bytes may change with the versions of NumPy and of Pillow's JPEG encoder.
+Every image shows one large object on a cluttered background. The object has a colour, a texture and a shape,
+with three values each. The ten classes are ten of the 27 combinations, chosen so that the best guess from one
+attribute is right for 30 % of the images, and from two attributes for 90 %. Sizes vary around ImageNet's. An
+image depends only on (seed, split, class, index), not on the number of workers or images; its bytes may
+change with the versions of NumPy and of Pillow's JPEG encoder.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from PIL import Image
 
 from dali_msda.processors import usable_processors
 
-# Colour, texture and shape: each value serves 3 or 4 classes, each two attributes together take 9 values.
-# In alphabetical order, so that the index here is the label that readers of class folders give.
+# Colour, texture and shape: each value occurs in 3 or 4 classes, each pair of attributes has 9 values.
+# In alphabetical order, so that the index is the label that readers of class folders assign.
 CLASSES: tuple[str, ...] = (
     "blue-checked-square", "blue-dotted-disc", "blue-striped-star", "green-checked-disc",
     "green-dotted-star", "green-striped-square", "red-checked-star", "red-dotted-square",
     "red-striped-disc", "red-striped-star",
 )  # fmt: skip
 _HUES = {"red": 0.0, "green": 0.34, "blue": 0.62}
-# Corners (none: a disc); radius of the notches between them, over that of the corners; radius of the
-# corners over half the object's size, which makes the areas of the shapes about equal.
+# Number of corners (0: a disc); radius of the notches between them, relative to the corners; radius of the
+# corners relative to half the object's size, which makes the areas of the shapes about equal.
 _SHAPES = {"disc": (0, 1.0, 1.0), "square": (4, math.sqrt(0.5), 1.2), "star": (5, 0.46, 1.33)}
 _SPLITS = {"train": 0, "val": 1}
 _SETTINGS_FILE = "demo.json"
-# Raise it with every change to the pictures: a set made by other code is then refused, not used.
+# Raise it with every change to the images: sets made by older code are then rejected.
 _VERSION = 3
-_SIDE = 768  # of the pool; images stay below it
+_SIDE = 768  # of the pool, in pixels; images are smaller
 
 _Array = npt.NDArray[Any]
 
 
 def _make_pool(seed: int) -> tuple[_Array, _Array]:
-    """Return 1/f fields and sensor noise to take crops from; an FFT per image would cost the most time."""
+    """Return 1/f fields and sensor noise to crop from, because an FFT per image would be slow."""
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(len(_SPLITS),)))
     frequency = np.hypot(np.fft.fftfreq(_SIDE)[:, None], np.fft.rfftfreq(_SIDE))
     frequency[0, 0] = np.inf
@@ -64,7 +64,7 @@ def _crop(rng: np.random.Generator, source: _Array, height: int, width: int) -> 
 
 
 def _turn(rng: np.random.Generator, scale: float = 1.0) -> np.complex64:
-    """Return the factor that turns points x + iy by a random angle, and scales them."""
+    """Return the factor that rotates points x + iy by a random angle, and scales them."""
     return np.complex64(cmath.rect(scale, rng.uniform(0, 2 * math.pi)))
 
 
@@ -84,10 +84,10 @@ def _step(distance: _Array, softness: float) -> _Array:
 
 
 def _depth(z: _Array, radius: float, corners: int, notch: float) -> _Array:
-    """Return how far the points lie inside a shape around the origin, negative outside of it."""
+    """Return how far points are inside a shape around the origin; negative outside."""
     if not corners:
         return np.asarray(radius - np.abs(z))
-    # Fold the plane onto half a point of the star, whose outline there is one straight edge.
+    # Fold the plane onto half a point of the star, where its outline is one straight edge.
     half = math.pi / corners
     fold = np.abs((np.angle(z) + half) % (2 * half) - half)
     edge = notch * cmath.rect(1, half) - 1
@@ -96,7 +96,7 @@ def _depth(z: _Array, radius: float, corners: int, notch: float) -> _Array:
 
 
 def _wave(texture: str, z: _Array) -> _Array:
-    """Return a pattern of period 2 pi whose sign tells the two tones of a texture apart."""
+    """Return a pattern of period 2 pi whose sign separates the two tones of a texture."""
     x, y = z.real, z.imag
     if texture == "dotted":  # three plane waves at 120 degrees: round dots on a triangular lattice
         y = y * math.sqrt(0.75)
@@ -109,14 +109,14 @@ def _paint(hue: float, saturation: float, value: float) -> _Array:
 
 
 def _background(rng: np.random.Generator, fields: _Array, height: int, width: int, soft: float) -> _Array:
-    """Return two surfaces with a ragged border, strewn with small shapes of any colour, in uneven light."""
+    """Return two surfaces with a ragged border, with small shapes of any colour, in uneven light."""
     grain, cast, border = (_crop(rng, fields[rng.integers(len(fields))], height, width) for _ in range(3))
     y, x = (np.linspace(-0.5, 0.5, extent, dtype=np.float32) for extent in (height, width))
     across, light = (turn.imag * y[:, None] + turn.real * x for turn in (_turn(rng), _turn(rng, 0.4)))
     border = across + rng.uniform(-0.25, 0.25) + rng.uniform(0.02, 0.25) * border
     near, far = (_paint(rng.random(), rng.uniform(0, 0.45), rng.uniform(0.25, 0.9)) for _ in range(2))
     image = near + _step(border, soft / 50) * (far - near)
-    # Light and shade vary more than hue does.
+    # Brightness varies more than hue.
     image += rng.uniform(12, 32) * grain
     image += rng.uniform(-10, 10, (3, 1, 1)).astype(np.float32) * cast
     for _ in range(int(rng.integers(1, 5))):
@@ -146,10 +146,10 @@ def _draw(rng: np.random.Generator, fields: _Array, noise: _Array, label: int) -
     field = _crop(rng, fields[-1], *z.shape)
     turned = z * _turn(rng)
     depth = _depth(turned, radius, corners, notch)
-    # The shadow is the outline, moved and blurred; it sets the object into the scene.
+    # The shadow is the outline, moved and blurred.
     shadow = np.roll(depth, (rng.uniform(-0.05, 0.05, 2) * short).astype(int), (0, 1))
     view *= 1 - rng.uniform(0.2, 0.6) * _step(shadow, 0.08 * short)
-    # Coarse enough to outlive the shrinking of the image to 48 pixels, and not quite regular.
+    # Coarse enough to stay visible at 48 pixels, and slightly irregular.
     pitch = 2 * math.pi / (short * rng.uniform(0.2, 0.26))
     wave = _wave(texture, z * _turn(rng, pitch) + np.complex64(complex(*rng.uniform(0, 7, 2))) + 0.3 * field)
     dark = rng.uniform(0.1, 0.3)
@@ -181,8 +181,8 @@ def _is_complete(root: Path, settings: str, files: set[str]) -> bool:
             return True
         found = f"{len(differing)} missing or foreign files such as {differing[0]}"
     raise ValueError(
-        f"{root} has {found}; expected a demo set with {settings}, or no such folder: remove it, or choose"
-        " another one"
+        f"{root} must be missing, empty or a demo set with {settings}; got {found}. Remove it or choose"
+        " another folder"
     )
 
 
@@ -194,21 +194,21 @@ def make_demo_dataset(
     seed: int = 0,
     workers: int | None = None,
 ) -> Path:
-    """Generate the demo image set, or use the one that is there.
+    """Generate the demo image set, or use an existing one.
 
-    The set appears under its name only when it is complete: an interrupted call leaves no `root`, and
-    processes that call at the same time all get the set of the one that is done first.
+    The set gets its name only when it is complete: an interrupted call leaves no `root`, and processes that
+    call at the same time all use the set of the first to finish.
 
     Parameters
     ----------
     root : Path
         Folder of the set, which is ``root/train/CLASS/*.jpg`` and ``root/val/CLASS/*.jpg``.
     train_per_class, val_per_class : int
-        Images of each class. A larger set begins with the images of a smaller one.
+        Images per class. A larger set starts with the images of a smaller one.
     seed : int
-        Not negative; another seed gives other images.
+        At least 0; another seed gives other images.
     workers : int, optional
-        Number of threads, by default one for each usable core. The images do not depend on it.
+        Number of threads, by default one per usable core. The images do not depend on it.
 
     Returns
     -------
@@ -218,11 +218,11 @@ def make_demo_dataset(
     Raises
     ------
     ValueError
-        If a number is out of range, or if `root` holds anything else; it is left as it is then.
+        A number is out of range, or `root` has other contents, which stay unchanged.
     """
     if min(train_per_class, val_per_class, 1 if workers is None else workers) < 1 or seed < 0:
         got = f"{train_per_class=}, {val_per_class=}, {seed=}, {workers=}"
-        raise ValueError(f"expected seed >= 0 and the other numbers >= 1, got {got}")
+        raise ValueError(f"seed must be at least 0, and the other numbers at least 1; got {got}")
     sizes = {"train": train_per_class, "val": val_per_class}
     settings = json.dumps({"version": _VERSION, "seed": seed, **sizes})
     files = {
@@ -235,18 +235,18 @@ def make_demo_dataset(
     if _is_complete(place, settings, set(files)):
         return root
     place.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the set, since a rename is atomic only within one file system.
+    # Beside the set, because a rename is atomic only within one file system.
     with tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as scratch:
-        # One level down, since the temporary folder itself is closed to other users.
+        # One level down, because the temporary folder itself is closed to other users.
         made, pool = Path(scratch) / "set", _make_pool(seed)
-        # Threads, not processes: NumPy and Pillow let go of the interpreter lock for most of the work,
-        # and new processes would import the main script, and with it torch and DALI, again.
+        # Threads, not processes: NumPy and Pillow release the interpreter lock for most of the work, and new
+        # processes would import the main script again, and with it torch and DALI.
         with ThreadPoolExecutor(workers or usable_processors()) as executor:
             list(executor.map(lambda name: _write(made / name, pool, seed, *files[name]), files))
         (made / _SETTINGS_FILE).write_text(settings)
         try:
             made.replace(place)
-        except OSError:  # another call was first, unless there is no set now
+        except OSError:  # probably another call was faster
             if not _is_complete(place, settings, set(files)):
                 raise
     return root

@@ -1,6 +1,6 @@
-"""Files that are written whole or not at all. Imports nothing heavy.
+"""Files that are written completely or not at all. Imports nothing heavy.
 
-By hand, because the standard library has no function for it.
+Our own code, because the standard library has no function for it.
 """
 
 from __future__ import annotations
@@ -12,50 +12,50 @@ from pathlib import Path
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it has its old content or the new one, also after a crash of the machine.
+    """Write a file atomically: it has its old or its new content, even after a crash of the machine.
 
     Raises
     ------
     OSError
-        It cannot be written; the old content is still there.
+        It cannot be written; the old content remains.
     """
     replace_whole(path, lambda temporary: write_synced(temporary, data))
 
 
 def replace_whole(path: Path, make: Callable[[Path], None]) -> None:
-    """Put the file that `make` makes under the name it is given in the place of `path`, in one step."""
+    """Replace `path` atomically by the file that `make` writes to the path it is given."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         temporary.unlink(missing_ok=True)
         make(temporary)
         temporary.replace(path)
-        # A rename is on the disk when its folder is.
+        # The rename reaches the disk with the folder.
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
     except OSError:
-        with contextlib.suppress(OSError):  # the folder may be gone; the first error is the one to tell
+        with contextlib.suppress(OSError):  # the folder may be gone; report the first error
             temporary.unlink(missing_ok=True)
         raise
 
 
-def expanded(path: str | Path) -> Path:
-    """The path with the home folder in place of a leading ``~``.
+def expand_home(path: str | Path) -> Path:
+    """Replace a leading ``~`` by the home folder.
 
-    A shell does it for ``--output ~/runs``, most do not for ``--output=~/runs``, and no job description does.
+    Shells do it in ``--output ~/runs``, but most not in ``--output=~/runs``, and job files never do.
     """
     try:
         return Path(path).expanduser()
-    except RuntimeError:  # there is no such user: it is a name like any other
+    except RuntimeError:  # no such user: an ordinary name
         return Path(path)
 
 
 def is_gone(error: OSError) -> bool:
-    """Whether an error says that a file was removed: it is not there, and its folder is, with others in it.
+    """Whether an error means that a file was removed: it is missing, but its folder has other entries.
 
-    Where a folder is missing or empty, storage has probably gone away, and the files with it.
+    If the folder is missing or empty, the storage has probably gone away.
     """
     if not isinstance(error, FileNotFoundError) or error.filename is None:
         return False

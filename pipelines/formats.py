@@ -1,4 +1,4 @@
-"""Formats of image files: their first bytes, the extensions that they go by, what DALI reads of them."""
+"""Formats of image files: their first bytes, their extensions, and which of them DALI reads."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import NamedTuple
 
 
 class Format(NamedTuple):
-    """A kind of content.
+    """A file format.
 
     Attributes
     ----------
     name : str
     start : re.Pattern
-        What the content begins with.
+        Pattern of the first bytes.
     extensions : tuple of str
-        In lower case; empty for what DALI does not read.
+        In lower case; empty if DALI does not read the format.
     """
 
     name: str
@@ -25,8 +25,8 @@ class Format(NamedTuple):
     extensions: tuple[str, ...]
 
 
-# A table of our own, because these and what is found in their place are a dozen; a package for it knows
-# hundreds. Which of them DALI 2.4 reads was tried, with whole images and with crops.
+# Our own table: packages for this know hundreds of formats, but only a dozen matter here. Which ones DALI 2.4
+# reads was found by experiment, with whole images and with crops.
 _TABLE: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("JPEG", r"\xff\xd8\xff", (".jpeg", ".jpg", ".jpe", ".jfif", ".jif", ".jfi", ".mpo")),
     ("PNG", r"\x89PNG\r\n\x1a\n", (".png", ".apng")),
@@ -51,25 +51,25 @@ FORMATS = [
     Format(name, re.compile(start.encode("latin1"), re.DOTALL | re.IGNORECASE), extensions)
     for name, start, extensions in _TABLE
 ]
-# What names of images end in; case does not matter.
+# Extensions of images, in any case.
 EXTENSIONS = frozenset(extension for form in FORMATS for extension in form.extensions)
 
 _EXIF_FLAG = 0x08  # in the first byte of the VP8X chunk
 
 
-def format_of(content: bytes) -> Format | None:
-    """What a file holds, by its first bytes; None where that is unknown."""
+def detect_format(content: bytes) -> Format | None:
+    """Detect a format by the first bytes; None if unknown."""
     return next((form for form in FORMATS if form.start.match(content[:64])), None)
 
 
-def known_obstacle(content: bytes) -> str | None:
-    """Why DALI 2.4 cannot decode a good image, and what to do about it; None where nothing is known.
+def explain_decoder_bug(content: bytes) -> str | None:
+    """Explain why DALI 2.4 cannot decode a good image, and what to do; None if no known bug applies.
 
-    Its reader of WebP looks for the EXIF, which holds the orientation, chunk by chunk, and forgets that one
-    of odd length is followed by a byte of padding. Half of the lossless images with EXIF are affected, and
-    hardly any others: lossy data is of even length as libwebp writes it.
+    DALI searches WebP chunks for the EXIF, which has the orientation, but does not skip the padding byte
+    after a chunk of odd length. This affects half of the lossless images with EXIF, and hardly any others:
+    lossy data written by libwebp has an even length.
     """
-    if not _TABLE_WEBP.match(content[:64]):
+    if not _WEBP_START.match(content[:64]):
         return None
     odd = ""
     for name, size, start in _riff_chunks(content):
@@ -86,11 +86,11 @@ def known_obstacle(content: bytes) -> str | None:
     return None
 
 
-_TABLE_WEBP = next(form.start for form in FORMATS if form.name == "WebP")
+_WEBP_START = next(form.start for form in FORMATS if form.name == "WebP")
 
 
 def _riff_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Name, length and start of the data of each chunk that is there in full."""
+    """Yield name, length and data offset of each complete chunk."""
     at = 12
     while at + 8 <= len(content):
         name, size = struct.unpack_from("<4sI", content, at)

@@ -1,14 +1,13 @@
 """ImageNet-style pipelines: read, decode, crop, resize, mirror, mix, normalise.
 
-The same definition runs on the CPU and on the GPU. On the GPU decoding is split between the CPU and the
-GPU's decoders ("mixed") and everything after it stays there. On the CPU the training images are resized and
-mixed by compiled operators.
+The same definition runs on the CPU and on a GPU. On a GPU, decoding is shared between the CPU and the GPU's
+decoders ("mixed"), and the images stay there. On the CPU, compiled operators resize and mix the training
+images.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,9 @@ from nvidia.dali.pipeline import DataNode, Pipeline, do_not_convert
 import dali_msda as msda
 from dali_msda import Mixing
 from dali_msda.backends import compiled_module
-from dali_msda.checks import integer_labels
-from dali_msda.mixing import Changing
+from dali_msda.changing import values_of
+from dali_msda.checks import cast_labels
+from dali_msda.mixing import Scheduled
 from dali_msda.validation import (
     ArgumentError,
     ArgumentTypeError,
@@ -29,10 +29,10 @@ from dali_msda.validation import (
     check_type,
 )
 
-from .augment import augmented
+from .augment import augment
 from .constants import MEAN, STD
-from .folders import list_images, split_folder
-from .headers import checked
+from .folders import find_split_folder, list_images
+from .headers import check_headers
 from .records import Augmentation, Execution, Output, Shard
 from .shuffling import pipeline_seed
 from .sources import Order, Source
@@ -41,8 +41,8 @@ msda.require_dali()
 
 DEVICES = ("cpu", "gpu")
 
-# Sides of the largest images of ImageNet: buffers of that size are taken once, at the start, instead of
-# growing (and stalling the GPU) in the middle of an epoch.
+# Sides of ImageNet's largest images: buffers of that size are allocated once, at the start. Otherwise they
+# would grow, and stall the GPU, in the middle of an epoch.
 _PREALLOCATE_WIDTH, _PREALLOCATE_HEIGHT = 5980, 6430
 _DEVICE_PADDING, _HOST_PADDING = 211_025_920, 140_544_512
 
@@ -65,77 +65,76 @@ def train_pipeline(
     report_stand_ins: bool = False,
     return_masks: bool = False,
 ) -> Pipeline:
-    """The training pipeline.
+    """Make the training pipeline.
 
     Parameters
     ----------
     data_dir : path or Source
         A folder of class folders, or a dataset with such a folder in ``train/``; or any
-        :class:`.sources.Source`, such as what :func:`.folders.list_images` found there.
+        :class:`.sources.Source`, such as the result of :func:`.folders.list_images`.
     mix : str or Mixing
         Name of a mixing method, with its defaults, or :class:`dali_msda.Mixing`. Functions in it get the
-        number of the batch, counted from 0 through all epochs (:class:`.ramps.Ramp`): exact whatever the
-        pipeline has made ahead.
+        batch number, counted from 0 through all epochs (:class:`.ramps.Ramp`). It is exact, even though the
+        pipeline prefetches.
     num_classes : int
-        Length of the targets; at least the number of classes of the images.
+        Length of the targets; at least the number of classes in the source.
     batch_size, num_threads : int
         Images per batch; CPU threads of DALI.
     device : {"cpu", "gpu"}
-        Where the images are decoded, mixed and left.
+        Where the images are decoded and mixed, and where they are returned.
     seed : int, optional
-        Makes the order and all draws repeatable; shards draw differently.
+        Makes the order and all draws repeatable. Shards have different draws.
     augmentation : Augmentation
-        Crop, mirror, and what else is done to single images before they are mixed.
+        Crop, mirror and other augmentations of single images before mixing.
     output : Output
         Size, layout and type of the images.
     shard : Shard
-        The part of the data this pipeline reads. The whole set is shuffled anew every epoch before it is
-        cut into shards, so `seed` has to be the same in all of them.
+        The part of the data that this pipeline reads. Every epoch the whole set is shuffled and then cut into
+        shards, so `seed` must be the same in all of them.
     execution : Execution
-        GPU, decoder load, batches made ahead.
+        GPU, decoder load, number of prefetched batches.
     enable_checkpointing : bool
-        Let ``pipeline.checkpoint()`` and :meth:`.loader.DALILoader.state` work.
+        Enable ``pipeline.checkpoint()`` and :meth:`.loader.DALILoader.state`.
     checkpoint : bytes, optional
-        Go on from what one of those returned for a pipeline of the same arguments.
+        Resume from a result of one of these, from a pipeline with the same arguments.
     report_stand_ins : bool
-        A third output ``kept``: whether the sample is one of its own, and no stand-in for one that cannot be
-        decoded (:meth:`.sources.Source.without`).
+        Add the output ``kept``: 0 for a stand-in for a sample that cannot be decoded, else 1
+        (:meth:`.sources.Source.without`).
     return_masks : bool
-        A last output ``mask``, the own image's weight, float32 HxWx1 on `device`. The draws stay the same.
+        Add the output ``mask``, the weight of the own image, float32 HxWx1 on `device`. Draws do not change.
 
     Returns
     -------
     nvidia.dali.Pipeline
-        Outputs ``images`` (normalised, as `output` says) and ``targets`` (float32 [num_classes]), on
-        `device`, and ``kept`` (int32 [1], CPU) and ``mask`` if asked for.
+        Outputs ``images`` (normalised, as set by `output`) and ``targets`` (float32 [num_classes]) on
+        `device`, and ``kept`` (int32 [1], CPU) and ``mask`` if requested.
 
     Raises
     ------
     ValueError, TypeError
-        An argument cannot be taken or `data_dir` is neither a source nor a folder of class folders with
-        images.
+        An argument is invalid, or `data_dir` is neither a source nor a folder of class folders with images.
     """
-    mixing = _mixing_of(mix)
+    mixing = _to_mixing(mix)
     check_integer("num_classes", num_classes, 1)
     if seed is not None:
         check_integer("seed", seed, 0)
     check_type("augmentation", augmentation, Augmentation)
     _check_common(device, output, shard, execution, batch_size=batch_size, num_threads=num_threads)
-    source = _source_of(data_dir, "train", shard, report_stand_ins)
+    source = _to_source(data_dir, "train", shard, report_stand_ins)
     if len(source.classes) > num_classes:
         raise ValueError(
-            f"num_classes must be at least the number of classes of the images; got {num_classes},"
-            f" {source} holds {len(source.classes)}"
+            f"num_classes must be at least {len(source.classes)}, the number of classes in {source}; got"
+            f" {num_classes}"
         )
     order = Order(size=len(source), batch_size=batch_size, shuffle=True, seed=seed, shard=shard)
     fused = output.dtype == "float32"  # the library normalises to float32
 
-    # Each sample takes its own branch of auto_aug's choices; without them conditionals cost a little.
+    # auto_aug needs conditionals; without it they would only cost time.
     @pipeline_def(enable_conditionals=augmentation.auto_augment != "none")
     def pipeline() -> tuple[DataNode, ...]:
         encoded, labels, *kept = source.read(order, report_stand_ins=report_stand_ins)
         images = fn.decoders.image_random_crop(
-            checked(encoded),
+            check_headers(encoded),
             **decoder_arguments(device, execution.hw_decoder_load),
             random_area=list(augmentation.crop_area),
             random_aspect_ratio=list(augmentation.crop_aspect_ratio),
@@ -144,20 +143,20 @@ def train_pipeline(
         mirrored = fn.random.coin_flip(
             probability=augmentation.mirror_probability, shape=[1], dtype=types.INT32
         )
-        images = _resized(images, mirrored, output.image_size, device)
-        images = augmented(images, augmentation)
+        images = _resize(images, mirrored, output.image_size, device)
+        images = augment(images, augmentation)
         images, targets, *params = msda.mix(
             images,
             labels,
             num_classes=num_classes,
-            **mix_arguments(mixing, batch_size),
+            **mix_arguments(mixing),
             mean=MEAN if fused else None,
             std=STD if fused else None,
             output_layout=output.layout if fused else None,
             return_params=return_masks,
         )
         masks = [param.mask for param in params]
-        return images if fused else normalized(images, output), targets, *kept, *masks
+        return images if fused else normalize(images, output), targets, *kept, *masks
 
     built = pipeline(
         batch_size=batch_size,
@@ -184,23 +183,23 @@ def val_pipeline(
     execution: Execution = Execution(),
     report_stand_ins: bool = False,
 ) -> Pipeline:
-    """The validation pipeline: resize the shorter side (antialiased), centre crop, normalise.
+    """Make the validation pipeline: resize the shorter side (antialiased), centre crop, normalise.
 
     Parameters
     ----------
     data_dir : path or Source
         A folder of class folders, or a dataset with such a folder in ``val/``; or any source.
     resize_size : int, optional
-        Length of the shorter side before the crop; 256/224 of the output's `image_size` by default.
+        Length of the shorter side before the crop, by default 256/224 of the output's `image_size`.
     batch_size, num_threads, device, output, shard, execution, report_stand_ins
         See :func:`train_pipeline`.
 
     Returns
     -------
     nvidia.dali.Pipeline
-        Outputs ``images`` (normalised) and ``labels`` (int64 scalars), on `device`, in the order of
-        the source: class folders are sorted by file name. The last batch is padded with its last image;
-        :class:`.loader.DALILoader` cuts that off.
+        Outputs ``images`` (normalised) and ``labels`` (int64 scalars) on `device`, in the order of the
+        source: class folders are sorted by file name. The last batch is padded with its last image;
+        :class:`.loader.DALILoader` removes the padding.
 
     Raises
     ------
@@ -213,13 +212,15 @@ def val_pipeline(
     check_integer("resize_size", shorter, 1)
     if shorter < size:
         raise ArgumentValueError("resize_size", f"at least the output's image_size ({size})", shorter)
-    source = _source_of(data_dir, "val", shard, report_stand_ins)
+    source = _to_source(data_dir, "val", shard, report_stand_ins)
     order = Order(size=len(source), batch_size=batch_size, shuffle=False, shard=shard)
 
     @pipeline_def
     def pipeline() -> tuple[DataNode, ...]:
         encoded, labels, *kept = source.read(order, report_stand_ins=report_stand_ins)
-        images = fn.decoders.image(checked(encoded), **decoder_arguments(device, execution.hw_decoder_load))
+        images = fn.decoders.image(
+            check_headers(encoded), **decoder_arguments(device, execution.hw_decoder_load)
+        )
         images = fn.resize(
             images,
             size=[shorter, shorter],
@@ -227,8 +228,8 @@ def val_pipeline(
             interp_type=types.INTERP_LINEAR,
             antialias=True,
         )
-        labels = fn.reshape(integer_labels(labels, types.INT64), shape=[])
-        images = normalized(images, output, crop=size)
+        labels = fn.reshape(cast_labels(labels, types.INT64), shape=[])
+        images = normalize(images, output, crop=size)
         return images, labels.gpu() if device == "gpu" else labels, *kept
 
     built = pipeline(
@@ -255,14 +256,14 @@ def decoder_arguments(device: str, hw_decoder_load: float) -> dict[str, Any]:
     }
 
 
-@do_not_convert  # nothing in it depends on a sample's value
-def _resized(images: DataNode, mirrored: DataNode, size: int, device: str) -> DataNode:
-    """Antialiased bilinear resize to a square, mirrored where `mirrored` (int32 [1]) is 1."""
+@do_not_convert  # does not depend on values of samples
+def _resize(images: DataNode, mirrored: DataNode, size: int, device: str) -> DataNode:
+    """Resize to a square, bilinear and antialiased; mirror where `mirrored` (int32 [1]) is 1."""
     compiled = compiled_module("resize") if device == "cpu" else None
     if compiled is not None:
         resized: DataNode = compiled.resize_mirrored(images, mirrored, size)
         return resized
-    # A region of interest that ends before it starts mirrors at no cost.
+    # A region of interest with swapped ends mirrors the image at no cost.
     left = mirrored * types.Constant(np.array([0.0, 1.0], np.float32), device="cpu")
     right = types.Constant(np.array([1.0, 1.0], np.float32), device="cpu") - left
     return fn.resize(
@@ -276,15 +277,15 @@ def _resized(images: DataNode, mirrored: DataNode, size: int, device: str) -> Da
     )
 
 
-def mix_arguments(mixing: Mixing, batch_size: int) -> dict[str, Any]:
-    """The arguments of :func:`dali_msda.mix`, in a pipeline; functions of the batch as nodes."""
-    nodes: dict[Changing, DataNode] = {}  # one for each function, however many arguments it stands for
+def mix_arguments(mixing: Mixing) -> dict[str, Any]:
+    """Make the arguments of :func:`dali_msda.mix` in a pipeline, with nodes for functions of the batch."""
+    nodes: dict[Scheduled, DataNode] = {}  # one per function, even if several arguments use it
 
-    def number_or_node(name: str, value: Changing) -> float | DataNode:
+    def number_or_node(name: str, value: Scheduled) -> float | DataNode:
         if not callable(value):
             return value
         if value not in nodes:
-            nodes[value] = _values(name, value, mixing, batch_size)
+            nodes[value] = values_of(name, value, mixing.check_number)
         return nodes[value]
 
     return {
@@ -297,27 +298,8 @@ def mix_arguments(mixing: Mixing, batch_size: int) -> dict[str, Any]:
     }
 
 
-def _values(name: str, function: Callable[[int], float], mixing: Mixing, batch_size: int) -> DataNode:
-    """The values of a function of the number of the batch, float32 scalars.
-
-    With DALI's checkpoints the count of the batches goes on where it was.
-    """
-
-    def source(info: Any) -> np.ndarray:
-        number = function(info.iteration)
-        try:
-            mixing.check_number(name, number)
-        except ArgumentError as error:
-            raise ArgumentValueError(name, f"{error.expected} in batch {info.iteration}", number) from None
-        return np.full(batch_size, number, np.float32)
-
-    node = fn.external_source(source=source, batch=True, batch_info=True, device="cpu")
-    assert isinstance(node, DataNode)
-    return node
-
-
-def normalized(images: DataNode, output: Output, crop: int | None = None) -> DataNode:
-    """Zero mean and unit variance per channel, of the centre crop where `crop` is given."""
+def normalize(images: DataNode, output: Output, crop: int | None = None) -> DataNode:
+    """Normalise to zero mean and unit variance per channel, after a centre crop if `crop` is given."""
     return fn.crop_mirror_normalize(
         images,
         dtype=types.FLOAT if output.dtype == "float32" else types.FLOAT16,
@@ -328,8 +310,8 @@ def normalized(images: DataNode, output: Output, crop: int | None = None) -> Dat
     )
 
 
-def _mixing_of(mix: str | Mixing) -> Mixing:
-    """`mix`, or the method of that name with its defaults."""
+def _to_mixing(mix: str | Mixing) -> Mixing:
+    """Return `mix`, or the method of that name with its defaults."""
     if isinstance(mix, Mixing):
         return mix
     if not isinstance(mix, str):
@@ -343,7 +325,7 @@ def _mixing_of(mix: str | Mixing) -> Mixing:
 def _check_common(
     device: str, output: Output, shard: Shard, execution: Execution, **at_least_one: int
 ) -> None:
-    """Check what both pipelines take; the records have checked their fields."""
+    """Check the arguments of both pipelines; the records check their own fields."""
     check_type("output", output, Output)
     check_type("shard", shard, Shard)
     check_type("execution", execution, Execution)
@@ -352,18 +334,18 @@ def _check_common(
     check_choice("device", device, DEVICES)
 
 
-def _source_of(
+def _to_source(
     data_dir: str | os.PathLike[str] | Source, split: str, shard: Shard, report_stand_ins: bool
 ) -> Source:
-    """The images, at least one for every shard."""
+    """Return the source, after checking that every shard has an image."""
     if isinstance(data_dir, str | os.PathLike):
-        images: Source = list_images(split_folder(data_dir, split))
+        images: Source = list_images(find_split_folder(data_dir, split))
     elif isinstance(data_dir, Source):
         images = data_dir
     else:
         raise ArgumentTypeError("data_dir", "a path or a Source", data_dir)
     if len(images) < shard.count:
-        raise ArgumentValueError("shard", f"one of at most {len(images)}, the number of images", shard)
+        raise ArgumentValueError("shard", f"one of at most {len(images)} shards, the number of images", shard)
     if images.stand_ins and not report_stand_ins:
         raise ValueError("report_stand_ins must be True for images with stand-ins; got False")
     return images

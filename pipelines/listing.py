@@ -1,7 +1,7 @@
-"""What lies in a folder of class folders: images at any depth, and what is no image. Nothing is opened.
+"""List a folder of class folders: images at any depth, and other entries. No file is opened.
 
-The class is the first level, and the order of the images that of torchvision's ``ImageFolder``. One entry
-costs no system call of its own, unless it is a link.
+The first level is the class, and the images are in the order of torchvision's ``ImageFolder``. Only links
+need a system call of their own.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .formats import EXTENSIONS
-from .names import comparable, shown
+from .names import normalize_unicode, shown
 
-# Folders that systems and programs add, by their names in lower case; so are all that begin with a dot.
+# Folders added by operating systems and programs, in lower case. Names that start with a dot are skipped too.
 _SYSTEM_FOLDERS = frozenset(
     (
         *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),  # network storage
         *("__macosx", "$recycle.bin", "system volume information", "lost+found"),
     )
 )
-_MOST_KINDS = 10  # in one line
+_MAX_KINDS = 10  # in one line
 _EXTENSION = re.compile(r"\.(?!\d+$)\w{1,10}", re.ASCII)
 BROKEN_LINK, SPECIAL_FILE, STRAY_IMAGE, NO_EXTENSION = (
     "broken link",
@@ -35,7 +35,7 @@ BROKEN_LINK, SPECIAL_FILE, STRAY_IMAGE, NO_EXTENSION = (
 
 @dataclass
 class Tree:
-    """What was found in a folder of class folders.
+    """The contents of a folder of class folders.
 
     Attributes
     ----------
@@ -48,9 +48,9 @@ class Tree:
     empty : list of str
         Classes without images.
     unusable : dict
-        Why it cannot be used, for each path that might lead to images.
+        The reason for each path that might lead to images but cannot be used.
     left_out : Counter
-        How many entries are no images, by extension, or by what they are.
+        Counts of entries that are not images, by extension or kind.
     """
 
     classes: list[str] = field(default_factory=list)
@@ -64,13 +64,13 @@ class Tree:
 def list_tree(root: Path) -> Tree:
     """List a folder of class folders.
 
-    Names that start with a dot, and folders that systems add, are passed over. Links are followed; one that
-    leads nowhere or in a circle is unusable.
+    Names that start with a dot, and folders added by operating systems, are skipped. Links are followed;
+    broken and circular links are unusable.
 
     Raises
     ------
     ValueError
-        `root` is no folder, or two class folders have names that look the same.
+        `root` is not a folder, or two class folders have names that look the same.
     OSError
         A folder in it cannot be read.
     """
@@ -86,7 +86,7 @@ def list_tree(root: Path) -> Tree:
 
 
 def list_classes(root: Path) -> Tree:
-    """As :func:`list_tree`, without a look into the class folders: a tree without images."""
+    """Like :func:`list_tree`, but do not enter the class folders: a tree without images."""
     tree = Tree()
     _read_classes(root, tree)
     return tree
@@ -100,10 +100,10 @@ def list_flat(root: Path) -> Tree:
 
 
 def describe(left_out: Mapping[str, int]) -> str:
-    """What was left out, for people: "9 .avif, 3 .gif, 2 broken links"; empty where nothing was."""
+    """Describe what was left out: "9 .avif, 3 .gif, 2 broken links"; empty if nothing was."""
     ordered = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
-    parts = [f"{count} {_plural(kind) if count > 1 else kind}" for kind, count in ordered[:_MOST_KINDS]]
-    if rest := sum(count for _, count in ordered[_MOST_KINDS:]):
+    parts = [f"{count} {_plural(kind) if count > 1 else kind}" for kind, count in ordered[:_MAX_KINDS]]
+    if rest := sum(count for _, count in ordered[_MAX_KINDS:]):
         parts.append(f"{rest} of other kinds")
     return ", ".join(parts)
 
@@ -116,7 +116,7 @@ def _plural(kind: str) -> str:
 
 @dataclass
 class _Folder:
-    """Images of one folder, and its folders with the real paths of all above them that links led from."""
+    """Images of one folder, and its subfolders, each with the real paths of the folders links came from."""
 
     images: list[str] = field(default_factory=list)
     folders: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -124,9 +124,9 @@ class _Folder:
 
 def _read_classes(root: Path, tree: Tree) -> _Folder:
     if not root.is_dir():
-        raise ValueError(f"expected a folder of class folders; there is no folder {shown(root)}")
+        raise ValueError(f"the data must be a folder of class folders; got {shown(root)} (no such folder)")
     found = _read_folder(str(root), (os.path.realpath(root),), tree, "")
-    # Beside class folders lie texts and archives as well, which are nobody's images.
+    # Other files beside the class folders, such as texts and archives, are not counted.
     tree.left_out = +Counter({STRAY_IMAGE: len(found.images), BROKEN_LINK: len(tree.unusable)})
     tree.classes = sorted(found.folders)
     _require_distinct(root, tree.classes)
@@ -134,7 +134,7 @@ def _read_classes(root: Path, tree: Tree) -> _Folder:
 
 
 def _walk(path: str, prefix: str, above: tuple[str, ...], tree: Tree) -> list[str]:
-    """The images in a folder and those below it, each as `prefix` and the rest of its path."""
+    """List the images in and below a folder, as `prefix` plus the path below it."""
     parts: list[tuple[str, list[str]]] = []
     waiting = [(path, prefix, above)]
     while waiting:
@@ -158,7 +158,7 @@ def _read_folder(path: str, above: tuple[str, ...], tree: Tree, prefix: str) -> 
                 continue
             is_image = name[name.rfind(".") :].lower() in EXTENSIONS
             try:
-                # First what most entries are.
+                # The most frequent case first.
                 if is_image and entry.is_file():
                     add_image(name)
                 elif entry.is_dir():
@@ -167,32 +167,32 @@ def _read_folder(path: str, above: tuple[str, ...], tree: Tree, prefix: str) -> 
                     if not entry.is_symlink():
                         found.folders[name] = above
                         continue
-                    # Real paths only where there are links: without them there is no circle.
+                    # Only links can form a circle, so real paths are needed only here.
                     here = (*above, os.path.realpath(path))
                     if _contains(os.path.realpath(entry.path), here):
-                        _refuse(tree, _join(prefix, name), "a link to a folder that it lies in")
+                        _add_unusable(tree, _join(prefix, name), "link to a folder that contains it")
                     else:
                         found.folders[name] = here
                 elif entry.is_file():
                     tree.left_out[_kind(name)] += 1
                 elif entry.is_symlink():
-                    _refuse(tree, _join(prefix, name), "broken link")
+                    _add_unusable(tree, _join(prefix, name), "broken link")
                 else:
                     tree.left_out[SPECIAL_FILE] += 1
                     if is_image:
                         tree.unusable[_join(prefix, name)] = "not a regular file"
             except OSError as error:
-                _refuse(tree, _join(prefix, name), f"broken link ({error.strerror})")
+                _add_unusable(tree, _join(prefix, name), f"broken link ({error.strerror})")
     return found
 
 
 def _kind(name: str) -> str:
-    """The extension in lower case; what follows the last dot of "image.0001" is none."""
+    """The extension in lower case; digits as in "image.0001" are not an extension."""
     extension = os.path.splitext(name)[1].lower()
     return extension if _EXTENSION.fullmatch(extension) else NO_EXTENSION
 
 
-def _refuse(tree: Tree, path: str, reason: str) -> None:
+def _add_unusable(tree: Tree, path: str, reason: str) -> None:
     tree.unusable[path] = reason
     tree.left_out[BROKEN_LINK] += 1
 
@@ -209,8 +209,8 @@ def _join(prefix: str, name: str) -> str:
 def _require_distinct(root: Path, classes: list[str]) -> None:
     seen: dict[str, str] = {}
     for name in classes:
-        if seen.setdefault(comparable(name), name) != name:
+        if seen.setdefault(normalize_unicode(name), name) != name:
             raise ValueError(
-                f"class folders must have names that differ; {shown(root)} holds {shown(name)} twice, in two"
+                f"class folders must have different names; got {shown(name)} twice in {shown(root)}, in two"
                 " Unicode forms (NFC and NFD): move the images of one into the other"
             )

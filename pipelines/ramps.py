@@ -1,7 +1,7 @@
-"""Numbers that follow the training: what alpha or a probability is in a certain batch.
+"""Numbers that change during training, such as alpha or a probability.
 
-The pipeline works ahead of the training loop, so a value that the loop sets would reach batches that were
-made long before or after. Here the pipeline itself knows the number of the batch that it makes.
+The pipeline prefetches, so a value set by the training loop would reach the wrong batches. A ramp is
+evaluated in the pipeline instead, which knows the number of each batch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Ramp:
-    """A straight line over the first batches, and another value from a certain batch on.
+    """A straight line over the first batches, and optionally another value from some batch on.
 
     Attributes
     ----------
@@ -22,7 +22,7 @@ class Ramp:
     batches : float
         Length of the line; 0: `end` from the start.
     off_from : int or None
-        From this batch on the value is `off`.
+        From this batch on, the value is `off`.
     off : float
     """
 
@@ -33,7 +33,7 @@ class Ramp:
     off: float = 0.0
 
     def __call__(self, batch: int) -> float:
-        """The value in a batch, counted from 0 through all epochs."""
+        """The value in a batch; batches count from 0 through all epochs."""
         if self.off_from is not None and batch >= self.off_from:
             return self.off
         if batch >= self.batches:

@@ -1,6 +1,6 @@
-"""What the pipelines are told about augmentation, output, sharding and execution, as records.
+"""Settings of the pipelines: records for augmentation, output, sharding and execution.
 
-They check themselves when they are made. Imports nothing heavy.
+Each record checks its fields when it is made. Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dali_msda.validation import (
     check_interval,
 )
 
-from .constants import MAGNITUDE_BINS
+from .constants import MAGNITUDE_BINS, MOST_OPERATIONS
 
 AutoAugment = Literal["none", "rand", "trivial"]
 Layout = Literal["CHW", "HWC"]
@@ -28,7 +28,7 @@ FloatType = Literal["float32", "float16"]
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """What is done to single images before they are mixed.
+    """Augmentation of single images before mixing.
 
     Raises
     ------
@@ -49,7 +49,7 @@ class Augmentation:
     """DALI's RandAugment or TrivialAugment (wide), before mixing."""
 
     rand_augment: tuple[int, int] = (2, 9)
-    """Number of operations and magnitude, of 31 steps, for auto_augment "rand"."""
+    """Number of operations (at most 16) and magnitude, of 31 steps, for auto_augment "rand"."""
 
     color_jitter: float = 0.0
     """Brightness, contrast and saturation are scaled by up to 1 +- this, before mixing."""
@@ -62,16 +62,15 @@ class Augmentation:
         pair = self.rand_augment
         if not isinstance(pair, Sequence) or len(pair) != 2 or not all(isinstance(n, Integral) for n in pair):
             raise ArgumentTypeError("rand_augment", "two integers (n, m)", pair)
-        if pair[0] < 1 or not 0 <= pair[1] < MAGNITUDE_BINS:
-            raise ArgumentValueError(
-                "rand_augment", f"two numbers n >= 1 and 0 <= m < {MAGNITUDE_BINS}", pair
-            )
+        if not 1 <= pair[0] <= MOST_OPERATIONS or not 0 <= pair[1] < MAGNITUDE_BINS:
+            expected = f"two numbers 1 <= n <= {MOST_OPERATIONS} and 0 <= m < {MAGNITUDE_BINS}"
+            raise ArgumentValueError("rand_augment", expected, pair)
         check_fraction("color_jitter", self.color_jitter)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """The images that a pipeline makes.
+    """Size, layout and type of the images that a pipeline returns.
 
     Raises
     ------
@@ -86,7 +85,7 @@ class Output:
     """HWC suits models in ``channels_last`` format, see :class:`.loader.DALILoader`."""
 
     dtype: FloatType = "float32"
-    """Type of the normalised pixels."""
+    """Type of the normalised images."""
 
     def __post_init__(self) -> None:
         check_integer("image_size", self.image_size, 1)
@@ -105,10 +104,10 @@ class Shard:
     """
 
     index: int = 0
-    """Number of the shard, from 0."""
+    """Number of the shard, counted from 0."""
 
     count: int = 1
-    """How many there are."""
+    """Number of shards."""
 
     def __post_init__(self) -> None:
         check_integer("count", self.count, 1)
@@ -117,7 +116,7 @@ class Shard:
             raise ArgumentValueError("index", f"in [0, {self.count})", self.index)
 
     def part(self, size: int) -> range:
-        """The places of this shard among `size`: all shards together have each once."""
+        """The places of this shard among `size` places; together, the shards have each place once."""
         return range(size * self.index // self.count, size * (self.index + 1) // self.count)
 
 
@@ -135,10 +134,10 @@ class Execution:
     """Number of the GPU for ``device="gpu"``."""
 
     hw_decoder_load: float = 0.8
-    """Share of the JPEGs for the GPU's hardware decoder, where it has one; docs/gpu.md has measurements."""
+    """Share of the JPEGs for the GPU's hardware decoder, if it has one; docs/gpu.md has measurements."""
 
     prefetch_queue_depth: int = 2
-    """Batches made ahead."""
+    """Number of prefetched batches."""
 
     def __post_init__(self) -> None:
         check_integer("device_id", self.device_id, 0)

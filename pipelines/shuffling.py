@@ -1,4 +1,4 @@
-"""What a seed stands for: the order of the samples and the draws of each shard. Imports nothing heavy."""
+"""Derive the order of samples and the seeds of shards from one seed. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from .records import Shard
 if TYPE_CHECKING:
     import numpy as np
 
-# The name of the reader in a pipeline: its state is looked for in checkpoints.
+# The name of the reader in a pipeline, by which checkpoints store its state.
 READER = "Reader"
 
 
 def training_order(count: int, seed: int | None) -> np.ndarray:
-    """Positions in the listing, in the order in which the reader is given them.
+    """Shuffle the positions in the listing, for the list that the reader gets.
 
-    DALI shuffles with a seed of its own; shuffling the list first makes the order depend on ours.
+    DALI shuffles with a fixed seed; shuffling the list first makes the order depend on `seed`.
     """
     import numpy as np
 
@@ -25,7 +25,7 @@ def training_order(count: int, seed: int | None) -> np.ndarray:
 
 
 def pipeline_seed(seed: int, shard: Shard) -> int:
-    """The seed of one shard's pipeline: the first stream is that of the order."""
+    """Derive the seed of a shard's pipeline; stream 0 is for the order."""
     import numpy as np
 
     stream = np.random.SeedSequence(seed).spawn(1 + shard.count)[1 + shard.index]

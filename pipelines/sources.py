@@ -1,6 +1,6 @@
-"""What images are read from: one contract for every form. Imports nothing heavy.
+"""Sources of images: one protocol for every form of storage. Imports nothing heavy.
 
-The forms: :class:`.folders.ImageFolder`, folders of classes with one file per image.
+The only form so far is :class:`.folders.ImageFolder`: class folders with one file per image.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 class Order:
     """Which samples of a source a pipeline reads: how epochs are cut into shards and batches.
 
-    Every shard makes as many batches in an epoch. An epoch begins at the start of a batch: what is left of
-    the last batches of the one before is padded.
+    All shards have the same number of batches per epoch. Every epoch starts with a new batch: incomplete
+    batches at the end of the one before are padded.
 
     Attributes
     ----------
     size : int
-        Samples of the source.
+        Number of samples in the source.
     batch_size : int
-        Samples of a batch.
+        Number of samples in a batch.
     shuffle : bool
-        Whether every epoch has an order of its own; otherwise it is that of the source.
+        Whether to shuffle every epoch; otherwise samples keep the order of the source.
     seed : int or None
-        Of the shuffled orders, the same in all shards.
+        Seed of the shuffled orders, the same in all shards.
     shard : Shard
-        Whose batches these are.
+        The shard that the pipeline reads.
     """
 
     size: int
@@ -47,19 +47,19 @@ class Order:
 
     @property
     def batches(self) -> int:
-        """Batches of an epoch: those of the longest shard, with its rest."""
+        """Number of batches in an epoch: that of the longest shard, with its last incomplete batch."""
         return math.ceil(math.ceil(self.size / self.shard.count) / self.batch_size)
 
     @property
     def part(self) -> range:
-        """The places in the order of each epoch that this shard reads, without padding."""
+        """The places that this shard reads in the order of each epoch, without padding."""
         return self.shard.part(self.size)
 
     def positions(self, batch: int) -> list[int]:
-        """Positions in the source of the samples of a batch, counted from 0 through all epochs.
+        """Positions in the source of the samples of a batch; batches count from 0 through all epochs.
 
-        For forms that can read any sample at any time; where a reader of DALI shuffles, it has its own order.
-        The last sample of the part pads.
+        For sources with random access; DALI's readers shuffle in an order of their own. The part is padded
+        with its last sample.
         """
         epoch, number = divmod(batch, self.batches)
         order = _shuffled(self.size, self.seed or 0, epoch) if self.shuffle else range(self.size)
@@ -67,7 +67,7 @@ class Order:
         return [int(order[min(place, last)]) for place in range(start, start + self.batch_size)]
 
 
-@functools.lru_cache(maxsize=2)  # a pipeline works ahead, into the next epoch
+@functools.lru_cache(maxsize=2)  # pipelines prefetch into the next epoch
 def _shuffled(size: int, seed: int, epoch: int) -> np.ndarray:
     import numpy as np
 
@@ -76,28 +76,29 @@ def _shuffled(size: int, seed: int, epoch: int) -> np.ndarray:
 
 @runtime_checkable
 class Source(Protocol):
-    """Encoded images with labels, in whichever form they are stored.
+    """Encoded images with labels, in any form of storage.
 
-    The pipelines, the trainer, and what finds and skips bad samples know these members and no others.
+    The pipelines, the trainer, and the search for bad samples use only these members.
 
     Rules
     -----
-    Positions. A sample has a position, 0 to ``len(source) - 1``, for good: checkpoints hold positions.
-    :meth:`digest` tells whether a source is the one that a checkpoint was made with.
+    Positions. A sample has a fixed position, 0 to ``len(source) - 1``: checkpoints store positions.
+    :meth:`digest` shows whether a source is the one that a checkpoint was made with.
 
-    Orders. All that decides what :meth:`read` gives is `order`: the same order gives the same samples in
-    every process. In each epoch every position is in one shard's batches once, padding apart. A shard reads
-    its part of each epoch, as in :attr:`Order.part`; if a reader of DALI's reads, its ``pad_last_batch`` is
-    True, and the shards may take turns at the parts (``stick_to_shard``), which the loader looks up.
+    Orders. The samples that :meth:`read` gives depend only on `order`: the same order gives the same samples
+    in every process. In each epoch every position is in the batches of one shard, once, except for padding.
+    A shard reads its part of each epoch (:attr:`Order.part`). A reader of DALI must have
+    ``pad_last_batch=True``; its shards may rotate through the parts (``stick_to_shard=False``), which the
+    loader looks up.
 
-    Checkpoints. The nodes go on with DALI's checkpoints. DALI's readers do; so does ``fn.external_source`` of
-    a function that remembers nothing and depends on the number of the batch alone.
+    Checkpoints. The nodes must resume from DALI's checkpoints. DALI's readers do; so does
+    ``fn.external_source`` with a stateless function that depends only on the batch number.
 
-    Stand-ins. Where a sample cannot be decoded, another takes its place (:meth:`without`) and all others stay
-    where they are, so that neither order nor checkpoint changes. Such a place is read as not ``kept``.
+    Stand-ins. If a sample cannot be decoded, another replaces it (:meth:`without`) and all others keep their
+    positions, so that neither order nor checkpoint changes. ``kept`` is 0 for such a position.
 
-    Failures. What cannot be read raises OSError or RuntimeError when the pipeline runs. The samples that come
-    next (:meth:`upcoming`) are then decoded one by one from :meth:`encoded`, to find which it was.
+    Failures. A sample that cannot be read raises OSError or RuntimeError when the pipeline runs. The next
+    samples (:meth:`upcoming`) are then decoded one by one from :meth:`encoded`, to find the bad one.
 
     Examples
     --------
@@ -106,7 +107,7 @@ class Source(Protocol):
     >>> from hashlib import sha256
     >>> import numpy as np
     >>> from nvidia.dali import fn
-    >>> from pipelines.sources import substitutes
+    >>> from pipelines.sources import find_substitutes
     >>> class Memory:
     ...     left_out = {}
     ...     def __init__(self, classes, samples, stand_ins=frozenset()):
@@ -135,7 +136,7 @@ class Source(Protocol):
     ...         return self.samples[position][0]
     ...     def without(self, bad):
     ...         bad = self.stand_ins.union(bad)
-    ...         others = substitutes(self, bad)
+    ...         others = find_substitutes(self, bad)
     ...         samples = [self.samples[others.get(i, i)] for i in range(len(self))]
     ...         return Memory(self.classes, samples, bad)
     ...     def digest(self):
@@ -144,40 +145,40 @@ class Source(Protocol):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes; a label is a position in it."""
+        """Class names; a label is a position in them."""
         ...
 
     @property
     def labels_present(self) -> frozenset[int]:
-        """The labels that samples have: a class may have none."""
+        """The labels that occur: a class may have no samples."""
         ...
 
     @property
     def stand_ins(self) -> frozenset[int]:
-        """Positions where another sample stands in for one that cannot be decoded."""
+        """Positions where another sample replaces one that cannot be decoded."""
         ...
 
     @property
     def left_out(self) -> Mapping[str, int]:
-        """How much there is besides the samples, by what it is: an extension (".gif") or a noun."""
+        """Counts of entries that are not samples, by extension (".gif") or kind ("broken link")."""
         ...
 
     def __len__(self) -> int:
-        """Samples, stand-ins included."""
+        """Number of samples, stand-ins included."""
         ...
 
     def __str__(self) -> str:
-        """Where the images are, for messages."""
+        """Location of the images, for messages."""
         ...
 
     def read(self, order: Order, *, report_stand_ins: bool) -> tuple[DataNode, ...]:
-        """Read in the pipeline that is being defined.
+        """Add the reading of samples to the pipeline being defined.
 
         Parameters
         ----------
         order : Order
         report_stand_ins : bool
-            Give ``kept`` as well. There are stand-ins only where it is True.
+            Return ``kept`` as well. A source with stand-ins is only read with True.
 
         Returns
         -------
@@ -186,16 +187,16 @@ class Source(Protocol):
         labels : DataNode
             int32 [1], on the CPU.
         kept : DataNode
-            int32 [1], on the CPU: 0 where a stand-in was read, else 1.
+            int32 [1], on the CPU: 0 for a stand-in, else 1.
         """
         ...
 
     def upcoming(
         self, order: Order, *, batches: int, epoch: int, taken: int, checkpoint: bytes | None
     ) -> list[int]:
-        """Positions of the samples that come next in a pipeline that reads in `order`.
+        """Positions of the samples that a pipeline with this `order` reads next.
 
-        They are looked at first when a batch fails; if none of them is bad, all samples are.
+        They are checked first when a batch fails; if none of them is bad, all samples are checked.
 
         Parameters
         ----------
@@ -203,14 +204,14 @@ class Source(Protocol):
         batches : int
             How many batches to look ahead.
         epoch, taken : int
-            Epochs that were finished, and batches taken from the pipeline in this one.
+            Number of finished epochs, and of batches taken from the pipeline in the current one.
         checkpoint : bytes or None
-            The pipeline's checkpoint there; None at the beginning, and for pipelines that have none.
+            The pipeline's checkpoint at that point; None at the start, and for pipelines without checkpoints.
         """
         ...
 
     def name(self, position: int) -> str:
-        """What a person finds the sample by: a path, or an archive and the member of it."""
+        """A name by which people find the sample: a path, or an archive and its member."""
         ...
 
     def encoded(self, position: int) -> bytes:
@@ -224,7 +225,7 @@ class Source(Protocol):
         ...
 
     def without(self, bad: Iterable[int]) -> Self:
-        """The same source, in which the next good sample stands in for every bad one (:func:`substitutes`).
+        """The same source, with the next good sample in place of every bad one (:func:`find_substitutes`).
 
         Raises
         ------
@@ -234,12 +235,12 @@ class Source(Protocol):
         ...
 
     def digest(self) -> str:
-        """SHA-256 (hexadecimal) of what is listed, wherever it lies: the same for the same positions."""
+        """SHA-256 (hexadecimal) of the listing: equal for equal positions, wherever the images are."""
         ...
 
 
-def substitutes(source: Sized, bad: frozenset[int]) -> dict[int, int]:
-    """The next good position of a source for every bad one; after the last comes the first.
+def find_substitutes(source: Sized, bad: frozenset[int]) -> dict[int, int]:
+    """Find the next good position for every bad one; the first follows the last.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""Which files will DALI's reader of a training pipeline read next? See :meth:`.folders.ImageFolder.upcoming`.
+"""Predict which files DALI's reader reads next; see :meth:`.folders.ImageFolder.upcoming`.
 
-The reader alone is built, over as many copies of one small file as there are samples, and put where the
-training pipeline's reader was: its part of DALI's checkpoint is taken over.
+This builds the reader alone, with one small file listed once per sample, and restores its state from the
+training pipeline's checkpoint.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import numpy as np
 from nvidia.dali import fn
 from nvidia.dali.pipeline import Pipeline
 
-from .checkpoints import fitted
+from .checkpoints import transfer_states
 from .records import Shard
 from .shuffling import READER, pipeline_seed, training_order
 
 
-def upcoming(
+def predict_upcoming(
     count: int,
     checkpoint: bytes | None,
     *,
@@ -26,26 +26,26 @@ def upcoming(
     shard: Shard,
     seed: int | None,
 ) -> list[int]:
-    """Positions in the listing of the samples that :func:`.imagenet.train_pipeline` will read next.
+    """Predict the samples that :func:`.imagenet.train_pipeline` reads next, as positions in the listing.
 
     Parameters
     ----------
     count : int
         Samples in the listing.
     checkpoint : bytes or None
-        DALI's checkpoint of the training pipeline; None for its beginning.
+        DALI's checkpoint of the training pipeline; None for the start.
     batches : int
         How many batches to look ahead.
     batch_size, shard, seed
-        As the training pipeline has them.
+        As in the training pipeline.
 
     Returns
     -------
     list of int
-        In order, each once.
+        In order, without duplicates.
     """
 
-    def reader(state: bytes | None) -> Pipeline:
+    def make_reader(state: bytes | None) -> Pipeline:
         pipeline = Pipeline(
             batch_size,
             1,
@@ -72,10 +72,10 @@ def upcoming(
 
     state = None
     if checkpoint is not None:
-        template = reader(None)
+        template = make_reader(None)
         template.run()
-        state = fitted(template.checkpoint(), checkpoint)
-    pipeline = reader(state)
+        state = transfer_states(template.checkpoint(), checkpoint)
+    pipeline = make_reader(state)
     order = training_order(count, seed)
     found = [int(i) for _ in range(batches) for i in np.asarray(pipeline.run()[0].as_array()).ravel()]
     return list(dict.fromkeys(int(order[i]) for i in found))

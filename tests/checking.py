@@ -1,4 +1,4 @@
-"""Checks of small sets, some of their files damaged."""
+"""Runs the data set check on small sets, some with damaged files."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ TRUNCATED = KINDS["cut at half.JPEG"].data
 
 
 def run(folder: Path, output: Path, *extra: str) -> tuple[int, dict[str, Any]]:
-    """Check a folder in one process: exit status and report."""
+    """Check a folder in one process; returns exit status and report."""
     status = check.main([str(folder), "--output", str(output), "--workers", "1", *extra])
     return status, json.loads((output / "report.json").read_text())
 
 
 def state(output: Path) -> list[dict[str, Any]]:
-    """What the state file says of each file."""
+    """The records of the state file, one for each image."""
     return [json.loads(line) for line in (output / "state.jsonl").read_text().splitlines()[1:]]
 
 

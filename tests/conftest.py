@@ -8,6 +8,7 @@ import os
 # their cores make PyTorch many times slower, and their number changes sums. Before PyTorch is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,12 @@ from PIL import Image
 from tests import devices
 from tests.image_sets import CLASSES, TRAIN_COUNTS, VAL_COUNTS, photo, plain, write_split
 from tests.trainer_process import Trainer, plain_classifier
+
+# Under nohup, or in the background of a script, signals are ignored, and every process that is started then
+# inherits that: the tests of signals could not end a run. One that is handled, by nothing, is not inherited.
+for number in (signal.SIGHUP, signal.SIGINT):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
 
 
 def pytest_configure(config: pytest.Config) -> None:

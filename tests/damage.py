@@ -1,6 +1,6 @@
-"""Kinds of damaged, odd and mislabelled image files, and what DALI 2.4 makes of each on the CPU.
+"""Kinds of damaged, odd and mislabelled image files, and how DALI 2.4 handles each on the CPU.
 
-The verdicts were found by running; tests/test_check.py holds them against the DALI that is installed.
+The outcomes were found by experiment; tests/test_check.py compares them with the installed DALI.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _START_OF_SCAN, _HUFFMAN_TABLE, _QUANTISATION_TABLE, _START_OF_FRAME = 0xDA, 0xC
 
 
 def encode(form: str, mode: str = "RGB", size: tuple[int, int] = (_WIDTH, _HEIGHT), **options: Any) -> bytes:
-    """A whole image file in a format of Pillow's."""
+    """An undamaged image file in one of Pillow's formats."""
     buffer = io.BytesIO()
     image = Image.fromarray(photo(max(size[1], 2), max(size[0], 2), 3)).resize(size)
     image.convert(mode).save(buffer, form, **options)
@@ -38,7 +38,7 @@ def segment(jpeg: bytes, marker: int) -> tuple[int, int]:
 
 
 def scan(jpeg: bytes) -> int:
-    """Where the compressed pixels begin."""
+    """Offset of the compressed pixels."""
     return segment(jpeg, _START_OF_SCAN)[1]
 
 
@@ -48,13 +48,13 @@ def cut(data: bytes, share: float) -> bytes:
 
 
 def zero_tail(data: bytes, share: float) -> bytes:
-    """A download into space that had been set aside: zeros from `share` on."""
+    """An incomplete download into preallocated space: zeros from `share` on."""
     kept = cut(data, share)
     return kept + bytes(len(data) - len(kept))
 
 
 def overwrite(data: bytes, at: int, new: bytes) -> bytes:
-    """`data` with other bytes in the same place."""
+    """`data` with the bytes from `at` replaced by `new`."""
     return data[:at] + new + data[at + len(new) :]
 
 
@@ -80,8 +80,8 @@ def noise(size: int, seed: int = 0) -> bytes:
     return np.random.default_rng(seed).bytes(size)
 
 
-# What DALI makes of a file: an image; an image, with a complaint on the standard error; an exception, after
-# which the pipeline is of no use; or the end of the process.
+# How DALI handles a file: it decodes it; it decodes it with a message on standard error; it raises, and the
+# pipeline becomes unusable; it crashes the process.
 Outcome = Literal["decodes", "complains", "raises", "kills"]
 
 
@@ -92,11 +92,11 @@ class Kind:
     Attributes
     ----------
     name : str
-        File name, with an extension that the pipelines take.
+        File name, with an extension that the pipelines accept.
     data : bytes
         The content.
     outcome : {"decodes", "complains", "raises", "kills"}
-        What DALI 2.4 makes of it on the CPU.
+        How DALI 2.4 handles it on the CPU.
     """
 
     name: str
@@ -105,7 +105,7 @@ class Kind:
 
 
 def kinds() -> list[Kind]:
-    """Every kind, each with other content."""
+    """Every kind, each with different content."""
     jpeg, progressive, png = encode("JPEG", quality=90), encode("JPEG", progressive=True), encode("PNG")
     webp, bmp, tiff, jp2 = encode("WEBP"), encode("BMP"), encode("TIFF"), encode("JPEG2000")
     pixels, middle = scan(jpeg), (scan(jpeg) + len(jpeg)) // 2
@@ -113,7 +113,7 @@ def kinds() -> list[Kind]:
     quantisation = segment(jpeg, _QUANTISATION_TABLE)
     tile_width = jp2.index(b"\xff\x51") + 22
     found: list[tuple[Outcome, str, bytes]] = [
-        # Whole files, some of them odd.
+        # Undamaged files, some of them odd.
         ("decodes", "whole.JPEG", jpeg),
         ("decodes", "progressive.JPEG", progressive),
         ("decodes", "grey.JPEG", encode("JPEG", "L")),
@@ -132,7 +132,7 @@ def kinds() -> list[Kind]:
         ("decodes", "strip.JPEG", encode("JPEG", size=(5000, 2))),
         ("decodes", "png inside.JPEG", png),
         ("decodes", "more after the end.JPEG", jpeg + noise(500)),
-        # Damage that goes unnoticed, or nearly so: wrong pixels.
+        # Damage without an error: wrong pixels.
         ("decodes", "zeros in the middle.JPEG", overwrite(jpeg, middle, bytes(512))),
         ("decodes", "no Huffman table.JPEG", without(jpeg, _HUFFMAN_TABLE)),
         ("decodes", "quantisation by zero.JPEG", overwrite(jpeg, quantisation[0] + 5, bytes(64))),
@@ -166,12 +166,12 @@ def kinds() -> list[Kind]:
         ("raises", "width 0.JPEG", overwrite(jpeg, frame + 7, bytes(2))),
         ("raises", "65500 pixels a side.JPEG", overwrite(jpeg, frame + 5, struct.pack(">HH", 65500, 65500))),
         ("raises", "12 bit by its header.JPEG", overwrite(jpeg, frame + 4, b"\x0c")),
-        # Transfers and stores that change bytes.
+        # Bytes changed in transfer or storage.
         ("raises", "through text mode.JPEG", jpeg.replace(b"\n", b"\r\n")),
         ("raises", "through UTF-8.JPEG", jpeg.decode("latin1").encode()),
         ("raises", "line break before the start.JPEG", b"\n" + jpeg),
         ("raises", "compressed.JPEG", gzip.compress(jpeg, mtime=0)),
-        # Something else.
+        # Other content.
         ("raises", "noise.JPEG", noise(4000)),
         ("raises", "noise after a marker.JPEG", b"\xff\xd8\xff\xe0" + noise(4000, 1)),
         ("raises", "zeros.JPEG", bytes(4000)),
@@ -196,7 +196,7 @@ def kinds() -> list[Kind]:
 
 
 def write_kinds(folder: Path, *outcomes: Outcome) -> list[Kind]:
-    """Write the kinds with one of `outcomes` (all of them without any) into a folder; which they are."""
+    """Write the kinds with one of `outcomes` (default: all) into a folder; returns them."""
     folder.mkdir(parents=True)
     chosen = [kind for kind in kinds() if not outcomes or kind.outcome in outcomes]
     for kind in chosen:

@@ -1,4 +1,4 @@
-"""The device as a parameter of tests: "cpu", and "gpu", which needs one (pytest -m gpu)."""
+"""The device as a test parameter: "cpu", or "gpu", which needs a GPU (pytest -m gpu)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from dali_msda.doctor.gpu import find_driver
 
-# Backend and device of the operators. The kernel is for the CPU.
+# Backend and device of the operators. The kernel runs on the CPU only.
 _FORMS = {
     "kernel": ("kernel", "cpu"),
     "hybrid": ("hybrid", "cpu"),
@@ -31,16 +31,16 @@ in_every_form = pytest.mark.parametrize(
 
 
 def with_device(names: str | Sequence[str], cases: Iterable[Any], on_gpu: Iterable[Any]) -> Any:
-    """Parametrize a test with cases on the CPU, and a choice of them on the GPU.
+    """Parametrize a test with cases on the CPU, and some of them on the GPU.
 
-    On a GPU a pipeline takes up to a second to build.
+    Only some, because a pipeline takes up to a second to build on a GPU.
 
     Parameters
     ----------
     names : str or sequence of str
         Names of the parameters; ``device`` is added.
     cases, on_gpu : iterable
-        Values, or sequences of values where there are several names.
+        Values, or sequences of values for several names.
     """
     if isinstance(names, str):
         return with_device([names], zip(cases), zip(on_gpu))
@@ -56,25 +56,25 @@ def _id(value: Any) -> str:
 
 @functools.cache
 def missing() -> str:
-    """What keeps tests from running on a GPU, in a word; empty if nothing does."""
+    """What is missing to run tests on a GPU, in a word; empty if nothing."""
     return "" if find_driver().devices else "GPU"
 
 
 def device_id(device: str) -> int | None:
-    """The argument of a pipeline."""
+    """A pipeline's `device_id`."""
     return 0 if device == "gpu" else None
 
 
 def trainer_options(device: str) -> list[str]:
-    """Options of the trainer, after those of a run on the CPU."""
+    """Trainer options to append to those of a run on the CPU."""
     return ["--device", "cuda", "--deterministic"] if device == "gpu" else []
 
 
 def placed(node: Any, device: str) -> Any:
-    """A node on a device, from the CPU."""
+    """Move a CPU node to a device."""
     return node.gpu() if device == "gpu" else node
 
 
 def array(tensors: Any) -> np.ndarray:
-    """A stacked copy of an output, from wherever it lies; a copy, because DALI reuses its buffers."""
+    """A stacked copy of an output on any device; a copy, because DALI reuses its buffers."""
     return np.array(tensors.as_cpu().as_array())

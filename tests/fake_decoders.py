@@ -1,4 +1,4 @@
-"""Stand-ins for the decoding process of the check, each with a fault of its own; they decode nothing."""
+"""Replacements for the decoding process of the check, each with a different fault; they decode nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def dies_at_start(_: Connection) -> None:
-    """Never ready."""
+    """Exits before it is ready."""
     os._exit(3)
 
 
@@ -24,7 +24,7 @@ def has_a_bug(connection: Connection) -> None:
 
 
 def dislikes_some(connection: Connection) -> None:
-    """Finds every file empty; never ends with those named slow, dies of those named large or fatal."""
+    """Calls every file empty; hangs on files named slow, and is killed by those named large or fatal."""
     from pipelines._decoding import Result
 
     connection.send(None)
@@ -45,7 +45,7 @@ def dislikes_some(connection: Connection) -> None:
 
 
 def begins_and_waits(connection: Connection) -> None:
-    """Tells that it has begun by a file beside the images, and answers somewhat later."""
+    """Creates the file "begun" beside the images when it starts a batch, and answers half a second later."""
     from pipelines._decoding import Result
 
     connection.send(None)

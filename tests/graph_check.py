@@ -1,7 +1,7 @@
-"""Check without a GPU that a DALI graph can stand on one.
+"""Checks without a GPU that a DALI graph can run on one.
 
-A graph under construction knows where each operator stands and where its inputs lie, and DALI's registry
-and schemas know where they may; comparing the two needs no device.
+A graph under construction knows the device of each operator and of its inputs, and DALI's registry and
+schemas know which are allowed; comparing the two needs no device.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _REGISTERED = {
     "gpu": set(backend.RegisteredGPUOps()),
     "mixed": set(backend.RegisteredMixedOps()),
 }
-# Parts of the names of operators that call Python, or what Numba compiled on this machine; our own compiled
-# ones may stand on the CPU.
+# In the names of operators that call Python, or code that Numba compiled on this machine; our own compiled
+# ones may be on the CPU.
 _FOREIGN = ("Numba", "Python", "Torch", "Jax")
 _COMPILED = "CompiledOperator"
 
 
 def operators(outputs: Sequence[DataNode]) -> list[Any]:
-    """All operator instances that the outputs depend on, each after those that it depends on."""
+    """All operator instances that the outputs depend on, each after its inputs."""
     found: dict[int, Any] = {}
     stack = [output.source for output in reversed(outputs)]
     while stack:
@@ -40,21 +40,21 @@ def operators(outputs: Sequence[DataNode]) -> list[Any]:
 
 
 def problems(outputs: Sequence[DataNode], device: str = "gpu") -> list[str]:
-    """What keeps a graph from running on a GPU, or makes it wait for the CPU.
+    """Find what keeps a graph from running on a GPU, or makes it wait for the CPU.
 
     Parameters
     ----------
     outputs : sequence of DataNode
         Outputs of the graph.
     device : {"gpu", "cpu"}, optional
-        Where the outputs themselves have to lie.
+        Where the outputs themselves must be.
 
     Returns
     -------
     list of str
-        One line for each problem, naming the operator; empty if there is none.
+        One line for each problem, with the operator's name; empty if there is none.
     """
-    found = [f"output {i} lies on the {o.device}" for i, o in enumerate(outputs) if o.device != device]
+    found = [f"output {i} is on the {o.device}" for i, o in enumerate(outputs) if o.device != device]
     found += [f"output {i} comes back from the GPU" for i, o in enumerate(outputs) if _returned(o)]
     for instance in operators(outputs):
         schema = instance._op.schema
@@ -70,7 +70,7 @@ def _faults(instance: Any) -> Iterator[str]:
         if not ours:
             yield "runs Python or Numba code"
     elif device not in schema.GetSupportedBackends() or schema.Name() not in _REGISTERED[device]:
-        yield f"stands on {device!r}, made for {schema.GetSupportedBackends()}"
+        yield f"is on {device!r}, made for {schema.GetSupportedBackends()}"
     try:
         schema.CheckArgs(spec)
     except (RuntimeError, ValueError) as error:
@@ -83,17 +83,17 @@ def _faults(instance: Any) -> Iterator[str]:
             yield f"its input {node.name} comes back from the GPU"
         if position >= spec.NumRegularInput():
             if node.device != "cpu":
-                yield f"its argument {node.name} lies on the {node.device}"
+                yield f"its argument {node.name} is on the {node.device}"
         elif node.device != (wanted := _accepted(schema, position, node.device, device)):
-            yield f"its input {node.name} lies on the {node.device}, not on the {wanted}"
+            yield f"its input {node.name} is on the {node.device}, not on the {wanted}"
 
 
 def _accepted(schema: Any, position: int, actual: str, device: str) -> str:
-    """Where an input may lie: its actual device, if the operator takes it from there."""
+    """Where an input may be: its actual device, if the operator accepts that."""
     accepted = schema.GetInputDevice(position, actual, device)
     return "cpu" if accepted == "mixed" else str(accepted)
 
 
 def _returned(node: DataNode) -> bool:
-    """Whether the node is the copy on the CPU of what an operator made on the GPU."""
+    """Whether the node is the CPU copy of an output made on the GPU."""
     return bool(node.device == "cpu" and node.source._op.device in ("gpu", "mixed"))

@@ -22,7 +22,7 @@ def mask_weights(
     fill: float = 0.0,
     **values: Any,
 ) -> tuple[np.ndarray[Any, Any], float]:
-    """A mask as the kernels hold it, and the label weight; `values` are those of the method's formula."""
+    """A mask in the kernels' form, and the label weight; `values` go to the method's formula."""
     entry = TABLE[method]
     names = [*entry.values, "_row", "_column", "_coin", "_probability", "_paper", "_given"]
     numbers = np.array([*(values[name] for name in entry.values), *center, 0.0, probability, paper, True])

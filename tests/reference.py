@@ -1,4 +1,4 @@
-"""The NumPy reference of the tests; the doctor of an installed library checks against the same one."""
+"""The NumPy reference of the tests; the doctor uses the same one."""
 
 from dali_msda.reference import blend, blend_uint8, box, label_weight, mask, mix, targets
 

@@ -23,7 +23,7 @@ _TYPES = {
 
 
 class Result(NamedTuple):
-    """What one batch came back as, stacked."""
+    """The outputs of one batch, stacked."""
 
     images: np.ndarray
     targets: np.ndarray
@@ -36,13 +36,13 @@ class Result(NamedTuple):
 def random_images(
     count: int, size: tuple[int, int], channels: int = 3, seed: int = 0, dtype: Any = np.uint8
 ) -> np.ndarray:
-    """`count` noise images, N x H x W x C."""
+    """Make `count` noise images, N x H x W x C."""
     noise = np.random.default_rng(seed).integers(0, 256, (count, *size, channels))
     return noise.astype(dtype) if dtype == np.uint8 else ((noise - 117) / 57).astype(dtype)
 
 
 def build(define: Callable[[], Any], batch_size: int, seed: int = 1234, device: str = "cpu") -> Pipeline:
-    """A pipeline for a device, whose outputs are what `define` returns."""
+    """Build a pipeline on a device; its outputs are the nodes that `define` returns."""
     pipeline = Pipeline(batch_size, 2, device_id(device), seed=seed)
     with pipeline:
         pipeline.set_outputs(*define())
@@ -53,20 +53,20 @@ def build(define: Callable[[], Any], batch_size: int, seed: int = 1234, device: 
 def outputs(
     define: Callable[[], Any], batch_size: int, seed: int = 1234, batches: int = 1, device: str = "cpu"
 ) -> list[list[np.ndarray]]:
-    """The outputs of a pipeline, batch by batch, stacked."""
+    """Run a pipeline: its outputs, batch by batch, stacked."""
     pipeline = build(define, batch_size, seed, device)
     return [[array(tensors) for tensors in pipeline.run()] for _ in range(batches)]
 
 
 def source(values: Sequence[Any] | np.ndarray, **arguments: Any) -> Any:
-    """A node that yields the same batch again and again."""
+    """A node that repeats the same batch."""
     return fn.external_source(source=lambda: list(values), **arguments)
 
 
 def image_source(
     images: Sequence[np.ndarray] | np.ndarray, layout: str, *, typed: bool = True, device: str = "cpu"
 ) -> Any:
-    """Images as a node on a device; `typed` tells DALI their type when the graph is built."""
+    """Images as a node on a device; with `typed` the graph shows their type."""
     known = {"dtype": _TYPES[images[0].dtype], "ndim": 3} if typed else {}
     return placed(source(images, layout=layout, **known), device)
 
@@ -82,9 +82,9 @@ def mix_nodes(
     device: str = "cpu",
     **arguments: Any,
 ) -> tuple[Any, ...]:
-    """The nodes of a :class:`Result`, without its layout, from :func:`dali_msda.mix`.
+    """The nodes of a :class:`Result`, except its layout, from :func:`dali_msda.mix`.
 
-    Arguments given as arrays become nodes, one value per sample.
+    Arrays among the arguments become nodes, one value per sample.
     """
     labels = [i % num_classes for i in range(len(images))] if labels is None else labels
     nodes = {
@@ -103,7 +103,7 @@ def mix_nodes(
 
 
 def results(pipeline: Pipeline) -> list[Result]:
-    """The next batch of a pipeline whose outputs are one or more times those of :func:`mix_nodes`."""
+    """Run the next batch of a pipeline whose outputs come from one or more calls of :func:`mix_nodes`."""
     lists = pipeline.run()
     found = []
     for start in range(0, len(lists), 5):
@@ -121,7 +121,7 @@ def run_mix(
     device: str = "cpu",
     **arguments: Any,
 ) -> Result:
-    """One batch of :func:`mix_nodes`."""
+    """Run one batch of :func:`mix_nodes`."""
 
     def define() -> Any:
         return mix_nodes(method, images, labels, device=device, **arguments)

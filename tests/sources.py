@@ -1,4 +1,4 @@
-"""The source in memory that is the example of the contract."""
+"""The in-memory source from the protocol's docstring."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipelines.sources import Source
 
 
 def memory_class() -> Any:
-    """The class ``Memory`` of the text of :class:`pipelines.sources.Source`."""
+    """The class ``Memory`` from the docstring of :class:`pipelines.sources.Source`."""
     names: dict[str, Any] = {}
     for example in doctest.DocTestParser().get_examples(Source.__doc__ or ""):
         exec(example.source, names)

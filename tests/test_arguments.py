@@ -1,4 +1,4 @@
-"""Bad input: one clear error that names the argument, what came and what was expected."""
+"""Bad input: one clear error with the argument, what it must be and what came."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ IMAGES = random_images(4, (8, 8))
         ({"mean": [], "std": []}, TypeError, ["mean", "one number per channel", "[]"]),
         ({"mean": [1.0, "2"], "std": [1.0, 1.0]}, TypeError, ["mean", "one number per channel", "'2'"]),
         ({"mean": [1.0, 2.0], "std": [1.0, 0.0]}, ValueError, ["std", "above 0", "0.0"]),
-        ({"mean": [1.0, 2.0], "std": [1.0]}, ValueError, ["equally long", "2 and 1"]),
+        ({"mean": [1.0, 2.0], "std": [1.0]}, ValueError, ["same length", "2 and 1"]),
         ({"output_layout": "CHW"}, ValueError, ["output_layout", "mean=", "'CHW'"]),
         (
             {"mean": [1.0], "std": [1.0], "output_layout": "NCHW"},
@@ -89,7 +89,7 @@ def test_wrong_devices() -> None:
         data, labels = image_source(IMAGES, "HWC"), source([np.array([0], np.int32)] * 4)
         with pytest.raises(ValueError, match="labels must be on the CPU"):
             msda.hmix(data.gpu(), labels.gpu(), num_classes=10)
-        with pytest.raises(ValueError, match="backend='kernel' runs on the CPU"):
+        with pytest.raises(ValueError, match="images must be on the CPU with backend='kernel'"):
             msda.hmix(data.gpu(), labels, num_classes=10, backend="kernel")
         with pytest.raises(ValueError, match="lam must be a CPU node"):
             msda.hmix(data, labels, num_classes=10, lam=fn.random.uniform(range=[0.0, 1.0]).gpu())

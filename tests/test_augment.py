@@ -116,8 +116,14 @@ def test_color_jitter(device: str, tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         ({"auto_augment": "auto"}, "auto_augment must be one of 'none', 'rand', 'trivial'; got 'auto'"),
-        ({"rand_augment": (0, 9)}, "rand_augment must be two numbers n >= 1 and 0 <= m < 31; got (0, 9)"),
-        ({"rand_augment": (2, 31)}, "rand_augment must be two numbers n >= 1 and 0 <= m < 31; got (2, 31)"),
+        (
+            {"rand_augment": (0, 9)},
+            "rand_augment must be two numbers 1 <= n <= 16 and 0 <= m < 31; got (0, 9)",
+        ),
+        (
+            {"rand_augment": (2, 31)},
+            "rand_augment must be two numbers 1 <= n <= 16 and 0 <= m < 31; got (2, 31)",
+        ),
         ({"rand_augment": 9}, "rand_augment must be two integers"),
         ({"color_jitter": 1.5}, "color_jitter must be"),
     ],

@@ -1,4 +1,4 @@
-"""What every result of a benchmark says of itself, and the documents' tables of them."""
+"""The header of every benchmark result, and the documents' tables of results."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_revision(tmp_path: Path) -> None:
 
 
 def test_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the command but no path of the machine, the commit, processor and versions."""
+    """With the command, but without the machine's paths; with commit, processor and versions."""
     monkeypatch.setattr("sys.argv", ["x", "--data", "/somebody/pictures", "--rounds", "3"])
     settings = {"data": Path("/somebody/pictures"), "rounds": 3}
     record = {"mix": "hmix", "batch_size": 64, "seconds": spread([3.0, 1.0, 2.0])}
@@ -52,8 +52,8 @@ def test_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "torch" in content["machine"]["versions"]
 
 
-def test_save_never_writes_over_a_file(tmp_path: Path) -> None:
-    """Also not over one of the same second."""
+def test_save_never_overwrites_a_file(tmp_path: Path) -> None:
+    """Not even one from the same second."""
     paths = {save("bench_x", {"number": number}, [], tmp_path) for number in range(5)}
     assert len(paths) == 5
     assert sorted(load(path)["settings"]["number"] for path in paths) == [0, 1, 2, 3, 4]
@@ -65,7 +65,7 @@ def test_records_are_found_by_their_fields() -> None:
     assert select(records, mix="hmix") == records[:2]
     assert only(records, mix="hmix", cores=2) is records[1]
     assert only(records, cores=None) is records[2]
-    with pytest.raises(LookupError, match=r"one record with \{'mix': 'hmix'\}; got 2"):
+    with pytest.raises(LookupError, match=r"records with \{'mix': 'hmix'\} must be exactly one; got 2"):
         only(records, mix="hmix")
     with pytest.raises(LookupError, match="got 0"):
         only(records, mix="none")
@@ -73,7 +73,7 @@ def test_records_are_found_by_their_fields() -> None:
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_results_are_records(path: Path) -> None:
-    """One form for all files; keys are names of fields, never sentences."""
+    """All files have the same form; keys are field names, never sentences."""
 
     def keys(value: object) -> set[str]:
         if isinstance(value, list):
@@ -87,14 +87,14 @@ def test_results_are_records(path: Path) -> None:
     assert [key for key in keys(content["results"]) if not key.isidentifier()] == []
 
 
-def test_documents_say_what_their_results_say() -> None:
-    """Otherwise: python -m benchmarks.documents."""
-    stale = [path.name for path in documents.documents() if documents.written(path) != path.read_text()]
+def test_documents_agree_with_their_results() -> None:
+    """If not, run python -m benchmarks.documents."""
+    stale = [path.name for path in documents.documents() if documents.fill_tables(path) != path.read_text()]
     assert stale == []
 
 
 def test_every_table_is_in_a_document() -> None:
-    """But for those that a benchmark only prints."""
+    """Except those that a benchmark only prints."""
     text = "".join(path.read_text() for path in documents.documents())
     assert {name for name in documents.TABLES if f"<!-- table: {name} " not in text} == {"mix", "compare"}
 
@@ -105,7 +105,7 @@ def document(folder: Path, line: str = "<!-- table: soak soak.json -->") -> Path
     shutil.copy(result, folder / "soak.json")
     path = folder / "page.md"
     path.write_text(f"Before\n\n{line}\n<!-- end of table -->\n\nAfter\n")
-    path.write_text(documents.written(path))
+    path.write_text(documents.fill_tables(path))
     return path
 
 
@@ -131,18 +131,18 @@ def test_a_changed_number_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("sys.argv", ["documents"])
     assert documents.main() == 0
     assert "| 7 " in page.read_text()
-    assert documents.linked(page, "soak") == [tmp_path / "soak.json"]
+    assert documents.linked_results(page, "soak") == [tmp_path / "soak.json"]
 
 
 def test_compare_measures_a_checkout(tmp_path: Path) -> None:
-    """In a process of its own, and nothing but this checkout."""
+    """In its own process, and only this checkout."""
     data = make_demo_dataset(tmp_path / "set", train_per_class=1, val_per_class=1)
     settings = compare.Settings(before=ROOT, after=ROOT, batch_size=4, batches=1, mixes=("none", "hmix"))
     speeds = compare.speeds(ROOT, data, settings)
     measures = [("loader", "hmix"), ("mix", "hmix"), ("mix_normalise", "hmix"), ("mix_graph", "hmix")]
     assert list(speeds) == [("loader", "none"), *measures]
     assert min(speeds.values()) > 0
-    with pytest.raises(SystemExit, match="ended with an error"):
+    with pytest.raises(SystemExit, match="failed"):
         compare.speeds(tmp_path, data, settings)
 
 
@@ -162,7 +162,7 @@ def test_compare_shows_ms_and_ratios() -> None:
     ("line", "message"),
     [
         ("<!-- table: soaked soak.json -->", "table must be one of loader, .*; got 'soaked'"),
-        ("<!-- table: soak other.json -->", "table soak must name files of results; got .*other.json"),
+        ("<!-- table: soak other.json -->", "table soak must name results files; got .*other.json"),
         ("<!-- table: soak -->", "every table must be <!-- table: NAME FILE ... --> and have an end"),
         ("<!-- table: soak soak.json -->\n<!-- table: soak soak.json -->", "and have an end"),
     ],

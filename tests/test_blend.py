@@ -1,4 +1,4 @@
-"""Masks of the caller's own: `msda.blend` against the NumPy reference, in both backends."""
+"""A caller's own masks: `msda.blend` compared with the NumPy reference, in all backends."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Arrays = np.ndarray[Any, Any]
 
 
 def weights(seed: int = 0) -> Arrays:
-    """A mask per sample; in multiples of 1/8, so that many uint8 pixels are halfway between two."""
+    """A mask per sample, in multiples of 1/8, so that many uint8 pixels are halfway between two integers."""
     return np.random.default_rng(seed).integers(0, 9, (COUNT, *SIZE)).astype(np.float32) / 8
 
 
 def profiles(masks: Arrays) -> tuple[Arrays, Arrays]:
-    """Rows and columns out of masks."""
+    """The first column of each mask as its rows, and the first row as its columns."""
     return np.ascontiguousarray(masks[:, :, 0]), np.ascontiguousarray(masks[:, 0, :])
 
 
@@ -57,7 +57,7 @@ def blend_nodes(
 def run_blend(
     images: Arrays, mask: Callable[[], Any], *, device: str = "cpu", **arguments: Any
 ) -> list[Arrays]:
-    """A batch of :func:`blend_nodes`."""
+    """Run a batch of :func:`blend_nodes`."""
 
     def define() -> Any:
         return blend_nodes(images, mask, device=device, **arguments)
@@ -104,7 +104,7 @@ def test_a_weight_for_every_pixel(layout: str, dtype: Any, typed: bool, backend:
 @in_every_form
 @pytest.mark.parametrize("form", ["HxWx1", "1xHxW", "float64", "bool"])
 def test_forms_of_a_mask(form: str, backend: str, device: str, beside: bool) -> None:
-    """On the CPU, and beside the images."""
+    """On the CPU, and on the device of the images."""
     layout = "CHW" if form == "1xHxW" else "HWC"
     images = random_images(COUNT, SIZE)
     images = images.transpose(0, 3, 1, 2).copy() if layout == "CHW" else images
@@ -143,9 +143,10 @@ def test_rows_and_columns(backend: str, device: str) -> None:
 
 
 @on_each_device
+@pytest.mark.parametrize("backend", ["hybrid", "graph"])
 @pytest.mark.parametrize("form", ["dense", "separable", "cut"])
-def test_kernel_and_graph_agree_to_the_bit(form: str, device: str) -> None:
-    """uint8: of the same weights both make the same pixels; halves too, which a GPU rounds its own way."""
+def test_backends_agree_to_the_bit(form: str, backend: str, device: str) -> None:
+    """uint8: the same weights give the same pixels, halves too; a GPU may round halves otherwise."""
     images = random_images(COUNT, SIZE)
     masks = weights()
     rows, columns = profiles(masks)
@@ -156,22 +157,22 @@ def test_kernel_and_graph_agree_to_the_bit(form: str, device: str) -> None:
         return source(masks) if form == "dense" else (source(rows), source(columns))
 
     kernel = run_blend(images, mask, backend="kernel")
-    graph = run_blend(images, mask, backend="graph", device=device)
-    for name, ours, theirs in zip(msda.MixParams._fields, kernel[2:], graph[2:], strict=True):
-        # lam is a sum, and the order of its terms is another.
+    other = run_blend(images, mask, backend=backend, device=device)
+    for name, ours, theirs in zip(msda.MixParams._fields, kernel[2:], other[2:], strict=True):
+        # lam is a sum, whose terms may be added in another order.
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-7 if name == "lam" else 0)
     if device == "gpu":
         exact = np.stack(
-            [reference.blend(images[i], images[j], graph[4][i].reshape(SIZE)) for i, j in enumerate(PARTNER)]
+            [reference.blend(images[i], images[j], other[4][i].reshape(SIZE)) for i, j in enumerate(PARTNER)]
         )
         halves = exact % 1 == 0.5
         assert (halves.sum() > 100) == (form != "cut")
-        np.testing.assert_array_equal(np.abs(graph[0][halves] - exact[halves]), 0.5)
-        kernel[0][halves] = graph[0][halves]
-    np.testing.assert_array_equal(kernel[0], graph[0])
-    np.testing.assert_allclose(kernel[1], graph[1], rtol=0, atol=2e-7)
+        np.testing.assert_array_equal(np.abs(other[0][halves] - exact[halves]), 0.5)
+        kernel[0][halves] = other[0][halves]
+    np.testing.assert_array_equal(kernel[0], other[0])
+    np.testing.assert_allclose(kernel[1], other[1], rtol=0, atol=2e-7)
     halves = (masks[:, :, :, None] * images * 8).astype(int) % 8 == 4
-    assert halves.any()  # what would show another rounding
+    assert halves.any()  # they would show other rounding
 
 
 @in_every_form
@@ -194,7 +195,7 @@ def test_weights_outside_are_clipped(backend: str, device: str) -> None:
 @pytest.mark.parametrize("dense", [True, False], ids=["dense", "separable"])
 @pytest.mark.parametrize("output_layout", ["HWC", "CHW"])
 def test_normalised_in_the_same_pass(output_layout: str, dense: bool) -> None:
-    """The kernel that mixes and normalises, against mixing and then normalising."""
+    """The kernel that mixes and normalises, compared with mixing and then normalising."""
     images, masks = random_images(COUNT, SIZE), weights()
     mean, std = [10.0, 120.0, 70.0], [50.0, 60.0, 7.0]
 
@@ -223,14 +224,15 @@ def test_partners_are_drawn(backend: str, device: str) -> None:
 
 
 @in_every_form
-@pytest.mark.parametrize("form", ["dense", "transposed", "rows", "rows for columns"])
+@pytest.mark.parametrize("form", ["low", "narrow", "transposed", "rows", "columns", "rows for columns"])
 def test_a_mask_of_another_size_stops_the_pipeline(form: str, backend: str, device: str) -> None:
     images, masks = random_images(COUNT, SIZE), weights()
-    is_turned = form in ("transposed", "rows for columns")
-    masks = masks.transpose(0, 2, 1).copy() if is_turned else masks[:, :-1].copy()
+    is_turned, is_narrow = form in ("transposed", "rows for columns"), form in ("narrow", "columns")
+    masks = masks.transpose(0, 2, 1) if is_turned else masks[:, :, :-1] if is_narrow else masks[:, :-1]
+    masks = masks.copy()
 
     def mask() -> Any:
-        return tuple(map(source, profiles(masks))) if form.startswith("rows") else source(masks)
+        return tuple(map(source, profiles(masks))) if "rows" in form or form == "columns" else source(masks)
 
     with pytest.raises(RuntimeError, match="4: mask") as caught:
         run_blend(images, mask, backend=backend, device=device)
@@ -248,7 +250,7 @@ def test_a_mask_with_channels_is_refused() -> None:
     [
         (lambda: 0.5, TypeError, ["mask must be a DALI node", "0.5"]),
         (lambda: weights(), TypeError, ["mask must be a DALI node"]),
-        (lambda: (source(weights()),), TypeError, ["mask must be", "two (rows, columns)"]),
+        (lambda: (source(weights()),), TypeError, ["mask must be", "two nodes (rows, columns)"]),
         (lambda: (1.0, source(weights())), TypeError, ["rows of the mask", "1.0"]),
         (lambda: msda.Dense(3), TypeError, ["mask must be", "Dense(int)"]),
         (lambda: msda.Separable(0.5), TypeError, ["rows of the mask", "None"]),

@@ -1,4 +1,4 @@
-"""The check of a data set: it finds what DALI cannot decode and nothing else, and goes on where it was."""
+"""The data set check finds the files that DALI cannot decode, and no others."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.image_sets import TRAIN_COUNTS, VAL_COUNTS, plain
 ROOT = Path(check.__file__).resolve().parent.parent
 
 
-# What DALI does
+# DALI itself
 
 
 def file_pipeline(path: Path, whole: bool = True, device: str = "cpu") -> Pipeline:
@@ -55,10 +55,10 @@ def file_pipeline(path: Path, whole: bool = True, device: str = "cpu") -> Pipeli
     [kind for kind in KINDS.values() if kind.outcome != "kills"],
     [kind for kind in KINDS.values() if kind.outcome == "decodes"],
 )
-def test_what_dali_makes_of_a_kind(
+def test_outcome_of_each_kind(
     kind: Kind, device: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """On a GPU: what decodes on the CPU decodes there."""
+    """On a GPU: files that decode on the CPU decode there too."""
     path = tmp_path / kind.name
     path.write_bytes(kind.data)
     if kind.outcome == "raises":
@@ -67,7 +67,7 @@ def test_what_dali_makes_of_a_kind(
         return
     file_pipeline(path, device=device).run()
     assert device == "gpu" or bool(capfd.readouterr().err) == (kind.outcome == "complains")
-    # What decodes whole decodes in part: the check of whole images is enough for training.
+    # A file that decodes in full decodes in part: checking whole images is enough for training.
     crops = file_pipeline(path, whole=False, device=device)
     for _ in range(5):
         crops.run()
@@ -76,7 +76,7 @@ def test_what_dali_makes_of_a_kind(
 @pytest.mark.parametrize(
     "kind", [kind for kind in KINDS.values() if kind.outcome == "kills"], ids=lambda k: k.name
 )
-def test_what_kills_dali(kind: Kind, tmp_path: Path) -> None:
+def test_kinds_that_crash_dali(kind: Kind, tmp_path: Path) -> None:
     (tmp_path / kind.name).write_bytes(kind.data)
     script = (
         "import sys, pathlib\n"
@@ -92,7 +92,7 @@ def test_what_kills_dali(kind: Kind, tmp_path: Path) -> None:
     assert process.returncode == -signal.SIGFPE
 
 
-def test_decoder_is_that_of_the_pipelines() -> None:
+def test_the_check_decodes_as_the_pipelines_do() -> None:
     assert decoder_arguments("cpu", 0.65) == _decoding.DECODER
 
 
@@ -101,7 +101,7 @@ def test_decoder_is_that_of_the_pipelines() -> None:
 
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, int, dict[str, Any]]:
-    """A data set with every kind and with odd entries: its folder, the output, exit status and report."""
+    """A data set with every kind of file and odd entries: its folder, the output, exit status and report."""
     root = tmp_path_factory.mktemp("everything")
     data, output = root / "set", root / "out"
     write_kinds(data / "train" / "ant colony")
@@ -113,7 +113,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, in
     plain(3).save(os.fsencode(bee) + b"/caf\xe9.png", "PNG")
     plain(4).save(bee / "line\nbreak.png")
     plain(5).save(bee / ".hidden.png")
-    (bee / "as empty.JPEG").touch()  # the same content as that of another, which no one can train on
+    (bee / "as empty.JPEG").touch()  # the same content as another bad file
     (bee / "gone.jpg").symlink_to("nowhere")
     os.mkfifo(bee / "pipe.JPEG")
     (bee / "notes.TXT").touch()
@@ -152,33 +152,33 @@ def test_finds_every_bad_kind_and_no_other(everything: tuple[Path, Path, int, di
         ("ant colony/git lfs.JPEG", "Git LFS pointer, which DALI does not read: .*"),
         ("ant colony/too many Huffman codes.JPEG", "JPEG: Bogus Huffman table definition"),
         ("ant colony/one wrong byte.png", "PNG: libpng error: IDAT: incorrect data check"),
-        ("ant colony/tiles of width 0.jp2", f"JPEG 2000: {_decoding.REFUSED}"),
+        ("ant colony/tiles of width 0.jp2", f"JPEG 2000: {_decoding.BAD_HEADER}"),
         ("ant colony/zeros.JPEG", r"unknown content, b'(\\x00){8}': .*"),
         ("ant colony/12 bit by its header.JPEG", "JPEG: DALI cannot decode it and does not say why"),
         ("bee/gone.jpg", "broken link"),
         ("bee/pipe.JPEG", "not a regular file"),
         ("bee/unreadable.jpg", "cannot be read: Input/output error"),
-        ("bee/line\nbreak.png", "its name has a line break, .*"),
+        ("bee/line\nbreak.png", "line break in the name, .*"),
     ],
 )  # fmt: skip
 def test_reasons(file: str, reason: str, everything: tuple[Path, Path, int, dict[str, Any]]) -> None:
     assert re.fullmatch(reason, everything[3]["unusable"]["train"][file])
 
 
-def test_reasons_hold_nothing_of_the_run(everything: tuple[Path, Path, int, dict[str, Any]]) -> None:
-    """No colours, no times, no places in somebody's source: the same damage gives the same words."""
+def test_reasons_are_the_same_in_every_run(everything: tuple[Path, Path, int, dict[str, Any]]) -> None:
+    """No colours, times or source locations: the same damage gives the same words."""
     for reason in everything[3]["unusable"]["train"].values():
         assert re.search(r"\x1b|\n|@\d|/src/|\.cpp|Traceback|no longer valid", reason) is None, reason
 
 
 def test_warnings(everything: tuple[Path, Path, int, dict[str, Any]]) -> None:
     warnings = everything[3]["warnings"]["train"]
-    complaints = {file for file, said in warnings.items() if said[0].startswith("the decoder says: ")}
+    complaints = {file for file, messages in warnings.items() if messages[0].startswith("the decoder says: ")}
     assert complaints == {f"ant colony/{name}" for name, kind in KINDS.items() if kind.outcome == "complains"}
     assert warnings["ant colony/cut, but with an end marker.JPEG"] == [
         "the decoder says: Corrupt JPEG data: premature end of data segment"
     ]
-    assert {file: said for file, said in warnings.items() if file not in complaints} == {
+    assert {file: messages for file, messages in warnings.items() if file not in complaints} == {
         "ant colony/png inside.JPEG": ["PNG by its content"],
         "ant colony/one pixel.png": ["only 1 x 1 pixels"],
         "ant colony/strip.JPEG": ["only 5000 x 2 pixels"],
@@ -211,7 +211,7 @@ def test_counts(everything: tuple[Path, Path, int, dict[str, Any]]) -> None:
     assert report["left_out"] == {"train": {"broken link": 1, "special file": 1, ".txt": 1}, "val": {}}
 
 
-def test_lists_hold_what_decodes(everything: tuple[Path, Path, int, dict[str, Any]]) -> None:
+def test_lists_have_the_files_that_decode(everything: tuple[Path, Path, int, dict[str, Any]]) -> None:
     data, output, _, report = everything
     for split in ("train", "val"):
         good = [file for file in list_images(data / split).files if file not in report["unusable"][split]]
@@ -220,8 +220,8 @@ def test_lists_hold_what_decodes(everything: tuple[Path, Path, int, dict[str, An
         assert not any(name in file for name in BAD for file in good)
 
 
-def test_dali_takes_the_lists(everything: tuple[Path, Path, int, dict[str, Any]]) -> None:
-    """DALI's own reader finds the files, spaces and all, and the labels."""
+def test_dali_reads_the_lists(everything: tuple[Path, Path, int, dict[str, Any]]) -> None:
+    """DALI's own reader finds the files, even with spaces in their names, and the labels."""
     data, output, _, report = everything
 
     @pipeline_def(batch_size=64, num_threads=1, device_id=None)
@@ -241,13 +241,13 @@ def test_dali_takes_the_lists(everything: tuple[Path, Path, int, dict[str, Any]]
     decoded, labels = reader.run()
     listed = list_images(data / "train", output / "train.txt")
     named = [i for i in range(count) if shown(listed.files[i]) == listed.files[i]]
-    assert len(named) == count - 1  # DALI reads it, and cannot say its name
+    assert len(named) == count - 1  # DALI reads it, but cannot return its name
     assert [decoded[i].source_info() for i in named] == [listed.files[i] for i in named]
     assert labels.as_array().ravel()[:count].tolist() == listed.labels
 
 
-def test_training_takes_the_lists(everything: tuple[Path, Path, int, dict[str, Any]]) -> None:
-    """Two epochs over a set that would end the pipeline without the list."""
+def test_pipelines_accept_the_lists(everything: tuple[Path, Path, int, dict[str, Any]]) -> None:
+    """Two epochs of a set that would stop the pipeline without the list."""
     data, output, _, report = everything
     train, _ = check_dataset(data, output)
     loader = DALILoader(
@@ -265,7 +265,7 @@ def test_training_takes_the_lists(everything: tuple[Path, Path, int, dict[str, A
         assert sum(len(batch) for batch, _ in loader) == report["decoded"]["train"]
 
 
-def test_trainer_takes_the_lists(
+def test_trainer_accepts_the_lists(
     everything: tuple[Path, Path, int, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, output, _, report = everything
@@ -281,7 +281,7 @@ def test_trainer_takes_the_lists(
     assert "--file-list must be a folder with train.txt and val.txt" in capsys.readouterr().err
 
 
-# Which of a batch
+# Which file of a batch
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_bad_files_among_others(bad: set[int], tmp_path: Path, capsys: pytest.Ca
     assert ("and 60 more" in out) == (len(bad) == 70)
 
 
-def test_every_file_is_decoded_twice_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_file_is_decoded_at_most_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many are bad: the time of a check is bounded."""
     decoder = _decoding._Decoder()
     decoded: list[int] = []
@@ -322,8 +322,8 @@ def test_every_file_is_decoded_twice_at_most(tmp_path: Path, monkeypatch: pytest
     assert sum(decoded) <= 2 * 60
 
 
-def test_complaints_are_of_the_file_that_causes_them(tmp_path: Path) -> None:
-    """Also where every file of the batch decodes."""
+def test_messages_belong_to_the_file_that_causes_them(tmp_path: Path) -> None:
+    """Even if every file of the batch decodes."""
     data = images(tmp_path / "set", 5)
     (data / "a" / "002x.JPEG").write_bytes(KINDS["height too large.JPEG"].data)
     status, report = run(data, tmp_path / "out")
@@ -332,7 +332,7 @@ def test_complaints_are_of_the_file_that_causes_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError, IndexError, ValueError, MemoryError])
-def test_whatever_dali_raises_is_about_the_files(
+def test_any_error_of_dali_is_about_the_files(
     error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And the pipeline that raised is not used again."""
@@ -366,7 +366,7 @@ def test_nothing_found(coded: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     }
     assert list_images(coded / "train", tmp_path / "out" / "train.txt") == expected
     assert (
-        "23 images of 3 classes, 0 cannot be used, 0 with warnings, 0 duplicates" in capsys.readouterr().out
+        "23 images in 3 classes, 0 cannot be used, 0 with warnings, 0 duplicates" in capsys.readouterr().out
     )
 
 
@@ -405,7 +405,7 @@ def test_classes_that_are_missing_or_empty(tmp_path: Path) -> None:
         (fake_decoders.has_a_bug, "failed:\nKeyError: 'no such thing'"),
     ],
 )
-def test_a_fault_of_the_check_is_not_one_of_the_files(
+def test_faults_of_the_check_are_not_blamed_on_files(
     fake: Callable[..., None], message: str, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -415,8 +415,8 @@ def test_a_fault_of_the_check_is_not_one_of_the_files(
     assert not (tmp_path / "out" / "report.json").exists()
 
 
-def test_files_that_take_too_long_or_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Found among the others of the batch, and tried again by the next check: it may be the machine."""
+def test_files_that_need_too_much_time_or_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found among the others of the batch, and tried again by the next check: perhaps it was the machine."""
     data, output = images(tmp_path / "set", 4), tmp_path / "out"
     shutil.copy(data / "a" / "000.png", data / "a" / "slow.png")
     shutil.copy(data / "a" / "000.png", data / "a" / "large.png")
@@ -427,10 +427,8 @@ def test_files_that_take_too_long_or_too_much(tmp_path: Path, monkeypatch: pytes
     reasons = report["unusable"]["set"]
     assert [reasons[f"a/{index:03d}.png"] for index in range(4)] == ["empty file"] * 4
     assert reasons["a/slow.png"] == "not decoded within 1.5 s"
-    assert reasons["a/large.png"] == (
-        "the process that decoded it was killed (SIGKILL), perhaps for want of memory"
-    )
-    assert reasons["a/fatal.png"] == "the decoder kills the process (SIGFPE)"
+    assert reasons["a/large.png"] == ("the decoding process was killed (SIGKILL), perhaps out of memory")
+    assert reasons["a/fatal.png"] == "the decoder crashed (SIGFPE)"
     monkeypatch.undo()
     status, report = run(data, output)
     assert list(report["unusable"]["set"]) == [*(f"a/{index:03d}.png" for index in range(4)), "a/fatal.png"]
@@ -443,20 +441,20 @@ def test_files_that_take_too_long_or_too_much(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("folder", "extra", "message"),
     [
-        ("nowhere", [], "DIR must be a folder; there is no folder {0}/nowhere"),
-        ("file", [], "DIR must be a folder; there is no folder {0}/file"),
-        ("half", [], "DIR must hold both train/ and val/, or class folders; {0}/half has no val/ (to check"
-         " one of them, give {0}/half/train)"),
-        ("empty", [], "expected one folder per class in {0}/empty; it holds no folders"),
-        ("hollow", [], "DIR must hold images in class folders; there are none in {0}/hollow"),
+        ("nowhere", [], "DIR must be an existing folder; got {0}/nowhere"),
+        ("file", [], "DIR must be an existing folder; got {0}/file"),
+        ("half", [], "DIR must have both train/ and val/, or class folders; got {0}/half without val/ (to"
+         " check one of them, give {0}/half/train)"),
+        ("empty", [], "{0}/empty must have one folder per class; got no folders"),
+        ("hollow", [], "DIR must have images in its class folders; got none in {0}/hollow"),
         ("set", ["--workers", "0"], "--workers must be at least 1; got 0"),
         ("set", ["--timeout", "0"], "--timeout must be above 0; got 0"),
         ("set", ["--timeout", "nan"], "--timeout must be above 0; got nan"),
-        ("set", ["--output", "{0}/file"], "--output must be a folder; {0}/file is a file"),
-        ("set", ["--output", "{0}/used"], "--output must be new or of the same DIR; {0}/used/state.jsonl is"
-         " of /elsewhere, not of {0}/set"),
-        ("set", ["--output", "{0}/busy"], "--output must not be in use; another check is writing"
-         " {0}/busy/state.jsonl"),
+        ("set", ["--output", "{0}/file"], "--output must be a folder; got the file {0}/file"),
+        ("set", ["--output", "{0}/used"], "--output must be new or from a check of {0}/set; got"
+         " {0}/used/state.jsonl, from a check of /elsewhere"),
+        ("set", ["--output", "{0}/busy"], "--output must not be in use; got {0}/busy/state.jsonl, which"
+         " another check is writing"),
     ],
 )  # fmt: skip
 def test_bad_input(
@@ -481,7 +479,7 @@ def test_bad_input(
 
 
 def test_command(tmp_path: Path) -> None:
-    """The module as a command; the output goes to checks/ and the name of the folder."""
+    """The module as a command; the output goes to checks/NAME."""
     data = images(tmp_path / "a set", 2, {1})
     process = subprocess.run(
         [sys.executable, "-m", "pipelines.check", str(data), "--workers", "1"],
@@ -493,6 +491,6 @@ def test_command(tmp_path: Path) -> None:
     )
     assert process.returncode == 1, process.stderr
     assert (tmp_path / "checks" / "a set" / "a set.txt").read_text() == "a/000.png 0\n"
-    # Nothing of what the decoders write on standard error reaches the terminal but by the report.
+    # The decoders' standard error reaches the terminal only through the report.
     assert "libjpeg" not in process.stderr
     assert "Premature end of JPEG data" in process.stdout

@@ -1,4 +1,4 @@
-"""The check of a data set goes on where it was, and decodes again what changed."""
+"""The data set check resumes where it stopped, and decodes changed files again."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from tests.image_sets import plain
 ROOT = Path(check.__file__).resolve().parent.parent
 
 
-STOPPED = """
+INTERRUPTED_CHECK = """
 import os, signal, sys
 from pipelines import check, examine
 
-append, left = check._State.append, int(sys.argv[2])
-def counting(self, split, positions, results):
-    global left
+append, remaining = check._State.append, int(sys.argv[2])
+def append_and_stop(self, split, positions, results):
+    global remaining
     append(self, split, positions, results)
-    left -= 1
-    if left == 0:
+    remaining -= 1
+    if remaining == 0:
         number = int(sys.argv[1])
-        # As a terminal and Slurm do it: to all processes.
+        # To all processes, as terminals and Slurm do.
         os.kill(os.getpid(), number) if number == signal.SIGKILL else os.killpg(0, number)
-check._State.append = counting
+check._State.append = append_and_stop
 worker = examine._Worker.__init__
-def telling(self):
+def print_worker(self):
     worker(self)
     print("worker", self.process.pid, flush=True)
-examine._Worker.__init__ = telling
+examine._Worker.__init__ = print_worker
 if __name__ == "__main__":
     sys.exit(check.main(sys.argv[3:]))
 """
@@ -51,7 +51,7 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
-    """A set of 150 images, ten of them bad, and the report and list of a check without interruption."""
+    """A set of 150 images, ten of them bad, and the report and list of an uninterrupted check."""
     root = tmp_path_factory.mktemp("long")
     bad = {0, 31, 32, 63, 64, 100, 101, 102, 148, 149}
     _, report = run(images(root / "set", 150, bad), root / "out")
@@ -60,7 +60,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str,
 
 
 def has_ended(process: int) -> bool:
-    """Whether a process is gone, or about to be collected."""
+    """Whether a process has ended (zombies included)."""
     try:
         return "\nState:\tZ" in Path(f"/proc/{process}/status").read_text()
     except OSError:
@@ -68,7 +68,7 @@ def has_ended(process: int) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_goes_on_after_an_interruption(
+def test_resumes_after_an_interruption(
     number: signal.Signals,
     reference: tuple[Path, dict[str, Any], str],
     tmp_path: Path,
@@ -76,7 +76,7 @@ def test_goes_on_after_an_interruption(
 ) -> None:
     data, report, file_list = reference
     output, script = tmp_path / "out", tmp_path / "stopped.py"
-    script.write_text(STOPPED)
+    script.write_text(INTERRUPTED_CHECK)
     arguments = [str(data), "--output", str(output), "--workers", "2"]
     process = subprocess.run(
         [sys.executable, str(script), str(int(number)), "2", *arguments],
@@ -98,10 +98,10 @@ def test_goes_on_after_an_interruption(
         (output / "state.jsonl").write_bytes(before + b'{"split": "set", "file": "a/1')
     else:
         assert process.returncode == 128 + number, process.stderr
-        # The two batches, and what was under way.
+        # The two batches, and those in progress.
         assert 64 <= done <= 128
         assert f"{done} of 150 files done" in process.stdout
-    # The processes that decode have ended, also when nobody was left to end them.
+    # The decoding processes have ended, even when their parent was killed.
     workers = [int(line.split()[1]) for line in process.stdout.splitlines() if line.startswith("worker")]
     assert len(workers) == 2
     limit = time.monotonic() + 30
@@ -109,28 +109,28 @@ def test_goes_on_after_an_interruption(
         assert time.monotonic() < limit
         time.sleep(0.05)
 
-    status, again = run(data, output)
-    assert (status, again) == (1, report)
+    status, resumed = run(data, output)
+    assert (status, resumed) == (1, report)
     assert (output / "set.txt").read_text() == file_list
-    assert f"{done} of 150 files are known" in capsys.readouterr().out
-    # Nothing twice: what was written is still there, and each file is in it once.
+    assert f"{done} of 150 files were already checked" in capsys.readouterr().out
+    # Nothing is decoded twice: the earlier lines remain, and each file is listed once.
     assert (output / "state.jsonl").read_bytes().startswith(before)
     files = [record["file"] for record in state(output)]
     assert sorted(files) == sorted(f"a/{index:03d}.png" for index in range(150))
 
 
-def test_what_is_known_is_written_at_once(tmp_path: Path) -> None:
+def test_results_are_written_at_once(tmp_path: Path) -> None:
     (split,) = find_splits(images(tmp_path / "set", 2))
-    with check._State(tmp_path / "state.jsonl", tmp_path / "set") as known:
-        known.load([split])
-        known.append(split, [1], [_decoding.Result(5, 6, "07" * 16, None)])
+    with check._State(tmp_path / "state.jsonl", tmp_path / "set") as results:
+        results.load([split])
+        results.append(split, [1], [_decoding.Result(5, 6, "07" * 16, None)])
         assert state(tmp_path) == [
             {"split": "set", "file": "a/001.png", "size": 5, "mtime_ns": 6, "digest": "07" * 16}
         ]
     assert split.done.tolist() == [False, True]
 
 
-def test_finishes_what_is_under_way_and_begins_no_more(
+def test_finishes_current_batches_and_starts_no_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = images(tmp_path / "set", 70)
@@ -145,15 +145,15 @@ def test_finishes_what_is_under_way_and_begins_no_more(
     monkeypatch.setattr(examine, "serve", fake_decoders.begins_and_waits)
     watcher = threading.Thread(target=stop_when_begun)
     watcher.start()
-    answers = list(examine.decode(check._batches([split]), 1, 60.0, stop))
+    answers = list(examine.decode(check._remaining_batches([split]), 1, 60.0, stop))
     watcher.join()
     assert [positions for _, positions, _ in answers] == [list(range(32))]
 
 
-def test_a_line_that_is_no_record_ends_what_is_known(
+def test_files_after_a_damaged_line_are_decoded_again(
     reference: tuple[Path, dict[str, Any], str], tmp_path: Path
 ) -> None:
-    """After a power failure blocks of a file may be zeros: what follows is decoded anew."""
+    """After a power failure, blocks of a file may be zeros."""
     data, report, _ = reference
     output = tmp_path / "out"
     shutil.copytree(data.parent / "out", output)

@@ -1,4 +1,4 @@
-"""DALI's checkpoints of a pipeline whose operators have other numbers: an earlier version of the library."""
+"""DALI's checkpoints from an earlier version of the library, whose operators have other numbers."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from training.distributed import Processes
 from training.loaders import Loaders
 
 
-def renumbered(checkpoint: bytes) -> bytes:
-    """As if one more compiled operator had stood in the pipeline, and some others before it."""
+def renumber(checkpoint: bytes) -> bytes:
+    """As if the pipeline had one more compiled operator, and other operators before it."""
     message = checkpoints._Checkpoint.FromString(checkpoint)
     for operator in message.operators:
         operator.name = re.sub(r"_(\d+)$", lambda found: f"_{int(found[1]) + 7}", operator.name)
@@ -32,7 +32,7 @@ def renumbered(checkpoint: bytes) -> bytes:
 
 @with_device("method", ["stochastic", "gmix"], ["gmix"])
 def test_the_run_continues(method: str, device: str, coded: Path) -> None:
-    """The reader, the crop, the mirror, every draw: the batches that come next are the same to the bit."""
+    """Reader, crop, mirror and all draws: the next batches are the same bit for bit."""
     config = resolve(
         Config(
             mixing=Mixing(method, probability=0.8),
@@ -51,7 +51,7 @@ def test_the_run_continues(method: str, device: str, coded: Path) -> None:
         next(batches)
     state = loader.state_dict()
     expected = [[tensor.clone() for tensor in next(batches)] for _ in range(4)]
-    old = {**state, "pipeline": renumbered(state["pipeline"])}
+    old = {**state, "pipeline": renumber(state["pipeline"])}
     assert old["pipeline"] != state["pipeline"]
     found = itertools.chain.from_iterable(itertools.repeat(loader.another(old)))
     for ours, theirs in zip(expected, itertools.islice(found, 4), strict=True):

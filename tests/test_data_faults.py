@@ -1,6 +1,6 @@
-"""Files and folders as users have them: what is taken, what is left out, what is refused and in which words.
+"""Files and folders as users have them: what is accepted, skipped or rejected, and the messages.
 
-Each situation is a change to a good data set, made on the disk. What is refused leaves no file behind.
+Each situation is a change to a good data set, made on disk. A rejected data set leaves no output.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ def rename(folder: Path, change: Callable[[str], str]) -> None:
         path.rename(folder / change(path.name))
 
 
-# Changes. Those that keep all images have to give the same run as without them.
+# Changes to the data set. Those that keep all images must give the same run.
 
 
 def untouched(data: Path) -> None:
     pass
 
 
-def images_below(data: Path) -> None:
+def nested_images(data: Path) -> None:
     for split in ("train", "val"):
         deep = data / split / "ant" / "2024" / "camera 1"
         deep.mkdir(parents=True)
@@ -56,7 +56,7 @@ def other_extensions(data: Path) -> None:
     rename(data / "val" / "bee", lambda name: name.replace(".JPEG", ".jpe"))
 
 
-def what_is_no_image(data: Path) -> None:
+def files_that_are_not_images(data: Path) -> None:
     for number in range(9):
         (data / "train" / "ant" / f"{number}.AVIF").touch()
     for number in range(3):
@@ -68,13 +68,13 @@ def what_is_no_image(data: Path) -> None:
     shutil.copy(data / "val" / "ant" / "000.JPEG", data / "val" / "stray.JPEG")
 
 
-def folders_of_systems(data: Path) -> None:
+def system_folders(data: Path) -> None:
     for name in ("@eaDir", "__MACOSX", "lost+found", ".ipynb_checkpoints", "$RECYCLE.BIN"):
         for folder in (data / "train", data / "train" / "ant"):
             shutil.copytree(data / "train" / "bee", folder / name)
 
 
-def links_to_nowhere(data: Path) -> None:
+def broken_links(data: Path) -> None:
     ant = data / "train" / "ant"
     (ant / "itself.png").symlink_to("itself.png")
     (ant / "first").symlink_to("second")
@@ -82,7 +82,7 @@ def links_to_nowhere(data: Path) -> None:
     (ant / "gone.png").symlink_to("nowhere")
     (ant / "up").symlink_to("..")
     (ant / "far up").symlink_to(data.parent)
-    (ant / "too long").symlink_to("x" * 300)  # cannot be stat-ed, which no permission brings about for root
+    (ant / "too long").symlink_to("x" * 300)  # stat fails, also for root
     (data / "train" / "class").symlink_to("class")
     (data / "train" / "all").symlink_to(".")
 
@@ -110,14 +110,14 @@ def one_class_twice(data: Path) -> None:
         shutil.copytree(data / "train" / "bee", data / "train" / name)
 
 
-def nothing_at_all(data: Path) -> None:
+def no_images_at_all(data: Path) -> None:
     for split in ("train", "val"):
         shutil.rmtree(data / split)
         (data / split / "ant").mkdir(parents=True)
 
 
 def flat(data: Path, ids: bool = False) -> None:
-    """ILSVRC's validation images: their classes are in a file."""
+    """Like ILSVRC's validation images: classes are in a file."""
     rows, numbers = ["ImageId,PredictionString"], []
     number = 0
     for label, name in enumerate(CLASSES):
@@ -126,7 +126,7 @@ def flat(data: Path, ids: bool = False) -> None:
             stem = f"ILSVRC2012_val_{number:08d}"
             path.rename(data / "val" / f"{stem}.JPEG")
             rows.append(f"{stem},{name} 1 2 3 4 {name} 5 6 7 8 ")
-            numbers.append((2, 3, 1)[label])  # ILSVRC's ids do not follow the order of the names
+            numbers.append((2, 3, 1)[label])  # ILSVRC's ids do not follow the order of class names
         (data / "val" / name).rmdir()
     if ids:
         (data / "truth.txt").write_text("".join(f"{number}\n" for number in numbers))
@@ -150,18 +150,18 @@ CSV, TRUTH = ("--val-labels", "labels.csv"), ("--val-labels", "truth.txt")
 
 @dataclass(frozen=True)
 class Situation:
-    """A change to a data set, and what a run on it must say and leave.
+    """A change to a data set, and what a run on it must print and write.
 
     Attributes
     ----------
     change : callable
     line : str
-        A regular expression that a line of the output matches; {data} stands for the folder.
+        A regular expression that a line of the output matches; {data} is the folder.
     options : tuple of str
-        Names of files in them lie in the data set.
+        Names of files in them are relative to the data set.
     status : int
     left_out : dict
-        Of train/ and val/, in config.json.
+        For train/ and val/, in config.json.
     quarantined : tuple of str
         Paths below the data set.
     """
@@ -174,74 +174,72 @@ class Situation:
     quarantined: tuple[str, ...] = ()
 
 
-def of_classes(count: int) -> str:
+def run_line(count: int) -> str:
     return rf"resnet50 on {IMAGES} training and {VAL_IMAGES} validation images of {count} classes, .*"
 
 
-TAKEN = [
-    Situation(images_below, of_classes(3)),
-    Situation(other_extensions, of_classes(3)),
+ACCEPTED = [
+    Situation(nested_images, run_line(3)),
+    Situation(other_extensions, run_line(3)),
     Situation(
-        what_is_no_image,
+        files_that_are_not_images,
         r"Left out of train/: 9 \.avif, 3 \.gif; val/: 1 \.db, 1 file without extension, 1 stray image",
         left_out=({".avif": 9, ".gif": 3}, {".db": 1, "file without extension": 1, "stray image": 1}),
     ),
-    Situation(folders_of_systems, of_classes(3)),
-    Situation(links_to_nowhere, r"Left out of train/: 9 broken links", left_out=({"broken link": 9}, {})),
+    Situation(system_folders, run_line(3)),
+    Situation(broken_links, r"Left out of train/: 9 broken links", left_out=({"broken link": 9}, {})),
     Situation(
         names_that_are_not_utf8,
-        of_classes(3).replace(str(IMAGES), str(IMAGES + 1)),
+        run_line(3).replace(str(IMAGES), str(IMAGES + 1)),
         quarantined=(r"train/ant/caf\xe9.png",),
     ),
-    Situation(two_unicode_forms, of_classes(3)),
+    Situation(two_unicode_forms, run_line(3)),
     Situation(
         an_empty_class,
-        of_classes(4).replace(
-            "classes,", r"classes \(val/: 3 of 4 classes, the logits of the others kept\),"
-        ),
+        run_line(4).replace("classes,", r"classes \(val/: 3 of 4 classes, the logits of the others kept\),"),
         ("--allow-empty-classes",),
         left_out=({".gif": 1}, {".gif": 1}),
     ),
-    Situation(flat, of_classes(3), CSV),
-    Situation(flat_with_meta, of_classes(3), TRUTH),
+    Situation(flat, run_line(3), CSV),
+    Situation(flat_with_meta, run_line(3), TRUTH),
 ]
-REFUSED = [
+REJECTED = [
     Situation(
         an_empty_class,
-        r"class folder {data}/train/bat holds no images; left out of {data}/train: 1 \.gif\."
-        r" --allow-empty-classes keeps classes without images",
+        r"class folder {data}/train/bat must have images; got none; skipped in {data}/train: 1 \.gif\."
+        r" --allow-empty-classes accepts empty classes",
     ),
     Situation(
-        nothing_at_all,
-        r"expected images in the class folders of {data}/train; .*",
+        no_images_at_all,
+        r"class folders of {data}/train must have images; got none",
         ("--allow-empty-classes",),
     ),
     Situation(
         one_class_twice,
-        rf"class folders must have names that differ; {{data}}/train holds {NFC} twice, in two Unicode forms"
-        r" \(NFC and NFD\): move the images of one into the other",
+        rf"class folders must have different names; got {NFC} twice in {{data}}/train, in two Unicode"
+        r" forms \(NFC and NFD\): move the images of one into the other",
     ),
     Situation(
         flat,
-        r"expected one folder per class in {data}/val; it holds 17 images and no folders\. Move the images"
-        r" into class folders, or give labels of val/ as --val-labels: LOC_val_solution\.csv of .*",
+        r"{data}/val must have one folder per class; got 17 images and no folders\. Move the images"
+        r" into class folders, or give labels for val/ as --val-labels: LOC_val_solution\.csv of .*",
     ),
     Situation(
         flat_with_ids,
-        r"--val-labels needs meta\.mat or map_clsloc\.txt of ILSVRC's development kit beside it .*;"
-        r" {data} has neither \(another way: LOC_val_solution\.csv, which names the classes\)",
+        r"--val-labels with class ids needs meta\.mat or map_clsloc\.txt of ILSVRC's development kit .*;"
+        r" got neither in {data} \(or use LOC_val_solution\.csv, which has class names\)",
         TRUTH,
     ),
-    Situation(untouched, r"--val-labels must be a file: .*; there is no file {data}/labels\.csv", CSV),
+    Situation(untouched, r"--val-labels must be .*; got {data}/labels\.csv \(no such file\)", CSV),
 ]
 
 
-def names(situation: Situation) -> str:
+def situation_id(situation: Situation) -> str:
     return " ".join((situation.change.__name__, *situation.options[:1]))
 
 
-def prepared(situation: Situation, coded: Path, root: Path) -> tuple[Path, list[str]]:
-    """The data set, changed, and the options of a run on it."""
+def prepare(situation: Situation, coded: Path, root: Path) -> tuple[Path, list[str]]:
+    """Make the changed data set; returns it and the options of a run on it."""
     data = root / "data"
     shutil.copytree(coded, data)
     situation.change(data)
@@ -250,19 +248,19 @@ def prepared(situation: Situation, coded: Path, root: Path) -> tuple[Path, list[
     return data, ["--data", str(data), "--output", str(root / "run"), *SETTINGS, *options]
 
 
-def says(text: str, situation: Situation, data: Path, before: str = "") -> bool:
+def has_line(text: str, situation: Situation, data: Path, before: str = "") -> bool:
     expected = situation.line.format(data=re.escape(str(data))) if situation.status else situation.line
     return any(re.fullmatch(before + expected, line) for line in text.splitlines())
 
 
-@pytest.mark.parametrize("situation", TAKEN, ids=names)
-def test_taken(situation: Situation, trainer: Trainer, coded: Path, tmp_path: Path) -> None:
-    data, command = prepared(situation, coded, tmp_path)
+@pytest.mark.parametrize("situation", ACCEPTED, ids=situation_id)
+def test_accepted(situation: Situation, trainer: Trainer, coded: Path, tmp_path: Path) -> None:
+    data, command = prepare(situation, coded, tmp_path)
     outcome = trainer.run(*command, record=tmp_path, model="plain")
     assert outcome.statuses == [0], outcome.said
-    assert says(outcome.said, situation, data), outcome.said
+    assert has_line(outcome.said, situation, data), outcome.said
     seen = json.loads((tmp_path / "0.json").read_text())
-    # Whatever they are called and wherever they lie: the images are those of the set as it was.
+    # Whatever their names and folders, the images are those of the original set.
     assert sorted(seen["val"][0]) == list(range(VAL_IMAGES))
     assert len(set(seen["train"][0])) == len(seen["train"][0]) >= IMAGES - IMAGES % 4 - 1
     config = json.loads((tmp_path / "run" / "config.json").read_bytes().decode())
@@ -272,12 +270,12 @@ def test_taken(situation: Situation, trainer: Trainer, coded: Path, tmp_path: Pa
     assert [line["path"] for line in lines] == [f"{data}/{name}" for name in situation.quarantined]
 
 
-@pytest.mark.parametrize("situation", REFUSED, ids=names)
-def test_refused(
+@pytest.mark.parametrize("situation", REJECTED, ids=situation_id)
+def test_rejected(
     situation: Situation, coded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With one line and status 2, before anything is written."""
-    data, command = prepared(situation, coded, tmp_path)
+    """With one line and status 2, before any output."""
+    data, command = prepare(situation, coded, tmp_path)
     assert train_imagenet.main(command) == 2
     expected = situation.line.replace("{data}", re.escape(str(data)))
     error = capsys.readouterr().err.rstrip("\n")
@@ -286,38 +284,38 @@ def test_refused(
 
 
 def test_the_run_is_the_same(trainer: Trainer, coded: Path, tmp_path: Path) -> None:
-    """To the bit, whether the labels of val/ come from folders or a file, and whatever files are called."""
+    """Bit for bit, whether labels of val/ come from folders or a file, whatever the file names."""
     losses = []
     for number, change in enumerate((untouched, flat, names_that_are_not_utf8)):
         root = tmp_path / str(number)
         root.mkdir()
         situation = Situation(change, "", CSV if change is flat else ())
-        data, command = prepared(situation, coded, root)
+        data, command = prepare(situation, coded, root)
         (data / "train" / "ant" / f"{LATIN1}.png").unlink(missing_ok=True)
         outcome = trainer.run(*command, model="plain")
         assert outcome.statuses == [0], outcome.said
         lines = [json.loads(line) for line in (root / "run" / "metrics.jsonl").read_text().splitlines()]
         losses.append([line["loss"] for line in lines])
-    assert len(losses[0]) == 2  # of the training and the evaluation
+    assert len(losses[0]) == 2  # training and evaluation
     assert losses[1] == losses[0]
     assert losses[2] == losses[0]
 
 
 def everything(data: Path) -> None:
-    for change in (images_below, what_is_no_image, links_to_nowhere, folders_of_systems):
+    for change in (nested_images, files_that_are_not_images, broken_links, system_folders):
         change(data)
     names_that_are_not_utf8(data)
 
 
-def test_the_check_reports_all_of_it(coded: Path, tmp_path: Path) -> None:
-    """And its lists, in which names are as they are, are taken by the trainer."""
-    data, _ = prepared(Situation(everything, ""), coded, tmp_path)
+def test_the_check_reports_everything(coded: Path, tmp_path: Path) -> None:
+    """And its lists have the original bytes of names."""
+    data, _ = prepare(Situation(everything, ""), coded, tmp_path)
     status, report = check(data, tmp_path / "out")
     assert status == 1
     unusable = dict(report["unusable"]["train"])
     assert unusable.pop(r"ant/caf\xe9.png").startswith("unknown content, b'no image'")
     assert unusable.pop("ant/gone.png") == "broken link"
-    assert unusable.pop("all") == unusable.pop("ant/up") == "a link to a folder that it lies in"
+    assert unusable.pop("all") == unusable.pop("ant/up") == "link to a folder that contains it"
     assert unusable.pop("ant/itself.png") == "broken link (Too many levels of symbolic links)"
     assert len(unusable) == 5
     assert report["left_out"]["train"] == {"broken link": 9, ".avif": 9, ".gif": 3}
@@ -326,17 +324,17 @@ def test_the_check_reports_all_of_it(coded: Path, tmp_path: Path) -> None:
     listed = (tmp_path / "out" / "val.txt").read_bytes()
     assert rb"\x" not in listed
     assert sum(b"caf\xe9" in line for line in listed.splitlines()) == VAL_COUNTS[1] + VAL_COUNTS[2]
-    # A second check knows every file.
+    # A second check decodes no file again.
     json.loads((tmp_path / "out" / "report.json").read_bytes().decode())
     state = (tmp_path / "out" / "state.jsonl").read_bytes()
     assert check(data, tmp_path / "out") == (1, report)
     assert (tmp_path / "out" / "state.jsonl").read_bytes() == state
 
 
-def test_the_check_takes_a_flat_val(coded: Path, tmp_path: Path) -> None:
-    data, _ = prepared(Situation(flat, ""), coded, tmp_path)
-    an_empty_class_in_train = data / "train" / "bat"
-    an_empty_class_in_train.mkdir()
+def test_the_check_accepts_a_flat_val(coded: Path, tmp_path: Path) -> None:
+    data, _ = prepare(Situation(flat, ""), coded, tmp_path)
+    empty_class_in_train = data / "train" / "bat"
+    empty_class_in_train.mkdir()
     options = ("--val-labels", str(data / "labels.csv"))
     status, report = check(data, tmp_path / "out", *options, "--allow-empty-classes")
     assert {name: it["decoded"] for name, it in report["classes"]["val"].items()} == dict(

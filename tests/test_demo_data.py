@@ -1,4 +1,4 @@
-"""The generated demo set: what is in it, and when it is made, used or refused."""
+"""The generated demo set: its contents, and when it is made, used or rejected."""
 
 import collections
 import itertools
@@ -30,7 +30,7 @@ def contents(root: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small set that no test changes."""
+    """A small set; tests must not change it."""
     root = tmp_path_factory.mktemp("demo") / "parent" / "set"
     assert make(root) == root
     return root
@@ -45,7 +45,7 @@ def test_structure(demo: Path) -> None:
     }
     assert set(contents(demo)) == {"demo.json", *files}
     assert [path.name for path in demo.parent.iterdir()] == ["set"]
-    # What tempfile makes is closed to others.
+    # Folders made by tempfile are closed to other users.
     assert demo.stat().st_mode == demo.parent.stat().st_mode
 
 
@@ -70,19 +70,19 @@ def test_files_are_plain_jpegs_of_varied_size(demo: Path) -> None:
     assert len(tables) > 10, "the JPEG quality varies"
 
 
-def test_no_two_attributes_tell_every_class() -> None:
+def test_no_two_attributes_determine_the_class() -> None:
     table = [name.split("-") for name in CLASSES]
     assert len(set(CLASSES)) == 10
-    assert sorted(CLASSES) == list(CLASSES), "labels go by the order of the folders"
+    assert sorted(CLASSES) == list(CLASSES), "labels follow the order of the folders"
     for values in zip(*table, strict=True):
         assert sorted(collections.Counter(values).values()) == [3, 3, 4]
     for first, second in itertools.combinations(range(3), 2):
-        # The best guess from the pair is right for one class for each of its values.
+        # The best guess from a pair is right for one class per value.
         assert len({(row[first], row[second]) for row in table}) == 9
 
 
 def hue(path: Path) -> float:
-    """The mean hue of the strongly coloured pixels, most of which are the object's, in turns."""
+    """The mean hue, in turns, of strongly coloured pixels, most of which are in the object."""
     with Image.open(path) as image:
         small = np.asarray(image.resize((64, 64), Image.Resampling.BOX).convert("HSV"), np.float64)
     clear = (small[..., 1] > 150) & (small[..., 2] > 60)
@@ -93,13 +93,13 @@ def distance(first: float, second: float) -> float:
     return abs((first - second + 0.5) % 1 - 0.5)
 
 
-def test_hue_tells_the_colour_but_not_the_class(demo: Path) -> None:
+def test_hue_gives_the_colour_but_not_the_class(demo: Path) -> None:
     hues = {"red": 0.0, "green": 1 / 3, "blue": 2 / 3}
     seen = {path: hue(path) for path in demo.rglob("*.jpg")}
     for path, value in seen.items():
         nearest = min(hues, key=lambda name: distance(hues[name], value))
         assert nearest == path.parent.name.split("-")[0], path
-    # Within a colour, the class whose training images are nearest in hue is right no more than by chance.
+    # Within a colour, the class of the training image nearest in hue is right only by chance.
     train = {path: value for path, value in seen.items() if path.parts[-3] == "train"}
     right = [
         min(train, key=lambda other: distance(train[other], seen[path])).parent.name == path.parent.name
@@ -108,8 +108,8 @@ def test_hue_tells_the_colour_but_not_the_class(demo: Path) -> None:
     assert np.mean(right) < 0.6
 
 
-def test_textures_outlive_the_shrinking_to_64_pixels(demo: Path) -> None:
-    """In the middle of the object, both tones are there at 64 pixels."""
+def test_textures_are_visible_at_64_pixels(demo: Path) -> None:
+    """Both tones of the object are visible at 64 pixels."""
     contrasts = []
     for path in demo.rglob("*.jpg"):
         with Image.open(path) as image:
@@ -138,7 +138,7 @@ def test_all_images_differ(demo: Path, tmp_path: Path) -> None:
     assert len(set(images)) == len(images) == 10 * (TRAIN + VAL + 2)
 
 
-def test_a_complete_set_is_used_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_complete_set_is_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = make(tmp_path / "set", train_per_class=1, val_per_class=1)
     times = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     monkeypatch.setattr(demo_data, "_write", None)
@@ -161,35 +161,37 @@ def test_an_empty_folder_and_a_link_to_one_are_filled(tmp_path: Path) -> None:
     [{"seed": 1}, {"train_per_class": 2}, {"val_per_class": 1}],
     ids=lambda changes: next(iter(changes)),
 )
-def test_a_set_with_other_settings_is_refused(demo: Path, changes: dict[str, int]) -> None:
+def test_a_set_with_other_settings_is_rejected(demo: Path, changes: dict[str, int]) -> None:
     before = contents(demo)
     settings = json.loads(before["demo.json"])
-    with pytest.raises(ValueError, match="expected a demo set with") as error:
+    with pytest.raises(ValueError, match="must be missing, empty or a demo set with") as error:
         make(demo, **changes)
     assert str(demo) in str(error.value)
     assert json.dumps(settings) in str(error.value)
     assert contents(demo) == before
 
 
-def test_a_set_of_another_version_is_refused(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_set_of_another_version_is_rejected(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo_data, "_VERSION", demo_data._VERSION + 1)
-    with pytest.raises(ValueError, match="expected a demo set with"):
+    with pytest.raises(ValueError, match="must be missing, empty or a demo set with"):
         make(demo)
 
 
-def test_foreign_content_is_refused(tmp_path: Path) -> None:
+def test_foreign_content_is_rejected(tmp_path: Path) -> None:
     folder, file = tmp_path / "folder", tmp_path / "file"
     (folder / "train").mkdir(parents=True)
     file.write_text("mine")
     for root in (folder, file):
-        with pytest.raises(ValueError, match=r"has no demo\.json; expected a demo set") as error:
+        with pytest.raises(
+            ValueError, match=r"must be missing, empty or a demo set .*; got no demo\.json"
+        ) as error:
             make(root)
         assert str(root) in str(error.value)
     assert sorted(tmp_path.rglob("*")) == [file, folder, folder / "train"]
     assert file.read_text() == "mine"
 
 
-def test_missing_and_added_images_are_refused(tmp_path: Path) -> None:
+def test_missing_and_added_images_are_rejected(tmp_path: Path) -> None:
     root = make(tmp_path / "set", train_per_class=1, val_per_class=1)
     image = root / "train" / CLASSES[0] / "00000.jpg"
     image.rename(image.with_name("mine.jpg"))
@@ -214,11 +216,11 @@ def test_an_interrupted_call_leaves_nothing(
     with pytest.raises(kind):
         make(tmp_path / "set", workers=workers)
     assert list(tmp_path.iterdir()) == []
-    assert next(calls) < 10 * (TRAIN + VAL), "the remaining images are not made first"
+    assert next(calls) < 10 * (TRAIN + VAL), "the remaining images were made first"
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_the_loser_of_a_race_uses_what_is_there_or_refuses_it(
+def test_the_loser_of_a_race_uses_or_rejects_the_other_set(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same: bool
 ) -> None:
     root, write = tmp_path / "set", demo_data._write
@@ -233,12 +235,12 @@ def test_the_loser_of_a_race_uses_what_is_there_or_refuses_it(
         assert make(root, workers=1) == root
         assert contents(root) == contents(demo)
     else:
-        with pytest.raises(ValueError, match="expected a demo set with"):
+        with pytest.raises(ValueError, match="must be missing, empty or a demo set with"):
             make(root, workers=1)
     assert list(tmp_path.iterdir()) == [root]
 
 
-def test_processes_that_call_at_once_share_one_set(demo: Path, tmp_path: Path) -> None:
+def test_simultaneous_processes_share_one_set(demo: Path, tmp_path: Path) -> None:
     root = tmp_path / "set"
     code = (
         "import pathlib, sys; from pipelines.demo_data import make_demo_dataset as make; sys.stdin.read();"
@@ -257,7 +259,7 @@ def test_processes_that_call_at_once_share_one_set(demo: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     "changes", [{"train_per_class": 0}, {"val_per_class": 0}, {"seed": -1}, {"workers": 0}]
 )
-def test_numbers_out_of_range_are_refused(tmp_path: Path, changes: dict[str, int]) -> None:
+def test_numbers_out_of_range_are_rejected(tmp_path: Path, changes: dict[str, int]) -> None:
     ((name, value),) = changes.items()
     with pytest.raises(ValueError, match=f"{name}={value}"):
         make(tmp_path / "set", **changes)

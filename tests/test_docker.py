@@ -271,6 +271,59 @@ def test_verify_notices_that_a_build_failed(tmp_path: Path) -> None:
     assert "run" not in (tmp_path / "engine.calls").read_text().split()
 
 
+@pytest.mark.parametrize(
+    ("steps", "then", "said"),
+    [
+        (75, "exec sleep 600", "verify: FAILED: exit status 1, not 143 (128 + SIGTERM)"),
+        (
+            3,
+            "exec sleep 600",
+            'verify: FAILED: no "step": 70, in run/metrics.jsonl: nothing has changed for 2 s',
+        ),
+        (
+            3,
+            "echo out of memory",
+            'verify: FAILED: no "step": 70, in run/metrics.jsonl: the container has left',
+        ),
+    ],
+    ids=["slow", "stuck", "gone"],
+)
+def test_verify_waits_for_progress(steps: int, then: str, said: str, tmp_path: Path) -> None:
+    """A slow container is waited for beyond the time limit; one that does nothing, or has left, is not."""
+    shutil.copytree(ROOT / "docker", tmp_path / "docker")
+    engine, run_folder = tmp_path / "engine", tmp_path / "build" / "verify" / "stop" / "run"
+    engine.write_text(f"""
+        case $1 in
+        run)
+            mkdir -p {run_folder}
+            (
+                echo Training
+                for ((step = 1; step <= {steps}; step++)); do
+                    sleep 0.04
+                    echo "{{\\"step\\": $step, " >>{run_folder}/metrics.jsonl
+                done
+                {then}
+            ) >$0.log 2>&1 </dev/null &
+            echo $! >$0.pid ;;
+        ps) ! kill -0 $(<$0.pid) 2>/dev/null || echo found ;;
+        logs) cat $0.log ;;
+        stop) kill $(<$0.pid) ;;
+        inspect) echo 1 ;;
+        rm) [[ ! -e $0.pid ]] || kill $(<$0.pid) 2>/dev/null ;;
+        esac
+    """)
+    run = subprocess.run(
+        [tmp_path / "docker" / "verify.sh", "stop"],
+        env=os.environ | {"ENGINE": f"bash {engine}", "PATIENCE": "2"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1, run.stdout
+    assert run.stdout.rstrip().splitlines()[-1] == said, run.stdout
+    assert ("out of memory" in run.stdout) == ("memory" in then)
+
+
 # -- The locks ------------------------------------------------------------------------------------------
 
 

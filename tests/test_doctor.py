@@ -1,4 +1,4 @@
-"""The doctor: its page, its exit status, and that every detector goes off."""
+"""The doctor: its page, its exit status, and that every check can fail."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from dali_msda.doctor import machine as _machine
 from dali_msda.doctor import page as doctor
 from dali_msda.doctor import selfcheck as _selfcheck
 from dali_msda.doctor.gpu import Driver
-from dali_msda.doctor.report import NOTE, OK, PROBLEM, Finding, lines, probed
+from dali_msda.doctor.report import NOTE, OK, PROBLEM, Finding, lines, run_probe
 from dali_msda.methods import METHODS
 from pipelines.check import Options
 from training.config import Config, resolve
@@ -54,12 +54,12 @@ def run_doctor(*options: str, **variables: str) -> subprocess.CompletedProcess[s
 
 @pytest.fixture
 def beside_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """PyTorch is not loaded, which takes seconds each time."""
-    monkeypatch.setattr(_gpu, "together", lambda: (TORCH | {"gpu": False}, ""))
+    """Do not load PyTorch, which takes seconds each time."""
+    monkeypatch.setattr(_gpu, "load_together", lambda: (TORCH | {"gpu": False}, ""))
 
 
 def test_json_and_exit_status() -> None:
-    """The whole of it, PyTorch beside DALI included, as a user runs it."""
+    """The whole doctor as a user runs it, with PyTorch beside DALI."""
     run = run_doctor("--json", "--quick")
     report = json.loads(run.stdout)
     assert run.returncode == int(report["problems"] > 0), run.stdout
@@ -78,7 +78,7 @@ def test_json_and_exit_status() -> None:
                 assert found["image"] <= 0.5001
                 assert found["mask"] <= 2e-7
                 assert found["targets"] <= 1e-6
-        # Not nothing: float32 is not float64.
+        # Not 0: float32 is not float64.
         assert check[form]["methods"]["gmix"]["errors"]["paper"]["mask"] > 0
     if not installed["GPU"]["devices"]:
         assert rest
@@ -86,7 +86,7 @@ def test_json_and_exit_status() -> None:
         assert set(rest[0]) == {"GPU graph", "GPU decoding", "driver"}
 
 
-def test_wrong_options_end_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_options_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         doctor.main(["--fast"])
     assert stopped.value.code == 2
@@ -108,13 +108,13 @@ def test_page_is_one_page(
     assert page.splitlines()[-1].endswith(("note.", "notes."))
 
 
-# Formulas and kernels that are wrong, and the self-check sees it.
+# The self-check finds wrong formulas and kernels.
 
 
 def checked(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> tuple[int, dict[str, Any]]:
-    """Exit status and the section of the self-check, on a machine without a GPU."""
+    """Exit status and the self-check's section, on a machine without a GPU."""
     monkeypatch.setattr(_gpu, "find_driver", lambda: NO_GPU)
     monkeypatch.setattr(_gpu, "findings", lambda driver: [])
     monkeypatch.setattr(_machine, "findings", lambda gpus: [])
@@ -174,13 +174,13 @@ def test_wrong_formula_is_found(
     wrong: Callable[[pytest.MonkeyPatch], None], found: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong(monkeypatch)
-    results = list(_selfcheck.run(("CPU graph",), 1, timed=False))
+    results = list(_selfcheck.check_methods(("CPU graph",), 1, timed=False))
     assert {result["method"] for result in results if result["error"]} == found
-    assert doctor._methods("CPU graph", results).status == PROBLEM
+    assert doctor._report_methods("CPU graph", results).status == PROBLEM
 
 
 def _swapped_targets(version: int) -> Callable[..., None]:
-    """As the library's, with the labels of a sample and of its partner in each other's place."""
+    """The library's function with the labels of a sample and of its partner swapped."""
 
     def run(out, out_shapes, out_ndims, outs, data, shapes, ndims, ins):  # type: ignore[no-untyped-def]
         _source = version
@@ -197,18 +197,18 @@ def _swapped_targets(version: int) -> Callable[..., None]:
 
 def test_wrong_compiled_kernel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_entry_points, "_build_targets", _swapped_targets)
-    found = _selfcheck.errors("cutmix", "reference", "CPU kernel")
+    found = _selfcheck.measure_errors("cutmix", "reference", "CPU kernel")
     assert found.targets > 0.5
     assert found.image <= 0.5
     assert not found.within_bounds()
 
 
-def test_what_raises_is_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exception_is_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*nodes: Any, **arguments: Any) -> Any:
         raise RuntimeError("Assert failed\n  in a line of C++")
 
     monkeypatch.setattr(_selfcheck, "mix", broken)
-    results = list(_selfcheck.run(("CPU graph",), 1, timed=False))
+    results = list(_selfcheck.check_methods(("CPU graph",), 1, timed=False))
     assert len(results) == 6
     assert {result["error"] for result in results} == {"RuntimeError: Assert failed in a line of C++"}
 
@@ -217,36 +217,36 @@ def test_halves() -> None:
     exact, masks = np.array([[[[0.5], [1.5], [2.25]]]]), np.full((1, 1, 3), 0.5)
     for mixed, said in (([1, 2, 2], "up"), ([0, 1, 2], "down"), ([0, 2, 2], "to even"), ([1, 1, 2], "mixed")):
         image = np.array(mixed, np.uint8).reshape(exact.shape)
-        assert _selfcheck._halves(image, exact, masks) == said
-    # A weight that float32 does not have says nothing.
-    assert _selfcheck._halves(image, exact, masks * 0.6001) == ""
+        assert _selfcheck._find_rounding(image, exact, masks) == said
+    # A weight that float32 cannot represent shows nothing.
+    assert _selfcheck._find_rounding(image, exact, masks * 0.6001) == ""
 
 
 def test_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_selfcheck, "BATCH", 3)
     monkeypatch.setattr(_selfcheck, "_ROUND_SECONDS", 0.0)
-    (right,) = _selfcheck.decoders(False, 1)
+    (right,) = _selfcheck.check_decoders(False, 1)
     assert right["error"] == ""
     assert right["images_per_second"] > 0
 
     monkeypatch.setattr(_jpeg, "TILE_MEAN", (117.3, 117.7, 127.55))
-    (off,) = _selfcheck.decoders(False, 1)
+    (off,) = _selfcheck.check_decoders(False, 1)
     assert off["error"].startswith("colours off by 10.0,")
-    tiled = _jpeg.tiled
-    monkeypatch.setattr(_jpeg, "tiled", lambda rows, columns: tiled(rows, columns + 1))
-    (larger,) = _selfcheck.decoders(False, 1)
-    assert larger["error"] == "an image came out as (384, 576, 3)"
-    monkeypatch.setattr(_jpeg, "tiled", lambda rows, columns: b"\xff\xd8\xff no JPEG" * 9)
-    (broken,) = _selfcheck.decoders(False, 1)
+    tiled = _jpeg.repeat_tile
+    monkeypatch.setattr(_jpeg, "repeat_tile", lambda rows, columns: tiled(rows, columns + 1))
+    (larger,) = _selfcheck.check_decoders(False, 1)
+    assert larger["error"] == "a decoded image has the shape (384, 576, 3)"
+    monkeypatch.setattr(_jpeg, "repeat_tile", lambda rows, columns: b"\xff\xd8\xff no JPEG" * 9)
+    (broken,) = _selfcheck.check_decoders(False, 1)
     assert "RuntimeError" in broken["error"]
-    assert doctor._decoding("CPU decoding", [broken]).status == PROBLEM
+    assert doctor._report_decoding("CPU decoding", [broken]).status == PROBLEM
 
 
 # The machine.
 
 
 class Case(NamedTuple):
-    """What a probe is made to see, and what it says then."""
+    """What a probe finds on a made-up machine, and what it must report."""
 
     patch: Callable[[pytest.MonkeyPatch, Path], None]
     probe: Callable[[], Finding]
@@ -260,12 +260,12 @@ def _space(size: int, free: int) -> Callable[[pytest.MonkeyPatch, Path], None]:
 
 
 def _files(**contents: str) -> Callable[[pytest.MonkeyPatch, Path], None]:
-    """Files of /proc and /sys; "__" stands for the slashes."""
+    """Files of /proc and /sys; "__" means a slash."""
     paths = {name.replace("__", "/").replace("_dot_", "."): text for name, text in contents.items()}
 
     def patch(monkeypatch: pytest.MonkeyPatch, _: Path) -> None:
         for module in (_machine, processors):
-            monkeypatch.setattr(module, "text_of", lambda path: paths.get(path.lstrip("/")))
+            monkeypatch.setattr(module, "read_text", lambda path: paths.get(path.lstrip("/")))
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
         monkeypatch.setattr(os, "cpu_count", lambda: 16)
 
@@ -307,11 +307,11 @@ GROUPS_1 = {"proc__self__cgroup": "4:memory:/docker/a\n3:cpu,cpuacct:/docker/a\n
 MACHINE = {
     "quota, version 2": Case(
         _files(**GROUPS_2, sys__fs__cgroup__kubepods__cpu_dot_max="250000 100000\n"),
-        lambda: _machine.processors(0), NOTE, "2 of 16", "num_threads=2",
+        lambda: _machine.check_processors(0), NOTE, "2 of 16", "num_threads=2",
     ),
     "no quota, version 2": Case(
         _files(**GROUPS_2, sys__fs__cgroup__cpu_dot_max="max 100000\n"),
-        lambda: _machine.processors(0), OK, "16 of 16", "",
+        lambda: _machine.check_processors(0), OK, "16 of 16", "",
     ),
     "quota, version 1": Case(
         _files(
@@ -319,7 +319,7 @@ MACHINE = {
             sys__fs__cgroup__cpu__cpu_dot_cfs_quota_us="300000\n",
             sys__fs__cgroup__cpu__cpu_dot_cfs_period_us="100000\n",
         ),
-        lambda: _machine.processors(0), NOTE, "3 of 16", "--workers 3",
+        lambda: _machine.check_processors(0), NOTE, "3 of 16", "--workers 3",
     ),
     "no quota, version 1": Case(
         _files(
@@ -327,34 +327,35 @@ MACHINE = {
             sys__fs__cgroup__cpu__cpu_dot_cfs_quota_us="-1\n",
             sys__fs__cgroup__cpu__cpu_dot_cfs_period_us="100000\n",
         ),
-        lambda: _machine.processors(0), OK, "16 of 16", "",
+        lambda: _machine.check_processors(0), OK, "16 of 16", "",
     ),
     "few processors for the GPUs": Case(
-        _files(), lambda: _machine.processors(8), NOTE, "for 8 GPUs", "docs/gpu.md"
+        _files(), lambda: _machine.check_processors(8), NOTE, "for 8 GPUs", "docs/gpu.md"
     ),
     "little memory": Case(
         _files(**GROUPS_2, sys__fs__cgroup__kubepods__pod1__memory_dot_max="2147483648\n"),
-        lambda: _machine.memory(), NOTE, "allows 2.0 GiB", "small batches",
+        lambda: _machine.check_memory(), NOTE, "allows 2.0 GiB", "small batches",
     ),
     "Docker's shared memory, one process": Case(
-        _space(64 << 20, 64 << 20), lambda: _machine.shared_memory(1), NOTE, "0.1 GiB", "--shm-size"
+        _space(64 << 20, 64 << 20), lambda: _machine.check_shared_memory(1), NOTE, "0.1 GiB", "--shm-size"
     ),
     "Docker's shared memory, two GPUs": Case(
-        _space(64 << 20, 64 << 20), lambda: _machine.shared_memory(2), PROBLEM, "0.1 GiB", "--shm-size"
+        _space(64 << 20, 64 << 20), lambda: _machine.check_shared_memory(2), PROBLEM, "0.1 GiB", "--shm-size"
     ),
     "full shared memory": Case(
-        _space(64 << 30, 1 << 20), lambda: _machine.shared_memory(2), PROBLEM, "0.0 GiB free", "--shm-size"
+        _space(64 << 30, 1 << 20), lambda: _machine.check_shared_memory(2),
+        PROBLEM, "0.0 GiB free", "--shm-size",
     ),
-    "no shared memory": Case(_no_shm, lambda: _machine.shared_memory(0), NOTE, "no /dev/shm", "tmpfs"),
-    "little disk": Case(_space(9 << 40, 2 << 30), _machine.disk, NOTE, "2.0 GiB free", "checkpoint"),
-    "full disk": Case(_space(9 << 40, 1 << 20), _machine.disk, PROBLEM, "0.0 GiB free", "TMPDIR"),
-    "no temporary folder": Case(_no_temporary, _machine.disk, PROBLEM, "no temporary folder", "TMPDIR"),
-    "Numba missing": Case(_no_numba, _machine.numba_cache, PROBLEM, "cannot be imported", "pip install"),
-    "Numba off": Case(_no_jit, _machine.numba_cache, PROBLEM, "switched off", "NUMBA_DISABLE_JIT"),
-    "cache cannot be written": Case(_no_cache, _machine.numba_cache, NOTE, "no locator", "NUMBA_CACHE_DIR"),
+    "no shared memory": Case(_no_shm, lambda: _machine.check_shared_memory(0), NOTE, "no /dev/shm", "tmpfs"),
+    "little disk": Case(_space(9 << 40, 2 << 30), _machine.check_disk, NOTE, "2.0 GiB free", "checkpoint"),
+    "full disk": Case(_space(9 << 40, 1 << 20), _machine.check_disk, PROBLEM, "0.0 GiB free", "TMPDIR"),
+    "no temporary folder": Case(_no_temporary, _machine.check_disk, PROBLEM, "no temporary folder", "TMPDIR"),
+    "Numba missing": Case(_no_numba, _machine.check_numba, PROBLEM, "cannot be imported", "pip install"),
+    "Numba off": Case(_no_jit, _machine.check_numba, PROBLEM, "switched off", "NUMBA_DISABLE_JIT"),
+    "cache cannot be written": Case(_no_cache, _machine.check_numba, NOTE, "no locator", "NUMBA_CACHE_DIR"),
     "old Python": Case(
         lambda patch, _: patch.setattr(sys, "version_info", (3, 10, 1)),
-        _machine.python, NOTE, "CPython", "3.11",
+        _machine.check_python, NOTE, "CPython", "3.11",
     ),
 }  # fmt: skip
 
@@ -372,10 +373,10 @@ def test_machine(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 def test_unwritable_cache_for_real(tmp_path: Path) -> None:
-    """Numba itself, with every folder that it would try taken away."""
+    """Numba itself, without a writable folder."""
     file = tmp_path / "file"
     file.write_text("")
-    script = "from dali_msda.doctor import machine; print(machine.numba_cache().data['cache'])"
+    script = "from dali_msda.doctor import machine; print(machine.check_numba().data['cache'])"
     places = [subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True,
         env={**os.environ, "NUMBA_CACHE_DIR": str(folder)},
@@ -385,9 +386,9 @@ def test_unwritable_cache_for_real(tmp_path: Path) -> None:
 
 
 def test_probes_survive(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing in /proc and /sys, no shared memory, no driver: the page comes all the same."""
+    """Nothing in /proc and /sys, no shared memory, no driver: the page is still printed."""
     for module in (_machine, processors):
-        monkeypatch.setattr(module, "text_of", lambda path: None)
+        monkeypatch.setattr(module, "read_text", lambda path: None)
     monkeypatch.setattr(_machine, "_size_and_free", lambda path: None)
     monkeypatch.delattr(os, "sched_getaffinity")
 
@@ -399,12 +400,12 @@ def test_probes_survive(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["memory"].text == "unknown"
     assert found["processors"].status == OK
     nothing: dict[str, str] = {}
-    failed = probed("this", lambda: Finding(OK, "this", nothing["key"]))
+    failed = run_probe("this", lambda: Finding(OK, "this", nothing["key"]))
     assert failed.status == NOTE
     assert "KeyError('key')" in failed.text
 
 
-def test_every_problem_says_what_to_do() -> None:
+def test_every_problem_has_a_remedy() -> None:
     with pytest.raises(ValueError, match="todo"):
         Finding(PROBLEM, "name", "text")
     with pytest.raises(ValueError, match="status"):

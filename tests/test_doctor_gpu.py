@@ -1,4 +1,4 @@
-"""What the doctor says of drivers, GPUs, PyTorch and libraries, on machines that are made up."""
+"""What the doctor reports about drivers, GPUs, PyTorch and libraries, on made-up machines."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TORCH = {"torch": "2.10.0", "cuda": "12.8", "gpu": True, "sum": 15.0}
 
 
 class FakeCuda:
-    """As much of the driver's library as is called: results go into what the pointers lead to."""
+    """The parts of the driver's library that are called: results are written through the pointers."""
 
     def __init__(self, status: int = 0) -> None:
         self.status = status
@@ -74,7 +74,7 @@ class FakeCuda:
 
 @pytest.fixture
 def driver_libraries(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Libraries that can be opened, by name; NVML answers."""
+    """Libraries that can be opened, by name; NVML works."""
     found: dict[str, Any] = {"libcuda.so.1": FakeCuda()}
 
     def load(name: str) -> Any:
@@ -98,7 +98,7 @@ def test_driver(driver_libraries: dict[str, Any]) -> None:
 
 
 def test_no_driver(driver_libraries: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """NVML's package is there and says itself that it finds no library."""
+    """NVML's package is installed and reports that it finds no library."""
     driver_libraries.clear()
     monkeypatch.undo()
     monkeypatch.setattr(ctypes, "CDLL", raising(OSError("cannot open shared object file")))
@@ -117,12 +117,12 @@ def raising(error: Exception) -> Callable[..., Any]:
     return refuse
 
 
-def test_the_version_is_missed_without_nvmls_package(
+def test_only_the_version_is_unknown_without_nvmls_package(
     driver_libraries: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And nothing else is: the GPUs are there, and the page says what to install."""
+    """The GPUs are found, and the page says what to install."""
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    found = _gpu.gpus(_gpu.find_driver(), 12)
+    found = _gpu.check_gpus(_gpu.find_driver(), 12)
     assert (found.status, found.data["driver"]) == (OK, None)
     assert "driver of unknown version (pip install nvidia-ml-py to see it) for CUDA up to 12.4" in found.text
     assert "GPU 40, 80 GiB" in found.text
@@ -143,23 +143,23 @@ def test_the_version_is_missed_without_nvmls_package(
 def test_gpus(
     driver: Driver, cards: int, status: str, says: str, todo: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_gpu, "cards_in_the_machine", lambda: cards)
-    found = _gpu.gpus(driver, 12)
+    monkeypatch.setattr(_gpu, "count_cards", lambda: cards)
+    found = _gpu.check_gpus(driver, 12)
     assert found.status == status
     assert says in found.text
     assert todo in found.todo
     json.dumps(found.data)
 
 
-def test_hidden_devices_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_gpu, "cards_in_the_machine", lambda: 1)
+def test_hidden_devices_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_gpu, "count_cards", lambda: 1)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert "CUDA_VISIBLE_DEVICES" in _gpu.gpus(NO_GPU, 12).todo
-    assert "580.0 or newer" in _gpu.gpus(GPU, 13).todo  # 550 is too old for the build for CUDA 13
+    assert "CUDA_VISIBLE_DEVICES" in _gpu.check_gpus(NO_GPU, 12).todo
+    assert "580.0 or newer" in _gpu.check_gpus(GPU, 13).todo  # 550 is too old for the build for CUDA 13
 
 
 def with_libraries(monkeypatch: pytest.MonkeyPatch, *missing: str) -> None:
-    """All libraries of CUDA are found, but for these."""
+    """All CUDA libraries are found, except these."""
     monkeypatch.setattr(
         _libraries,
         "open_library",
@@ -184,34 +184,34 @@ def test_missing_libraries(
     missing: list[str], cuda: int, status: str, says: str, todo: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_libraries(monkeypatch, *missing)
-    _, found = _gpu.cuda_libraries(cuda, True)
+    _, found = _gpu.check_cuda_libraries(cuda, True)
     assert found.status == status
     assert says in found.text
     assert todo in found.todo
-    # Without a GPU it works, and the driver's are not looked for at all.
-    without = _gpu.cuda_libraries(cuda, False)[1:]
+    # Without a GPU it works, and the driver's libraries are not checked.
+    without = _gpu.check_cuda_libraries(cuda, False)[1:]
     assert [finding.status for finding in without] == [NOTE] * (missing != ["libnvcuvid"])
     assert all("before a GPU is used" in finding.todo for finding in without)
 
 
 def test_all_libraries_or_unused_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     with_libraries(monkeypatch)
-    (found,) = _gpu.cuda_libraries(12, True)
+    (found,) = _gpu.check_cuda_libraries(12, True)
     assert found.status == OK
     assert f"{len(opened_libraries(12))} are found" in found.text
     with_libraries(monkeypatch, "libcufile")
-    (found,) = _gpu.cuda_libraries(12, True)
+    (found,) = _gpu.check_cuda_libraries(12, True)
     assert "not used here: libcufile" in found.text
 
 
 def test_library_off_the_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Installed, but in a folder that DALI's binaries do not name."""
+    """Installed, but in a folder outside DALI's search path."""
     (tmp_path / "dali").mkdir()
     (tmp_path / "npp" / "lib").mkdir(parents=True)
     (tmp_path / "npp" / "lib" / "libnppc.so.12").write_text("")
     monkeypatch.setattr(_libraries, "open_library", lambda library: (None, "no such file"))
     monkeypatch.setattr(_libraries, "package_folder", lambda name: tmp_path / "dali")
-    found = {finding.name: finding for finding in _gpu.cuda_libraries(12, True)}
+    found = {finding.name: finding for finding in _gpu.check_cuda_libraries(12, True)}
     assert found["libnppc"].todo.endswith(
         "npp/lib, where DALI does not look: add that folder to LD_LIBRARY_PATH"
     )
@@ -219,8 +219,8 @@ def test_library_off_the_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 
 def test_libraries_without_dali() -> None:
-    """Which ones would be opened is known with DALI's build."""
-    (found,) = _gpu.cuda_libraries(None, True)
+    """Which libraries DALI would open depends on its build."""
+    (found,) = _gpu.check_cuda_libraries(None, True)
     assert (found.status, found.todo) == (NOTE, "install DALI, as above")
 
 
@@ -237,7 +237,7 @@ CPU_TORCH = TORCH | {"cuda": None, "gpu": False}
         (TORCH | {"cuda": "13.0"}, "", False, NOTE, "CUDA 13.0, DALI for CUDA 12", "nvidia-dali-cuda130"),
         (CPU_TORCH, "", True, PROBLEM, "built for the CPU", "a build for CUDA 12"),
         (CPU_TORCH, "", False, OK, "shares a process", ""),
-        ({}, "undefined symbol: x (exit status 1)", False, PROBLEM, "undefined symbol", "one CUDA major"),
+        ({}, "undefined symbol: x (exit status 1)", False, PROBLEM, "undefined symbol", "same CUDA major"),
     ],
     ids=["GPU", "no GPU", "blind", "majors, GPU", "majors", "CPU build, GPU", "CPU build", "broken"],
 )
@@ -250,8 +250,8 @@ def test_torch(
     todo: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_gpu, "together", lambda: (found, error))
-    finding = _gpu.torch(12, gpu)
+    monkeypatch.setattr(_gpu, "load_together", lambda: (found, error))
+    finding = _gpu.check_torch(12, gpu)
     assert finding.status == status
     assert says in finding.text
     assert todo in finding.todo
@@ -259,25 +259,25 @@ def test_torch(
 
 def test_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    found = _gpu.torch(12, True)
+    found = _gpu.check_torch(12, True)
     assert (found.status, found.data["version"]) == (OK, None)
-    assert "the trainer needs it, and pipelines.loader" in found.text
+    assert "the trainer and pipelines.loader need it" in found.text
 
 
 def test_a_process_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What PyTorch's process says last is the error, a signal included."""
+    """The error is the last line of PyTorch's process, or a signal."""
     monkeypatch.setattr(_gpu, "_TOGETHER", "import os\nos.kill(os.getpid(), 11)")
-    assert _gpu.together() == ({}, "no message (exit status -11)")
+    assert _gpu.load_together() == ({}, "no message (exit status -11)")
     monkeypatch.setattr(_gpu, "_TOGETHER", "raise ImportError('libtorch.so: undefined symbol')")
-    assert _gpu.together() == ({}, "ImportError: libtorch.so: undefined symbol (exit status 1)")
+    assert _gpu.load_together() == ({}, "ImportError: libtorch.so: undefined symbol (exit status 1)")
     monkeypatch.setattr(_gpu, "_TOGETHER", "print('{\"sum\": 14.0}')")
-    assert _gpu.together()[1] == "0 + ... + 5 came out as 14.0"
+    assert _gpu.load_together()[1] == "0 + ... + 5 gave 14.0"
     monkeypatch.setattr(_gpu, "_TOGETHER", "import time\ntime.sleep(60)")
     monkeypatch.setattr(_gpu, "_TIMEOUT", 0.1)
-    assert "timed out" in _gpu.together()[1]
+    assert "timed out" in _gpu.load_together()[1]
 
 
-# A library that is installed, and raises when it is imported, before everything else on the path.
+# An installed library, first on the path, that raises when it is imported.
 BROKEN = "raise ImportError('libbroken.so.1: cannot open shared object file')"
 
 
@@ -287,7 +287,7 @@ BROKEN = "raise ImportError('libbroken.so.1: cannot open shared object file')"
     ids=["DALI", "Numba"],
 )
 def test_broken_installation(package: str, parts: list[str], finding: str, tmp_path: Path) -> None:
-    """The doctor says so on its page, where importing the library raises."""
+    """The doctor reports it on its page, while importing the library raises."""
     for part in parts:
         (tmp_path / part).mkdir()
         (tmp_path / part / "__init__.py").write_text("")
@@ -316,7 +316,7 @@ def test_broken_installation(package: str, parts: list[str], finding: str, tmp_p
         assert [found[f"CPU {form}"]["status"] for form in ("kernel", "graph")] == [PROBLEM, OK]
 
 
-# The check in the GPU's own process.
+# The check in its own process.
 
 
 def errors(halves: str) -> dict[str, Any]:
@@ -385,7 +385,7 @@ def test_gpu_check_that_fails(ended: Any, says: str, monkeypatch: pytest.MonkeyP
 
 @on_each_device
 def test_gpu_process(device: str) -> None:
-    """The process itself; where there is no GPU every check in it fails, and says so, and it ends well."""
+    """The process itself; without a GPU every check in it fails with an error, and it still exits with 0."""
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
     run = subprocess.run(
         [sys.executable, "-m", "dali_msda.doctor.selfcheck", "gpu", "1", "quick"],

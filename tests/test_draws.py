@@ -1,4 +1,4 @@
-"""Distributions and seeds of the draws, seen through the results of real pipelines."""
+"""Distributions and seeds of the draws, tested on the results of real pipelines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.graph_check import operators
 from tests.running import build, image_source, outputs, random_images, run_mix, source
 
 BACKENDS = ["kernel", "hybrid", "graph"]
-# Fixed seeds make every p-value below a constant; a wrong distribution gives one of 1e-20 or less.
+# With fixed seeds all p-values below are constants; a wrong distribution gives 1e-20 or less.
 SIGNIFICANCE = 1e-3
 
 
@@ -24,14 +24,14 @@ SIGNIFICANCE = 1e-3
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
 @pytest.mark.parametrize("method", ["mixup", "hmix"])
 def test_lam_is_beta_distributed(method: str, alpha: float, backend: str) -> None:
-    """Both methods keep the drawn lam as their label weight."""
+    """For both methods the label weight is the drawn lam."""
     images = random_images(4000, (16, 16), 1)
     result = run_mix(method, images, alpha=alpha, seed=21, backend=backend)
     assert stats.kstest(result.lam, stats.beta(alpha, alpha).cdf).pvalue > SIGNIFICANCE
 
 
 @pytest.mark.parametrize("alphas", [(0.3, 4.0), (4.0, 0.3)])
-def test_stochastic_draws_lam_by_the_method_it_switches_to(alphas: tuple[float, float]) -> None:
+def test_stochastic_draws_lam_for_the_chosen_method(alphas: tuple[float, float]) -> None:
     images = random_images(4000, (64, 64), 1)
     result = run_mix(
         "stochastic",
@@ -45,8 +45,8 @@ def test_stochastic_draws_lam_by_the_method_it_switches_to(alphas: tuple[float, 
     is_mixup = np.array([mask.min() > 0 and mask.max() < 1 for mask in result.mask])
     assert abs(is_mixup.sum() - 1200) < 4 * np.sqrt(4000 * 0.3 * 0.7)
     assert stats.kstest(result.lam[is_mixup], stats.beta(alphas[0], alphas[0]).cdf).pvalue > SIGNIFICANCE
-    # Of CutMix the side of the box is seen, int(64 * sqrt(1 - lam)): lam lies between two values, and its
-    # place between their quantiles, filled up at random, is uniform.
+    # CutMix only shows the side of the box, int(64 * sqrt(1 - lam)): lam is between two values, and a random
+    # point between their quantiles is uniform.
     side = np.sqrt((result.mask[~is_mixup] == 0).sum(axis=(1, 2, 3)))
     beta = stats.beta(alphas[1], alphas[1])
     low, high = beta.cdf(1 - ((side + 1) / 64) ** 2), beta.cdf(1 - (side / 64) ** 2)
@@ -65,7 +65,7 @@ def test_centre_is_any_pixel(method: str, convention: str, backend: str) -> None
     lam = 0.9 if method == "gmix" else 0.8
     result = run_mix(method, images, lam=lam, convention=convention, seed=6, backend=backend)
     if method == "gmix":
-        # The own weight is smallest where the partner's blob has its centre.
+        # The own weight is smallest at the centre of the partner's blob.
         flat = result.mask.reshape(count, -1).argmin(axis=1)
         rows, columns = np.divmod(flat, size[1])
     else:
@@ -79,8 +79,8 @@ def test_centre_is_any_pixel(method: str, convention: str, backend: str) -> None
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_paper_box_lies_inside_and_everywhere_alike(backend: str) -> None:
-    """Equation 10: 6 x 9 image, sides 3 and 4 of lam = 0.75: 4 x 6 places, all equally likely."""
+def test_paper_box_is_inside_and_uniformly_distributed(backend: str) -> None:
+    """Equation 10: in a 6 x 9 image lam = 0.75 gives sides 3 and 4: 4 x 6 places, all equally likely."""
     images = random_images(6000, (6, 9), 1)
     result = run_mix("cutmix", images, lam=0.75, convention="paper", seed=9, backend=backend)
     hole = result.mask[..., 0] == 0
@@ -112,7 +112,7 @@ def test_partner_is_a_uniform_permutation() -> None:
 @in_every_form
 @pytest.mark.parametrize("by", ["operator", "pipeline"])
 def test_same_seed_same_batches(by: str, backend: str, device: str) -> None:
-    """The draws of a seed are those of the kernel in every form, so the same on every device."""
+    """A seed gives every form the kernel's draws, so they are the same on every device."""
     images = random_images(8, (24, 24))
 
     def run(seed: int, backend: str = backend, device: str = device) -> list[list[np.ndarray]]:
@@ -175,19 +175,19 @@ def test_draws_are_uncorrelated(seed: int | None) -> None:
             assert stats.spearmanr(a, b).pvalue > SIGNIFICANCE
     both = mixed & (other_lam < 1)
     assert stats.spearmanr(lam[both], other_lam[both]).pvalue > SIGNIFICANCE
-    # The coin that decides whether a sample is mixed says nothing about its partner.
+    # The coin that decides whether a sample is mixed is independent of its partner.
     assert stats.mannwhitneyu(partner[mixed], partner[~mixed]).pvalue > SIGNIFICANCE
 
 
 def test_every_random_operator_has_a_seed_of_its_own() -> None:
-    """One seed for several DALI operators correlates them, in ways that need not show in a rank test."""
+    """One seed for several DALI operators correlates them, in ways that a rank test may miss."""
     seeds = [_draws._seed(seed, stream)["seed"] for seed in range(50) for stream in range(6)]
     assert len(set(seeds)) == 300
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def test_operators_of_one_pipeline_draw_apart() -> None:
-    """Without seeds of their own two operators do not repeat each other."""
+def test_operators_of_one_pipeline_draw_differently() -> None:
+    """Without own seeds, two operators do not have the same draws."""
     images, labels = random_images(64, (4, 4)), [np.array([0], np.int32)] * 64
 
     def define() -> Any:

@@ -1,4 +1,4 @@
-"""The element type seen from the graph is the one that DALI finds at run time, or not claimed at all."""
+"""The element type found in the graph is DALI's at run time, or unknown."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SEEN: dict[str, Callable[[], Any]] = {
     "transposed": lambda: fn.transpose(photo(), perm=[2, 0, 1]),
     "labels of files": lambda: fn.readers.file(files=[__file__], labels=[3])[1],
     "permutation": lambda: fn.batch_permutation(),
-    "external, told": lambda: source([np.zeros((4, 4, 3), np.float32)] * 2, dtype=types.FLOAT),
+    "external with dtype": lambda: source([np.zeros((4, 4, 3), np.float32)] * 2, dtype=types.FLOAT),
 }
 NOT_SEEN: dict[str, Callable[[], Any]] = {
     "external": lambda: source([np.zeros((4, 4, 3), np.uint8)] * 2),

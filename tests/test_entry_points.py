@@ -1,4 +1,4 @@
-"""The kernel as DALI calls it: tables of pointers, and no read where the partner may no longer lie."""
+"""The kernel as DALI calls it: tables of pointers, and no read where the partner may no longer be."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def tables(arrays: list[np.ndarray], kept: list[np.ndarray]) -> Tables:
 
 
 def mixed(own: Image, partner: Image, own_address: int) -> tuple[Image, int]:
-    """The partner alone, the mask being 0 everywhere, through the compiled entry point: image and fault."""
+    """Run the compiled entry point with a mask of 0, which shows only the partner: image and fault."""
     weights = np.zeros(2 + own.shape[0] + own.shape[1], np.float32)
     weights[1] = own.shape[0]
     view = np.array([own_address, partner.ctypes.data, *partner.shape], np.int64)
@@ -55,7 +55,7 @@ def test_a_partner_of_another_shape_is_a_fault() -> None:
 
 
 def test_images_that_moved_are_a_fault_and_nothing_else_is_read() -> None:
-    """Views taken of images at another address: the partner's address is not to be trusted."""
+    """The views have other addresses than the images, so the partner's may be wrong too."""
     own, partner = np.full((5, 4, 3), 7, np.uint8), np.full((5, 4, 3), 200, np.uint8)
     out, fault = mixed(own, partner, own.copy().ctypes.data)
     assert fault == IMAGES_MOVED

@@ -1,4 +1,4 @@
-"""What is found in class folders, and the one clear error for each thing that can be wrong with them."""
+"""What is listed in class folders, and one clear error for each thing that can be wrong with them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from torchvision.datasets import ImageFolder as TorchImageFolder
 
-from pipelines.folders import check_dataset, list_images, split_folder
+from pipelines.folders import check_dataset, find_split_folder, list_images
 from pipelines.formats import EXTENSIONS
 from pipelines.listing import describe
 from tests.image_sets import CLASSES, TRAIN_COUNTS, VAL_COUNTS
@@ -26,10 +26,10 @@ def tree(root: Path, *files: str) -> Path:
 
 
 def error(root: Path, names: Path) -> str:
-    """The message of check_dataset's ValueError, which has to name the folder `names` and be one line."""
+    """The message of check_dataset's ValueError, which must name the folder `names` in one line."""
     with pytest.raises(ValueError, match=re.escape(str(names))) as caught:
         check_dataset(root)
-    # The folder itself, not one of which it is the parent.
+    # The folder itself, not a subfolder.
     assert re.search(re.escape(str(names)) + r"(?![\w/])", str(caught.value))
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -46,8 +46,8 @@ def test_lists_what_torchvision_lists(coded: Path) -> None:
         assert tuple(map(found.labels.count, range(3))) == counts
 
 
-def test_order_is_that_of_the_names(tmp_path: Path) -> None:
-    """Code points decide: capitals first, 10 before 9, class by class."""
+def test_files_are_in_the_order_of_names(tmp_path: Path) -> None:
+    """By code points: capitals first, 10 before 9, class by class."""
     tree(tmp_path, "b/2.jpg", "b/10.jpg", "a/z.png", "B/1.jpg", "10/x.jpg", "9/x.jpg", "b/A.jpg")
     found = list_images(tmp_path)
     assert found.classes == ("10", "9", "B", "a", "b")
@@ -55,7 +55,7 @@ def test_order_is_that_of_the_names(tmp_path: Path) -> None:
     assert found.labels == [0, 1, 2, 3, 4, 4, 4]
 
 
-def test_passes_over_what_is_no_image(tmp_path: Path) -> None:
+def test_other_files_are_skipped(tmp_path: Path) -> None:
     tree(
         tmp_path,
         ".cache/x.jpg", "README.txt", "stray.jpg",
@@ -73,7 +73,7 @@ def test_extensions_in_any_case(extension: str, tmp_path: Path) -> None:
     assert list_images(tmp_path).files == [f"a/{name}" for name in names]
 
 
-def test_images_below_are_in_the_order_of_torchvision(tmp_path: Path) -> None:
+def test_nested_images_are_in_the_order_of_torchvision(tmp_path: Path) -> None:
     tree(
         tmp_path,
         "b/x/1.jpg", "b/x-y/1.jpg", "b/x/y/1.jpg", "b/2.jpg", "b/y.jpg", "b/x.jpg/3.jpg",
@@ -84,8 +84,8 @@ def test_images_below_are_in_the_order_of_torchvision(tmp_path: Path) -> None:
     assert found.labels == expected.targets
 
 
-def test_links_in_circles(tmp_path: Path) -> None:
-    """Each class has its own images and those that a link brings in; what leads back is a broken link."""
+def test_circular_links(tmp_path: Path) -> None:
+    """Each class has its own images and those behind links; a link that leads back counts as broken."""
     tree(tmp_path / "set", "a/1.jpg", "b/2.jpg", "c/3.jpg")
     for source, target in (
         ("a/more", "../b"), ("b/more", "../a"),  # through two classes
@@ -106,16 +106,16 @@ def test_labels_of_val_are_those_of_train_in_any_unicode_form(tmp_path: Path) ->
     assert (train.files, train.labels) == (["a/1.jpg", "z/1.jpg", "\u00e9/1.jpg"], [0, 1, 2])
     assert (val.files, val.labels) == (["a/1.jpg", "e\u0301/1.jpg", "z/1.jpg"], [0, 2, 1])
     (tmp_path / "train" / "b").mkdir()
-    with pytest.raises(ValueError, match=r"holds no images.*--allow-empty-classes"):
+    with pytest.raises(ValueError, match=r"must have images; got none.*--allow-empty-classes"):
         check_dataset(tmp_path)
-    with pytest.raises(ValueError, match=r"lacks b$"):
+    with pytest.raises(ValueError, match=r"without b$"):
         check_dataset(tmp_path, allow_empty_classes=True)
     (tmp_path / "val" / "b").mkdir()
     train, val = check_dataset(tmp_path, allow_empty_classes=True)
     assert (train.labels, val.labels) == ([0, 2, 3], [0, 3, 2])
 
 
-def test_what_is_left_out_in_words() -> None:
+def test_describe() -> None:
     assert describe({}) == ""
     assert describe({".gif": 3, ".avif": 9, "broken link": 1, "special file": 2}) == (
         "9 .avif, 3 .gif, 2 special files, 1 broken link"
@@ -132,12 +132,12 @@ def test_links_are_followed(tmp_path: Path) -> None:
 
 
 def test_split_folder(coded: Path, tmp_path: Path) -> None:
-    assert split_folder(coded, "train") == coded / "train"
-    assert split_folder(str(coded), "val") == coded / "val"
-    assert split_folder(coded / "train", "train") == coded / "train"
-    assert split_folder(coded / "val", "train") == coded / "val"
+    assert find_split_folder(coded, "train") == coded / "train"
+    assert find_split_folder(str(coded), "val") == coded / "val"
+    assert find_split_folder(coded / "train", "train") == coded / "train"
+    assert find_split_folder(coded / "val", "train") == coded / "val"
     tree(tmp_path, "train")  # a file
-    assert split_folder(tmp_path, "train") == tmp_path
+    assert find_split_folder(tmp_path, "train") == tmp_path
 
 
 def test_dataset(coded: Path) -> None:
@@ -148,16 +148,17 @@ def test_dataset(coded: Path) -> None:
 
 
 def test_missing_folder(tmp_path: Path) -> None:
-    assert "no folder" in error(tmp_path / "typo", names=tmp_path / "typo")
+    assert "no such folder" in error(tmp_path / "typo", names=tmp_path / "typo")
     tree(tmp_path, "file.zip")
-    assert "no folder" in error(tmp_path / "file.zip", names=tmp_path / "file.zip")
-    with pytest.raises(ValueError, match=re.escape(f"no folder {tmp_path / 'typo'}")):
+    assert "no such folder" in error(tmp_path / "file.zip", names=tmp_path / "file.zip")
+    with pytest.raises(ValueError, match=re.escape(f"got {tmp_path / 'typo'} (no such folder)")):
         list_images(tmp_path / "typo")
 
 
 def test_empty_folder(tmp_path: Path) -> None:
     assert "nothing" in error(tmp_path, names=tmp_path)
-    with pytest.raises(ValueError, match=re.escape(f"{tmp_path}; it holds no folders")):
+    expected = f"{tmp_path} must have one folder per class; got no folders"
+    with pytest.raises(ValueError, match=re.escape(expected)):
         list_images(tmp_path)
 
 
@@ -165,8 +166,8 @@ def test_empty_folder(tmp_path: Path) -> None:
 def test_split_missing(present: str, absent: str, tmp_path: Path) -> None:
     tree(tmp_path, f"{present}/a/1.jpg", "notes.txt")
     message = error(tmp_path, names=tmp_path)
-    assert f"no {absent}/" in message
-    assert f"it holds notes.txt, {present}" in message
+    assert f"without {absent}/" in message
+    assert f"it has notes.txt, {present}" in message
 
 
 @pytest.mark.parametrize(("full", "empty"), [("train", "val"), ("val", "train")])
@@ -180,10 +181,10 @@ def test_class_missing(full: str, lacking: str, coded: Path, tmp_path: Path) -> 
     shutil.copytree(coded, tmp_path / "set")
     shutil.rmtree(tmp_path / "set" / lacking / "bee")
     message = error(tmp_path / "set", names=tmp_path / "set" / lacking)
-    assert message.endswith("lacks bee")
+    assert message.endswith("without bee")
     shutil.rmtree(tmp_path / "set" / lacking / "ant")
     message = error(tmp_path / "set", names=tmp_path / "set" / lacking)
-    assert message.endswith("lacks ant and 1 more")
+    assert message.endswith("without ant and 1 more")
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -191,7 +192,7 @@ def test_class_without_images(split: str, coded: Path, tmp_path: Path) -> None:
     shutil.copytree(coded, tmp_path / "set")
     for path in (tmp_path / "set" / split / "bee").iterdir():
         path.rename(path.with_suffix(".txt"))
-    assert "no images" in error(tmp_path / "set", names=tmp_path / "set" / split / "bee")
+    assert "must have images; got none" in error(tmp_path / "set", names=tmp_path / "set" / split / "bee")
 
 
 # File lists
@@ -199,7 +200,7 @@ def test_class_without_images(split: str, coded: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def listed(tmp_path: Path) -> Path:
-    """Two classes, with names that hold spaces."""
+    """Two classes, with spaces in names."""
     return tree(tmp_path / "set", " a/1.jpg", " a/two  words.jpg", "b c/1.jpg", "b c/é.png", "b c/3.jpg")
 
 
@@ -216,17 +217,17 @@ def test_file_list_restricts_and_orders(listed: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("b c/1.jpg", "expected an integer label at the end of the line; got 'c/1.jpg'"),
-        ("1", "expected 'class/image label'; got '1'"),
-        ("b c/1.jpg 1.0", "expected an integer label at the end of the line; got '1.0'"),
-        ("b c/1.jpg -1", "expected an integer label at the end of the line; got '-1'"),
-        ("b c/1.jpg ²", "expected an integer label at the end of the line; got '²'"),
-        ("b c/1.jpg 2", "expected a label in [0, 2), the class folders of {root}; got 2"),
-        ("b c/2.jpg 1", "expected an image in {root}; there is no b c/2.jpg"),
-        ("a/1.jpg 0", "expected an image in {root}; there is no a/1.jpg"),
-        ("b c/1.jpg 0", "expected label 1, the position of the class folder of b c/1.jpg; got 0"
-         " (a class folder has come or gone since the list was written)"),
-        ("b c/3.jpg 1", "expected every image once; b c/3.jpg is in line 1 too"),
+        ("b c/1.jpg", "the label at the end must be an integer; got 'c/1.jpg'"),
+        ("1", "the line must be 'class/image label'; got '1'"),
+        ("b c/1.jpg 1.0", "the label at the end must be an integer; got '1.0'"),
+        ("b c/1.jpg -1", "the label at the end must be an integer; got '-1'"),
+        ("b c/1.jpg ²", "the label at the end must be an integer; got '²'"),
+        ("b c/1.jpg 2", "the label must be in [0, 2), the class folders of {root}; got 2"),
+        ("b c/2.jpg 1", "the image must be in {root}; got b c/2.jpg"),
+        ("a/1.jpg 0", "the image must be in {root}; got a/1.jpg"),
+        ("b c/1.jpg 0", "the label of b c/1.jpg must be 1, the position of its class folder; got 0"
+         " (a class folder was added or removed after the list was written)"),
+        ("b c/3.jpg 1", "images must be listed once; got b c/3.jpg, also in line 1"),
     ],
 )  # fmt: skip
 def test_file_list_errors(line: str, message: str, listed: Path, tmp_path: Path) -> None:
@@ -239,14 +240,14 @@ def test_file_list_errors(line: str, message: str, listed: Path, tmp_path: Path)
 
 def test_file_list_without_images(listed: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("\n")
-    with pytest.raises(ValueError, match="expected at least one image"):
+    with pytest.raises(ValueError, match="must have at least one image; got none"):
         list_images(listed, tmp_path / "list.txt")
 
 
 def test_dataset_with_file_lists(coded: Path, tmp_path: Path) -> None:
     train, val = check_dataset(coded)
     (tmp_path / "train.txt").write_text(f"{train.files[9]} {train.labels[9]}\n")
-    with pytest.raises(ValueError, match=re.escape(f"there is no file {tmp_path / 'val.txt'}")):
+    with pytest.raises(ValueError, match=re.escape(f"got {tmp_path} without val.txt")):
         check_dataset(coded, tmp_path)
     (tmp_path / "val.txt").write_text(f"{val.files[2]} {val.labels[2]}\n")
     short_train, short_val = check_dataset(coded, tmp_path)
@@ -255,7 +256,7 @@ def test_dataset_with_file_lists(coded: Path, tmp_path: Path) -> None:
 
 
 def test_digest_is_of_the_list(tmp_path: Path) -> None:
-    """The same names elsewhere have the same digest; another name, class or order has not."""
+    """Same names elsewhere give the same digest; another name, class or order does not."""
     names = ["ant/a.png", "ant/b.png", "bee/c.png"]
     digest = list_images(tree(tmp_path / "one", *names)).digest()
     assert list_images(tree(tmp_path / "two", *names)).digest() == digest

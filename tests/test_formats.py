@@ -1,4 +1,4 @@
-"""Formats: every extension that is taken stands for content that DALI decodes."""
+"""Formats: DALI decodes the content of every accepted extension."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from pipelines._decoding import _Decoder, _Undecodable
-from pipelines.formats import EXTENSIONS, FORMATS, format_of, known_obstacle
+from pipelines.formats import EXTENSIONS, FORMATS, detect_format, explain_decoder_bug
 from tests.damage import encode, odd_webp
 
-# A file of each kind, by the extensions that it goes by.
+# A file of each format, by its extensions.
 FILES = {
     (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi"): lambda: encode("JPEG"),
     (".mpo",): lambda: encode("MPO", save_all=True, append_images=[Image.new("RGB", (9, 9))]),
@@ -35,69 +35,68 @@ def decoded(data: bytes) -> tuple[int, ...]:
     return shape
 
 
-def test_every_extension_is_tried() -> None:
+def test_every_extension_has_a_file() -> None:
     assert {extension for extensions in FILES for extension in extensions} == EXTENSIONS
 
 
 @pytest.mark.parametrize("extensions", FILES, ids=lambda extensions: extensions[0])
-def test_what_is_taken_decodes(extensions: tuple[str, ...]) -> None:
+def test_accepted_formats_decode(extensions: tuple[str, ...]) -> None:
     data = FILES[extensions]()
-    form = format_of(data)
+    form = detect_format(data)
     assert form is not None
     assert set(extensions) <= set(form.extensions)
     assert decoded(data) == (90, 120, 3)
 
 
 @pytest.mark.parametrize("form", ["GIF", "AVIF", "ICO", "TGA", "PCX", "SGI", "DDS"])
-def test_what_is_not_taken_does_not(form: str) -> None:
+def test_other_formats_do_not_decode(form: str) -> None:
     data = encode(form)
-    found = format_of(data)
+    found = detect_format(data)
     assert found is None or not found.extensions
     with pytest.raises(_Undecodable):
         decoded(data)
 
 
-def test_formats_are_told_apart() -> None:
+def test_formats_are_distinct() -> None:
     assert len({form.name for form in FORMATS}) == len(FORMATS)
-    assert format_of(b"") is None
+    assert detect_format(b"") is None
 
 
 # WebP with EXIF after a chunk of odd length
 
 
-def test_the_obstacle_is_the_one_that_stops_dali() -> None:
-    """Said of the files that fail, of no others; what it advises helps."""
+def test_the_bug_is_reported_for_exactly_the_files_that_fail() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    said = set()
+    outcomes = set()
     for width in range(40, 48):
         for lossless in (True, False):
             for more in (b"", exif.tobytes()):
                 data = encode("WEBP", size=(width, 30), lossless=lossless, exif=more)
-                obstacle = known_obstacle(data)
-                said.add(obstacle is not None)
-                if obstacle is None:
+                bug = explain_decoder_bug(data)
+                outcomes.add(bug is not None)
+                if bug is None:
                     assert len(decoded(data)) == 3
                 else:
                     with pytest.raises(_Undecodable):
                         decoded(data)
-    assert said == {True, False}
+    assert outcomes == {True, False}
 
 
 def test_the_advice_helps() -> None:
     data = odd_webp()
-    obstacle = known_obstacle(data)
-    assert obstacle is not None
-    assert obstacle.startswith("lossless WebP with EXIF after a chunk (VP8L) of odd length, which DALI 2.4")
-    assert "webpmux -strip exif IN -o OUT" in obstacle
+    bug = explain_decoder_bug(data)
+    assert bug is not None
+    assert bug.startswith("lossless WebP with EXIF after a chunk (VP8L) of odd length, which DALI 2.4")
+    assert "webpmux -strip exif IN -o OUT" in bug
     buffer = io.BytesIO()
     image = Image.open(io.BytesIO(data))
     image.info.pop("exif")
     image.save(buffer, "WEBP", lossless=True)
-    assert known_obstacle(buffer.getvalue()) is None
+    assert explain_decoder_bug(buffer.getvalue()) is None
     assert decoded(buffer.getvalue()) == (image.height, image.width, 3)
 
 
 @pytest.mark.parametrize("length", [0, 11, 12, 19, 20, 29, 30, 33, 40, 200])
-def test_cut_files_are_no_trouble(length: int) -> None:
-    assert known_obstacle(odd_webp()[:length]) is None
+def test_truncated_files_are_not_blamed_on_the_bug(length: int) -> None:
+    assert explain_decoder_bug(odd_webp()[:length]) is None

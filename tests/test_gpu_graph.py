@@ -1,4 +1,4 @@
-"""The graphs for the GPU, checked without one: every operator and every input on a device that fits."""
+"""The graphs for the GPU, checked without one: every operator and every input is on an allowed device."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ METHODS_AND_PARAMS = list(itertools.product(METHODS, [False, True]))
 
 
 def trace(define: Callable[[], Any], batch_size: int = 8) -> Any:
-    """What `define` makes of a graph for the GPU, which is not built."""
+    """Call `define` in a pipeline for the GPU, without building it."""
     with Pipeline(batch_size, 2, 0):
         return define()
 
@@ -38,13 +38,13 @@ def values(device: str = "cpu", **known: Any) -> DataNode:
 
 
 def count(outputs: Any, name: str, device: str) -> int:
-    """Number of operators of a schema on a device."""
+    """Number of operators with this schema on a device."""
     found = ((instance._op.schema.Name(), instance._op.device) for instance in operators(outputs))
     return sum(operator == (name, device) for operator in found)
 
 
 def assert_fits_the_gpu(result: Any, *, params: bool) -> None:
-    """No problems; images, targets and the mask on the GPU, lam and partner on the CPU."""
+    """No problems; images, targets and mask are on the GPU, lam and partner on the CPU."""
     assert len(result) == 2 + params
     on_gpu = list(result[:2])
     if params:
@@ -74,7 +74,7 @@ def test_methods(method: str, convention: str, layout: str, granularity: str, re
 
     result = trace(define)
     assert_fits_the_gpu(result, params=return_params)
-    # The images are mixed, and they are mixed there: partners are fetched on the GPU.
+    # The images are mixed on the GPU, because partners are fetched there.
     assert count(result[:1], "PermuteBatch", "gpu") == (method != "none")
     # uint8 CutMix selects in uint8; everything else is rounded back from float32.
     assert count(result[:1], "CastLike", "gpu") == (method not in ("none", "cutmix"))
@@ -84,7 +84,7 @@ def test_methods(method: str, convention: str, layout: str, granularity: str, re
 @pytest.mark.parametrize("dtype", [None, types.UINT8, types.FLOAT16, types.FLOAT], ids=str)
 @pytest.mark.parametrize(("method", "return_params"), METHODS_AND_PARAMS)
 def test_dtypes_and_own_draws(method: str, return_params: bool, dtype: Any, given: bool) -> None:
-    """Any element type, seen by the graph or not, and all draws as nodes of the caller."""
+    """Any element type, shown by the graph or not, and all draws as the caller's nodes."""
 
     def define() -> Any:
         draws: dict[str, Any] = {}
@@ -124,8 +124,8 @@ def test_train_pipeline(mix: str, output_layout: Any, coded: Path) -> None:
 
 
 @pytest.mark.parametrize("mix", METHODS)
-def test_pipelines_as_the_trainer_has_them(mix: str, coded: Path) -> None:
-    """Stand-ins are reported, on the CPU, where the reader knows of them; everything else is on the GPU."""
+def test_pipelines_as_the_trainer_builds_them(mix: str, coded: Path) -> None:
+    """Stand-ins are reported on the CPU, where the reader knows them; everything else is on the GPU."""
     common: dict[str, Any] = {
         "batch_size": 8, "num_threads": 2, "device": "gpu", "report_stand_ins": True,
         "execution": Execution(device_id=1), "shard": Shard(index=1, count=2),
@@ -173,11 +173,11 @@ def test_cpu_pipelines_use_no_gpu(coded: Path) -> None:
     assert problems(validation._graph_out, "cpu") == []
 
 
-# The check itself: each of these graphs is wrong in one way, and that one way is found.
+# The check itself: each of these graphs is wrong in one way, which the check must find.
 
 
 def numba_function() -> list[DataNode]:
-    """DALI's own operator, which compiles when the pipeline is built; ours have been compiled."""
+    """DALI's own operator, which compiles when the pipeline is built, unlike ours."""
     node = numba_plugin.numba_function(
         values(),
         run_fn=lambda made, given: None,
@@ -190,7 +190,7 @@ def numba_function() -> list[DataNode]:
 
 
 def wrong_argument_device() -> list[DataNode]:
-    """DALI itself refuses a GPU node as an argument, so the node is moved after it was taken."""
+    """DALI refuses a GPU node as an argument, so the node is moved afterwards."""
     images, size = values("gpu"), values()
     with pytest.raises(ValueError, match="Named arguments must be on CPU"):
         fn.resize(images, size=values("gpu"))
@@ -217,7 +217,7 @@ def wrong_decoder_input() -> list[DataNode]:
 
 
 def missing_input() -> list[DataNode]:
-    """DALI refuses as it adds inputs, so the operator is given a specification without any."""
+    """DALI refuses it while adding inputs, so the operator gets a specification without any."""
     resized = fn.resize(values("gpu"), size=[8, 8])
     with pytest.raises(ValueError, match="from 1 to 1 inputs"):
         fn.resize(values("gpu"), values("gpu"), size=[8, 8])
@@ -226,7 +226,7 @@ def missing_input() -> list[DataNode]:
 
 
 def unknown_argument() -> list[DataNode]:
-    """DALI refuses those of the call, so it is added afterwards."""
+    """DALI refuses unknown arguments in the call, so it is added afterwards."""
     resized = fn.resize(values("gpu"), size=[8, 8])
     with pytest.raises(KeyError, match="not defined"):
         fn.resize(values("gpu"), sizes=[8, 8])
@@ -237,26 +237,26 @@ def unknown_argument() -> list[DataNode]:
 WRONG: dict[str, tuple[Callable[[], list[DataNode]], list[str]]] = {
     "CPU operator on the GPU": (
         lambda: [fn.random.beta(device="gpu", shape=[1])],
-        [r"\(random__Beta\): stands on 'gpu', made for \['cpu'\]"],
+        [r"\(random__Beta\): is on 'gpu', made for \['cpu'\]"],
     ),
     "GPU operator as mixed": (
         lambda: [fn.resize(values(), device="mixed", size=[8, 8])],
-        [r"\(Resize\): stands on 'mixed', made for \['cpu', 'gpu'\]"],
+        [r"\(Resize\): is on 'mixed', made for \['cpu', 'gpu'\]"],
     ),
     "decoder on the GPU": (
         lambda: [fn.decoders.image(values("gpu"), device="gpu")],
-        [r"\(decoders__Image\): stands on 'gpu', made for \['cpu', 'mixed'\]"],
+        [r"\(decoders__Image\): is on 'gpu', made for \['cpu', 'mixed'\]"],
     ),
     "Numba": (numba_function, [r"\(NumbaFuncImpl\): runs Python or Numba code"]),
     "Python": (
         lambda: [fn.python_function(values(), function=np.copy).gpu()],
         [r"\(DLTensorPythonFunctionImpl\): runs Python or Numba code"],
     ),
-    "argument from the GPU": (wrong_argument_device, [r"\(Resize\): its argument .* lies on the gpu"]),
-    "input from the CPU": (wrong_input_device, [r"\(Resize\): its input .* lies on the cpu, not on the gpu"]),
+    "argument from the GPU": (wrong_argument_device, [r"\(Resize\): its argument .* is on the gpu"]),
+    "input from the CPU": (wrong_input_device, [r"\(Resize\): its input .* is on the cpu, not on the gpu"]),
     "encoded images on the GPU": (
         wrong_decoder_input,
-        [r"\(decoders__Image\): its input .* lies on the gpu, not on the cpu"],
+        [r"\(decoders__Image\): its input .* is on the gpu, not on the cpu"],
     ),
     "no way back": (
         lambda: [fn.cast(values("gpu").cpu(), dtype=types.FLOAT).gpu()],
@@ -268,11 +268,11 @@ WRONG: dict[str, tuple[Callable[[], list[DataNode]], list[str]]] = {
     ),
     "output on the CPU": (
         lambda: [values("gpu"), fn.cast(values(), dtype=types.FLOAT)],
-        ["output 1 lies on the cpu"],
+        ["output 1 is on the cpu"],
     ),
     "output from the GPU on the CPU": (
         lambda: [values("gpu").cpu()],
-        ["output 0 lies on the cpu", "output 0 comes back from the GPU"],
+        ["output 0 is on the cpu", "output 0 comes back from the GPU"],
     ),
     "decoded images on the CPU": (
         lambda: [fn.resize(fn.decoders.image(values(), device="mixed").cpu(), size=[8, 8]).gpu()],
@@ -285,11 +285,11 @@ WRONG: dict[str, tuple[Callable[[], list[DataNode]], list[str]]] = {
     "unknown argument": (unknown_argument, [r"\(Resize\): has wrong arguments: .*sizes"]),
     "input missing": (
         missing_input,
-        [r"\(Resize\): has 0 inputs, takes 1 to 1", r"\(Resize\): its argument .* lies on the gpu"],
+        [r"\(Resize\): has 0 inputs, takes 1 to 1", r"\(Resize\): its argument .* is on the gpu"],
     ),
     "behind correct operators": (
         lambda: [fn.resize(values("gpu"), size=[8, 8]) + fn.random.beta(device="gpu") * 2.0],
-        [r"\(random__Beta\): stands on 'gpu', made for \['cpu'\]"],
+        [r"\(random__Beta\): is on 'gpu', made for \['cpu'\]"],
     ),
 }
 
@@ -304,7 +304,7 @@ def test_wrong_graphs_are_found(name: str) -> None:
 
 
 def test_right_graphs_pass() -> None:
-    """What is allowed although it may look wrong: metadata of GPU nodes on the CPU, copies to the GPU."""
+    """These are allowed, although they look wrong: metadata of GPU nodes on the CPU, copies to the GPU."""
 
     def define() -> list[str]:
         images = values("gpu", layout="HWC")

@@ -1,4 +1,4 @@
-"""Damaged headers reach no decoder, and no process dies of a file."""
+"""Damaged headers reach no decoder, and no file crashes a process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from nvidia.dali import fn, pipeline_def
 
 from pipelines import headers
-from pipelines.headers import checked
+from pipelines.headers import check_headers
 from tests import fuzzing
 from tests.damage import encode, kinds, overwrite, segment
 
@@ -22,7 +22,7 @@ _FILES = 150
 
 
 def tiff(bits: int, form: int, order: str = "<", big: bool = False) -> bytes:
-    """An image of 2 x 2 samples of a form: 1 unsigned, 2 signed, 3 floating point."""
+    """An image of 2 x 2 samples: `form` 1 unsigned, 2 signed, 3 floating point."""
     entries = [(256, 2), (257, 2), (258, bits), (259, 1), (262, 1), (273, 0), (277, 1), (278, 2)]
     entries += [(279, 4 * (bits // 8)), (339, form)]
     start, end = (16, 16 + 8 + 20 * len(entries) + 8) if big else (8, 8 + 2 + 12 * len(entries) + 4)
@@ -35,12 +35,12 @@ def tiff(bits: int, form: int, order: str = "<", big: bool = False) -> bytes:
     return head + body + bytes(8 if big else 4) + bytes(4 * (bits // 8))
 
 
-def sound(encoded: bytes) -> bool:
-    """Whether a file gets through, and as it is."""
+def passes(encoded: bytes) -> bool:
+    """Whether a file passes the check, unchanged."""
 
     @pipeline_def(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
     def pipeline() -> Any:
-        return checked(fn.external_source(name="encoded", batch=True))
+        return check_headers(fn.external_source(name="encoded", batch=True))
 
     built = pipeline()
     built.build()
@@ -48,19 +48,19 @@ def sound(encoded: bytes) -> bool:
     try:
         (out,) = built.run()
     except RuntimeError as error:
-        return not any(operator in str(error) for operator in (headers.REFUSES, "peek_image_shape"))
+        return not any(operator in str(error) for operator in (headers.STOPPED_BY, "peek_image_shape"))
     np.testing.assert_array_equal(out[0], np.frombuffer(encoded, np.uint8))
     return True
 
 
 @pytest.mark.parametrize("kind", [kind for kind in kinds() if kind.outcome != "raises"], ids=lambda k: k.name)
-def test_what_decodes_gets_through(kind: Any) -> None:
-    assert sound(kind.data) == (kind.outcome != "kills")
+def test_images_that_decode_pass(kind: Any) -> None:
+    assert passes(kind.data) == (kind.outcome != "kills")
 
 
-def test_whole_files_get_through() -> None:
-    refused = {name.rsplit(" (")[0] for name, data in fuzzing.originals() if not sound(data)}
-    # Of 32-bit integers; and Pillow leaves out that there is 1 bit, which nvImageCodec wants to read.
+def test_undamaged_files_pass() -> None:
+    refused = {name.rsplit(" (")[0] for name, data in fuzzing.originals() if not passes(data)}
+    # 32-bit integers; and Pillow omits the tag for 1 bit, which nvImageCodec requires.
     assert refused == {"TIFF I", "TIFF 1"}
 
 
@@ -77,7 +77,7 @@ DAMAGED = {
     "empty": b"",
     "BMP of 9 bits": overwrite(encode("BMP"), 28, b"\x09"),
     "BMP with a header of 1 byte": overwrite(encode("BMP"), 14, b"\x01"),
-    "a whole image of 48000 rows": encode("PNG", size=(12, 48000)),
+    "an undamaged image of 48000 rows": encode("PNG", size=(12, 48000)),
     "PNG of a billion columns": overwrite(encode("PNG"), 16, struct.pack(">I", 10**9)),
     "TIFF of 32-bit integers": encode("TIFF", "I"),
     "TIFF of 24 bits": tiff(24, 1),
@@ -93,7 +93,7 @@ DAMAGED = {
     "JPEG 2000 without its quantisation": overwrite(JP2, QUANTISATION, b"\xff\x64"),
     "JPEG 2000 with an unknown marker": overwrite(JP2, QUANTISATION, b"\xff\x11"),
 }
-SOUND = {
+ODD = {
     "TIFF of 16 bits": tiff(16, 1, ">"),
     "TIFF of float32": tiff(32, 3),
     "BigTIFF of 16 bits": tiff(16, 1, big=True),
@@ -104,33 +104,33 @@ SOUND = {
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-def test_damaged_headers_do_not(name: str) -> None:
-    assert not sound(DAMAGED[name])
+def test_damaged_headers_do_not_pass(name: str) -> None:
+    assert not passes(DAMAGED[name])
 
 
-@pytest.mark.parametrize("name", SOUND)
-def test_odd_headers_do(name: str) -> None:
-    assert sound(SOUND[name])
+@pytest.mark.parametrize("name", ODD)
+def test_odd_headers_pass(name: str) -> None:
+    assert passes(ODD[name])
 
 
 def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(headers, "compiled_module", lambda _: None)
     for name in ("JPEG cut in its tables", "empty", "BMP of 9 bits"):
-        assert not sound(DAMAGED[name]), name
-    assert sound(JPEG)
+        assert not passes(DAMAGED[name]), name
+    assert passes(JPEG)
 
 
 @pytest.mark.parametrize("path", fuzzing.PATHS)
-def test_no_process_dies(path: str, tmp_path: Path) -> None:
-    """``python -m tests.fuzzing`` tries more."""
+def test_no_process_crashes(path: str, tmp_path: Path) -> None:
+    """``python -m tests.fuzzing`` tries many more files."""
     counts, fatal = fuzzing.fuzz(path, range(_FILES))
     assert fatal == {}
     assert counts.total() == _FILES
     assert min(counts["refused"], counts["decoded"]) > _FILES / 10
 
 
-def test_a_file_that_is_cut_while_it_is_read(tmp_path: Path) -> None:
-    """Files are not mapped: the process would end with SIGBUS."""
+def test_a_file_truncated_during_reading(tmp_path: Path) -> None:
+    """Files are not mapped: truncating a mapped file would end the process with SIGBUS."""
     (tmp_path / "a").mkdir()
     paths = [tmp_path / "a" / f"{index}.JPEG" for index in range(4)]
     for path in paths:

@@ -1,4 +1,4 @@
-"""The training and validation pipelines: what reaches the model, and in which order."""
+"""The training and validation pipelines: the images and labels they return, and their order."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ from tests.image_sets import (
 from tests.running import image_source, outputs
 
 TRAIN, VAL = sum(TRAIN_COUNTS), sum(VAL_COUNTS)
-# The whole image and nothing else, as it is.
+# The whole image, unchanged.
 WHOLE: dict[str, Any] = {"crop_area": (1, 1), "crop_aspect_ratio": (1, 1), "mirror_probability": 0.0}
 
 
 def epochs(pipeline: Pipeline, count: int) -> list[list[int]]:
-    """The indices of the images, epoch by epoch."""
+    """The indices of the images in each epoch."""
     loader = DALILoader(pipeline)
     return [[index for images, _ in loader for index in indices(images)] for _ in range(count)]
 
 
 def random_weights(pipeline: Pipeline) -> set[float]:
-    """Label weights of the samples of a few batches that were mixed with one of another class."""
+    """Label weights of samples in a few batches that were mixed with another class."""
     rows = np.concatenate([targets for _, targets in run(pipeline, 8)])
     return {float(weight) for row in rows if (row > 0).sum() == 2 for weight in row[row > 0].round(6)}
 
@@ -83,12 +83,12 @@ def test_train_outputs(mix: str, layout: str, device: str, coded: Path) -> None:
 
 
 @on_each_device
-def test_train_layouts_hold_the_same_numbers(device: str, coded: Path) -> None:
+def test_train_layouts_have_the_same_numbers(device: str, coded: Path) -> None:
     first, last = (
         next(run(train(coded, mix="hmix", image_size=12, layout=layout, device=device)))
         for layout in ("CHW", "HWC")
     )
-    # On the GPU each layout has a kernel of its own, which need not round alike.
+    # On a GPU each layout has its own kernel, which may round differently.
     atol = 1e-6 if device == "gpu" else 0
     np.testing.assert_allclose(first[0], last[0].transpose(0, 3, 1, 2), rtol=0, atol=atol)
     np.testing.assert_array_equal(first[1], last[1])
@@ -119,7 +119,7 @@ def test_mixed_targets_are_the_shares_of_the_images(mix: str, device: str, prima
 
 @on_each_device
 def test_train_normalisation(device: str, coded: Path) -> None:
-    """Plain images come out as (colour - mean) / std, to float32 rounding."""
+    """Plain images become (colour - mean) / std, up to float32 rounding."""
     checked = 0
     for images, _ in run(train(coded, device=device), 6):
         for image, index in zip(images, indices(images), strict=True):
@@ -151,9 +151,9 @@ def test_mirror(probability: float, device: str, halves: Path) -> None:
     ["side", "mirror"], itertools.product([97, 64, 41, 32, 20], [0.0, 1.0]), [(97, 0.0), (97, 1.0), (20, 1.0)]
 )
 def test_resize(side: int, mirror: float, device: str, tmp_path: Path) -> None:
-    """Without a crop: torchvision's antialiased resize, rounded, and DALI's own up to its roundings.
+    """Without a crop: equal to torchvision's antialiased resize, rounded, and close to DALI's own.
 
-    On the GPU it is DALI's own that resizes.
+    On a GPU, DALI's own operator resizes.
     """
     sources = [photo(side, side, seed) for seed in range(4)]
     (tmp_path / "a").mkdir()
@@ -171,19 +171,19 @@ def test_resize(side: int, mirror: float, device: str, tmp_path: Path) -> None:
     for source, same in zip(sources, plain, strict=True):
         errors = np.abs(resized - bilinear(source, (32, 32))[:, :, :: -1 if mirror else 1])
         found = errors.max((1, 2, 3)).argmin()  # the order is random
-        # The nearest integer; the tensor went through uint8 and the normalisation.
+        # The nearest integer, because the image was rounded to uint8 before normalisation.
         assert errors[found].max() < (0.501 if device == "cpu" else 2.501)
         assert np.delete(errors, found, axis=0).mean((1, 2, 3)).min() > 20
-        # DALI rounds between its passes as well; measured against torchvision: 0.28 in the mean, at most 2.1.
+        # DALI also rounds between its passes; measured against torchvision: mean 0.28, maximum 2.1.
         assert np.abs(resized[found] - same).max() < 2.501
 
 
 @pytest.mark.parametrize("bounds", [((0.2, 0.5), (3 / 4, 4 / 3)), ((0.1, 0.3), (1.0, 2.0))], ids=str)
 def test_random_crops(bounds: tuple[tuple[float, float], tuple[float, float]], ramps: Path) -> None:
-    """Area, shape and place of the crop, read from images that hold their coordinates.
+    """Area, aspect ratio and position of the crop, read from images of their own coordinates.
 
-    The area is uniform, the aspect ratio log-uniform, and the place uniform, independently; crops this
-    small fit into a square image, so none is drawn again.
+    Area uniform, aspect ratio log-uniform, position uniform, all independent. Crops this small always fit
+    into the image, so none is redrawn.
     """
     area, aspect = bounds
     side, size = 256, 64
@@ -231,11 +231,11 @@ def test_random_crops(bounds: tuple[tuple[float, float], tuple[float, float]], r
 @on_each_device
 @pytest.mark.parametrize("make", [train, val])
 def test_half_precision(make: Any, device: str, coded: Path) -> None:
-    """The images are those of single precision, rounded; the targets or labels stay as they are."""
+    """The images are rounded from single precision; targets or labels do not change."""
     single, half = (next(run(make(coded, dtype=dtype, device=device))) for dtype in ("float32", "float16"))
     assert single[0].dtype == np.float32
     assert half[0].dtype == np.float16
-    # On the GPU each has a kernel of its own: a last bit of float32 that differs may round to the next half.
+    # On a GPU each has its own kernel: a different last bit of float32 may change the rounding to float16.
     atol = 2**-9 if device == "gpu" else 0
     np.testing.assert_allclose(half[0], single[0].astype(np.float16), rtol=0, atol=atol)
     assert half[1].dtype == single[1].dtype
@@ -252,7 +252,7 @@ def test_seed(device: str, coded: Path, halves: Path) -> None:
         for num_threads in (1, 2):
             for expected, found in zip(batches(data), batches(data, num_threads=num_threads), strict=True):
                 np.testing.assert_array_equal(found, expected)
-    # The same images all the time: only the draws differ. Without a seed they are new every time.
+    # The images are all the same, so only draws differ. Without a seed they differ every time.
     for first, second in ((5, 6), (0, 5), (None, None), (None, 0)):
         images, others = (batches(halves, seed=seed)[0] for seed in (first, second))
         assert not any(map(np.array_equal, images, others))
@@ -260,7 +260,7 @@ def test_seed(device: str, coded: Path, halves: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 5])
-def test_order_is_shuffled_anew_every_epoch(seed: int, coded: Path) -> None:
+def test_every_epoch_is_shuffled(seed: int, coded: Path) -> None:
     orders = epochs(train(coded, seed=seed), 4)
     for order in orders:
         assert sorted(order) == list(range(TRAIN))
@@ -270,8 +270,8 @@ def test_order_is_shuffled_anew_every_epoch(seed: int, coded: Path) -> None:
 
 
 @pytest.mark.parametrize("shards", [1, 2, 3])
-def test_shards_share_out_every_epoch(shards: int, coded: Path) -> None:
-    """Each image in exactly one shard, in every epoch; 23 is divisible by neither 2 nor 3."""
+def test_shards_divide_every_epoch(shards: int, coded: Path) -> None:
+    """Each image is in exactly one shard per epoch; 23 is divisible by neither 2 nor 3."""
     parts = [epochs(train(coded, shard=Shard(index=shard, count=shards)), 4) for shard in range(shards)]
     for epoch in range(4):
         sizes = [len(part[epoch]) for part in parts]
@@ -286,7 +286,7 @@ def test_shards_draw_differently(coded: Path, halves: Path, ramps: Path) -> None
     weights = [random_weights(train(coded, mix="mixup", **shard)) for shard in shards]
     assert all(len(values) >= 8 for values in weights)
     assert len(set.union(*weights)) == sum(map(len, weights))
-    # The images are all the same, so only the mirror and the crop can tell the shards apart.
+    # The images are all the same, so shards can differ only by mirror and crop.
     for data, changes in (
         (halves, {**WHOLE, "mirror_probability": 0.5}),
         (ramps, {"mirror_probability": 0.0}),
@@ -307,7 +307,7 @@ def test_root_or_split_folder(coded: Path) -> None:
 
 @pytest.fixture
 def unreadable(tmp_path: Path) -> Path:
-    """Three classes of files that no decoder takes: whatever decodes them fails for another reason."""
+    """Three classes of files that cannot be decoded: decoding them would raise another error."""
     for split in ("train", "val"):
         for name in ("a", "b", "c"):
             (tmp_path / split / name).mkdir(parents=True)
@@ -325,12 +325,12 @@ COMMON_ERRORS: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (TypeError, "execution must be of type Execution; got 1", {"execution": 1}),
     (
         ValueError,
-        r"shard must be one of at most 3, the number of images; got Shard\(index=0, count=4\)",
+        r"shard must be one of at most 3 shards, the number of images; got Shard\(index=0, count=4\)",
         {"shard": Shard(count=4)},
     ),
 ]
 TRAIN_ERRORS: list[tuple[type[Exception], str, dict[str, Any]]] = [
-    (ValueError, "num_classes must be at least .* classes .*; got 2, .*train holds 3", {"num_classes": 2}),
+    (ValueError, "num_classes must be at least 3, .* classes in .*/train; got 2", {"num_classes": 2}),
     (TypeError, "num_classes must be an integer; got '3'", {"num_classes": "3"}),
     (ValueError, "mix must be one of 'none', 'mixup', .*; got 'mixdown'", {"mix": "mixdown"}),
     (TypeError, "mix must be the name of a method or a dali_msda.Mixing; got 3", {"mix": 3}),
@@ -346,7 +346,7 @@ VAL_ERRORS: list[tuple[type[Exception], str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize("case", COMMON_ERRORS + TRAIN_ERRORS, ids=lambda case: str(case[2]))
 def test_train_errors(case: tuple[type[Exception], str, dict[str, Any]], unreadable: Path) -> None:
-    """Raised when the pipeline is made, before any image is opened."""
+    """Raised by the call, before any image is opened."""
     kind, message, changes = case
     train(unreadable)
     with pytest.raises(kind, match=message):
@@ -363,17 +363,17 @@ def test_val_errors(case: tuple[type[Exception], str, dict[str, Any]], unreadabl
 
 @pytest.mark.parametrize("make", [train, val])
 def test_folder_errors(make: Any, unreadable: Path) -> None:
-    with pytest.raises(ValueError, match=r"no folder .*typo"):
+    with pytest.raises(ValueError, match=r"typo \(no such folder\)"):
         make(unreadable / "typo")
     for split in ("train", "val"):
         (unreadable / split / "b" / "1.jpg").unlink()
-    with pytest.raises(ValueError, match="/b holds no images"):
+    with pytest.raises(ValueError, match="/b must have images; got none"):
         make(unreadable)
 
 
 @with_device("mix", METHODS, ["stochastic", "gmix"])
 def test_checkpoint(mix: str, device: str, coded: Path) -> None:
-    """A pipeline that starts from a checkpoint goes on with the very next batch, into the next epochs."""
+    """A pipeline from a checkpoint resumes with the next batch, and continues into later epochs."""
     pipeline = train(coded, mix=mix, enable_checkpointing=True, device=device)
     for _ in run(pipeline, 4):
         pass
@@ -388,14 +388,14 @@ def test_checkpoint(mix: str, device: str, coded: Path) -> None:
 
 
 def encode(folder: Path, sources: dict[str, Image.Image]) -> None:
-    """Save the images in one class of ``val/``, under their names."""
+    """Save the images by name in one class of ``val/``."""
     (folder / "val" / "a").mkdir(parents=True)
     for name, source in sources.items():
         source.save(folder / "val" / "a" / name, quality=92)
 
 
 def decoded(path: Path) -> np.ndarray:
-    """Pillow's decoding to RGB."""
+    """Decode to RGB with Pillow."""
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"))
 
@@ -403,8 +403,8 @@ def decoded(path: Path) -> np.ndarray:
 def reference(image: np.ndarray, shorter: int, crop: int, *, torchvision: bool = False) -> np.ndarray:
     """Resize the shorter side and cut out the middle, in floating point: 3 x crop x crop.
 
-    With `torchvision` by its own functions, which cut fractions of a pixel off the longer side and round
-    half a pixel of the border to the even side. DALI rounds both to the nearest, halves up.
+    With `torchvision`, by its own functions, which truncate the longer side to whole pixels and round half a
+    pixel of the border to even. DALI rounds both to the nearest, halves up.
     """
     if torchvision:
         tensor = torch.from_numpy(image.copy()).permute(2, 0, 1).float()
@@ -414,7 +414,7 @@ def reference(image: np.ndarray, shorter: int, crop: int, *, torchvision: bool =
     return bilinear(image, (height, width))[:, top : top + crop, left : left + crop]
 
 
-# Height and width; at 36 pixels on the shorter side the longer one comes out even, for both roundings.
+# Height and width. With 36 pixels on the shorter side the longer one is even, so both roundings agree.
 SIZES = {
     "landscape": (60, 80),
     "portrait": (80, 60),
@@ -430,8 +430,8 @@ SIZES = {
 
 @on_each_device
 @pytest.mark.parametrize("layout", ["CHW", "HWC"])
-def test_val_is_torchvisions(layout: str, device: str, tmp_path: Path) -> None:
-    """Resize, CenterCrop and Normalize, of photo-like images in files without loss."""
+def test_val_equals_torchvision(layout: str, device: str, tmp_path: Path) -> None:
+    """Resize, CenterCrop and Normalize, for photo-like images in lossless files."""
     encode(tmp_path, {f"{i}.png": Image.fromarray(photo(*size, i)) for i, size in enumerate(SIZES.values())})
     sizes: dict[str, Any] = {"image_size": 32, "resize_size": 36, "batch_size": len(SIZES)}
     images, labels = next(run(val(tmp_path, **sizes, layout=layout, device=device)))
@@ -445,17 +445,17 @@ def test_val_is_torchvisions(layout: str, device: str, tmp_path: Path) -> None:
         expected = reference(source, 36, 32, torchvision=True)
         np.testing.assert_array_equal(expected, reference(source, 36, 32))
         errors = np.abs(pixels(images[i]) - expected)
-        # Rounding to uint8 makes a mean of 0.25 and a maximum of 0.5; measured: 0.26 and 0.52.
+        # Rounding to uint8 gives a mean error of 0.25 and a maximum of 0.5; measured: 0.26 and 0.52.
         assert errors.mean() < 0.3
         assert errors.max() < (0.7 if device == "cpu" else 1.01)
 
 
 @pytest.mark.parametrize(("shorter", "crop"), [(37, 32), (40, 35), (32, 32), (64, 56)])
 def test_val_rounding(shorter: int, crop: int, tmp_path: Path) -> None:
-    """Sizes that come to fractions of a pixel: rounded to the nearest, halves up.
+    """Sizes that are not whole pixels are rounded to the nearest, halves up.
 
-    DALI keeps the scale of such a side and loses a fraction of a pixel at its ends, where torchvision
-    changes the scale a little; so the bounds are wider here, but far below one pixel's shift.
+    DALI keeps the scale of such a side and loses a fraction of a pixel at its ends; torchvision changes the
+    scale slightly. So the bounds are wider here, but far below a shift by one pixel.
     """
     sizes = [*SIZES.values(), (121, 90), (157, 211), (33, 18), (100, 67)]
     encode(tmp_path, {f"{i:02d}.png": Image.fromarray(photo(*size, i)) for i, size in enumerate(sizes)})
@@ -471,7 +471,7 @@ def test_val_rounding(shorter: int, crop: int, tmp_path: Path) -> None:
 
 
 def errors_of_shift(found: np.ndarray, expected: np.ndarray, axis: int) -> float:
-    """Mean difference from the reference moved by one pixel along an axis, the smaller of both ways."""
+    """Mean error against the reference shifted by one pixel along an axis, in the better direction."""
     inner = (slice(None), slice(2, -2), slice(2, -2))
     moved = (np.roll(expected, step, axis)[inner] for step in (1, -1))
     return float(min(np.abs(found[inner] - image).mean() for image in moved))
@@ -479,7 +479,7 @@ def errors_of_shift(found: np.ndarray, expected: np.ndarray, axis: int) -> float
 
 @on_each_device
 def test_val_default_size_and_formats(device: str, tmp_path: Path) -> None:
-    """256/224 of the crop by default; JPEGs, grey images, and a file whose name tells another format."""
+    """256/224 of the crop by default; JPEGs, grey images, and a file with the wrong extension."""
     sources = {
         "colour.jpg": Image.fromarray(photo(128, 160, 1)),
         "grey.JPEG": Image.fromarray(photo(160, 128, 2, channels=1)[:, :, 0]),
@@ -490,8 +490,8 @@ def test_val_default_size_and_formats(device: str, tmp_path: Path) -> None:
     folder = tmp_path / "val" / "a"
     Image.fromarray(photo(96, 64, 5)).save(folder / "png.JPEG", "PNG")
     images, _ = next(run(val(tmp_path, image_size=56, batch_size=5, device=device)))
-    # Measured on the CPU: 0.26 and 0.51; the slack is for the decoders, which there agree to the last bit. A
-    # GPU's does not interpolate colours, of which JPEG keeps a quarter, and the grain of these is in colours.
+    # Measured on the CPU: 0.26 and 0.51; the slack is for other decoders, these agree bit for bit. A GPU's
+    # decoder does not interpolate colours, which JPEG stores for a quarter of the pixels; grain is coloured.
     mean, most = (0.5, 4) if device == "cpu" else (3, 30)
     for image, path in zip(images, sorted(folder.iterdir()), strict=True):
         errors = np.abs(pixels(image) - reference(decoded(path), 64, 56, torchvision=True))
@@ -512,7 +512,7 @@ def test_val_normalisation(device: str, coded: Path) -> None:
 
 @with_device(["batch_size", "shards"], itertools.product([1, 3, 4, 17, 20], [1, 2, 3]), [(4, 2)])
 def test_val_order(batch_size: int, shards: int, device: str, coded: Path) -> None:
-    """The shards one after the other are the sorted files, in every epoch, with their labels."""
+    """The shards in sequence are the sorted files with their labels, in every epoch."""
     parts = [Shard(index=shard, count=shards) for shard in range(shards)]
     loaders = [DALILoader(val(coded, batch_size=batch_size, shard=part, device=device)) for part in parts]
     for _ in range(2):

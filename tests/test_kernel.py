@@ -1,4 +1,4 @@
-"""The compiled kernel on plain arrays: rounding to the last bit, and no read past a smaller partner."""
+"""The compiled kernel on plain arrays: rounding to the last bit, and no read beyond a smaller partner."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_partner_of_another_size_is_not_read(partner_shape: tuple[int, int, in
 
 @pytest.mark.parametrize("shape", [9, 10, (4, 3)])
 def test_a_mask_of_another_size_is_not_read(shape: Any) -> None:
-    """10 is as long as a mask of the image, 2 + 3 + 5, but says that the image is one pixel high."""
+    """A length of 10 fits the image, 2 + 3 + 5, but this mask says that the image is one pixel high."""
     own, weights = np.full((3, 5, 3), 7, np.uint8), np.ones(shape, np.float32)
     out, fault = mixed(own, np.full((3, 5, 3), 200, np.uint8), weights)
     assert fault == MASK_DIFFERS
@@ -64,7 +64,7 @@ def test_a_mask_of_another_size_is_not_read(shape: Any) -> None:
 
 
 @pytest.mark.parametrize(("layout", "first"), [("HWC", False), ("CHW", True)])
-def test_layout_is_compared_where_there_is_one(layout: str, first: bool) -> None:
+def test_a_known_layout_is_compared(layout: str, first: bool) -> None:
     own = np.full((3, 3, 3), 9, np.uint8)
     weights = constant(own, 0.5)
     other = "CHW" if layout == "HWC" else "HWC"
@@ -74,7 +74,7 @@ def test_layout_is_compared_where_there_is_one(layout: str, first: bool) -> None
 
 
 def test_equal_float_pixels_stay() -> None:
-    """w * x + (1 - w) * x is not x in float32; equal pixels are kept as they are."""
+    """w * x + (1 - w) * x is not x in float32; equal pixels stay unchanged."""
     own = np.random.default_rng(0).normal(size=(64, 64, 3)).astype(np.float32)
     for lam in (0.1, 0.3, 0.7):
         weight = np.float32(lam)
@@ -83,7 +83,7 @@ def test_equal_float_pixels_stay() -> None:
 
 
 def test_targets_of_labels_out_of_range_are_not_written() -> None:
-    """The graph stops at such a label; until then nothing is written past the end."""
+    """The graph stops at such a label; until then nothing is written beyond the end."""
     buffer = np.full(14, -1, np.float32)
     lam = np.array([0.3], np.float32)
     for own, other in ((10, 1), (1, 10), (-1, 1), (2**30, -(2**30))):
@@ -95,14 +95,14 @@ def test_targets_of_labels_out_of_range_are_not_written() -> None:
 @pytest.mark.parametrize("lam", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_writes_the_whole_mask(method: str, lam: float) -> None:
-    """The buffers hold whatever lay in memory before."""
+    """The buffers hold arbitrary memory before."""
     values: dict[str, Any] = {**dict.fromkeys(TABLE[method].values, 0.5), "lam": lam}
     weights, label_weight = mask_weights(method, (6, 9), fill=np.nan, **values)
     assert np.isfinite([*weights, label_weight]).all()
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_is_not_mixed_has_weight_one(method: str) -> None:
+def test_unmixed_samples_have_weight_one(method: str) -> None:
     values: dict[str, Any] = dict.fromkeys(TABLE[method].values, 0.25)
     weights, label_weight = mask_weights(method, (6, 9), probability=0.0, **values)
     assert weights[0] == label_weight == 1

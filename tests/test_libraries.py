@@ -25,26 +25,26 @@ from dali_msda.doctor.libraries import Library, open_library, opened_libraries, 
 from dali_msda.doctor.report import OK
 
 LOCK = Path(__file__).resolve().parent.parent / "requirements.lock"
-# glibc, the compiler's run time, what every distribution has, and a profiler's, opened where a variable asks.
+# glibc, the compiler's run time, what every distribution has, and a profiler's, opened if a variable asks.
 SYSTEM = {
     "libc", "libm", "libdl", "librt", "libpthread", "ld-linux-x86-64", "libgcc_s", "libstdc++",
     "libnuma", "libcrypto", "libittnotify",
 }  # fmt: skip
 # cuFile reads past the CPU, for readers that nothing here uses; DALI does not look into its package.
 UNUSED = {"libcufile"}
-# What ends a string is a zero; what stands before it may be a table of numbers.
+# A string ends with a zero; numbers of a table may come before it.
 NAME = re.compile(rb"(lib[\w+-]+\.so(?:\.\d+)*)\0")
 
 
 class Binary(NamedTuple):
-    """What an ELF file says about other libraries."""
+    """The other libraries that an ELF file mentions."""
 
     needed: list[str]
     """Names that the loader resolves when the file is loaded."""
     named: list[str]
-    """Names among its strings: what it may open while it runs, and some that it does not."""
+    """Names among its strings: libraries that it may open at run time, and some that it does not."""
     folders: list[Path]
-    """Where its RUNPATH sends the loader, for both."""
+    """Where the loader looks for both, by its RUNPATH."""
 
 
 @functools.cache
@@ -85,8 +85,8 @@ def opened() -> dict[str, Library]:
     return {library.stem: library for library in opened_libraries(_gpu.cuda_major(nvidia.dali))}
 
 
-def test_the_table_is_what_the_binaries_name(opened: dict[str, Library]) -> None:
-    """All names but those of the system and of DALI's own files, and the folders of who names them."""
+def test_the_table_agrees_with_the_binaries(opened: dict[str, Library]) -> None:
+    """All names except the system's and those of DALI's own files, and the folders where the loader looks."""
     paths = dali_binaries()
     # "libz-6b38d87b.so.1" is the packed copy of "libz.so.1".
     own = {re.sub(r"-[0-9a-f]{8}$", "", stem(path.name)) for path in paths} - {"libnvimgcodec"}
@@ -100,14 +100,14 @@ def test_the_table_is_what_the_binaries_name(opened: dict[str, Library]) -> None
                 folders.setdefault(stem(name), set()).add(tuple(dict.fromkeys(binary.folders)))
     assert names == {library.stem: set(library.names) for library in opened.values()}
     for library in opened.values():
-        # The driver's are in none of these folders, and named by many binaries.
+        # The driver's are in none of these folders, and many binaries name them.
         if library.package:
             (runpath,) = folders[library.stem]
             assert runpath == library.folders
 
 
 def test_names_for_the_other_cuda() -> None:
-    """As nvidia-dali-cuda130 2.4.0 and nvidia-nvimgcodec-cu13 0.9.0 have them, which were read once."""
+    """As read once from nvidia-dali-cuda130 2.4.0 and nvidia-nvimgcodec-cu13 0.9.0."""
     opened = {library.stem: library for library in opened_libraries(13)}
     assert opened["libnppc"].names == ("libnppc.so.13", "libnppc.so")
     assert opened["libcufft"].names == ("libcufft.so.12", "libcufft.so")
@@ -117,29 +117,29 @@ def test_names_for_the_other_cuda() -> None:
 
 
 def test_search_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """LD_LIBRARY_PATH before the binary's own folders; a file that is no library is passed over."""
+    """LD_LIBRARY_PATH before the binary's own folders; a file that is not a library is skipped."""
     first, second = tmp_path / "first", tmp_path / "second"
     for folder in (first, second):
         folder.mkdir()
         (folder / "libx9.so.1").write_text("no library")
     library = Library("libx9", ("libx9.so.1", "libx9.so"), (second,), None, OK, "")
-    assert list(_libraries.candidates(library)) == [second / "libx9.so.1"]
+    assert list(_libraries.find_candidates(library)) == [second / "libx9.so.1"]
     monkeypatch.setenv("LD_LIBRARY_PATH", f"{first}:")
-    assert list(_libraries.candidates(library)) == [first / "libx9.so.1", second / "libx9.so.1"]
+    assert list(_libraries.find_candidates(library)) == [first / "libx9.so.1", second / "libx9.so.1"]
     found, reason = open_library(library)
     assert found is None
     assert "libx9" in reason
 
 
 def locked(lock: str) -> dict[str, str]:
-    """Names and versions of the lock's packages."""
+    """Names and versions of the locked packages."""
     found = re.findall(r"^([a-z0-9-]+)==([^ ;\\]+)", lock, re.MULTILINE)
     return dict(found)
 
 
 @functools.cache
 def provided(lock: str) -> dict[str, Path]:
-    """Shared libraries by file name that installed packages of the lock bring, at the lock's version."""
+    """Shared libraries of the installed packages that have their locked version, by file name."""
     versions, files = locked(lock), {}
     for package in importlib.metadata.distributions():
         name = re.sub(r"[-_.]+", "-", package.metadata["Name"]).lower()
@@ -152,7 +152,7 @@ def provided(lock: str) -> dict[str, Path]:
 
 
 def unprovided(lock: str, libraries: list[Library]) -> set[str]:
-    """Stems of libraries that are neither the driver's nor in a package of the lock."""
+    """Stems of libraries that are neither the driver's nor in a locked package."""
     files = provided(lock)
     return {
         library.stem
@@ -164,7 +164,7 @@ def unprovided(lock: str, libraries: list[Library]) -> set[str]:
 def test_every_library_is_in_a_package_of_the_lock(opened: dict[str, Library]) -> None:
     lock = LOCK.read_text()
     assert unprovided(lock, list(opened.values())) == set()
-    # And in the one that the doctor names.
+    # And in the package that the doctor recommends.
     assert {library.package for library in opened.values() if library.package} <= set(locked(lock))
 
 
@@ -173,14 +173,14 @@ def test_missing_package_is_noticed(opened: dict[str, Library]) -> None:
     invented = opened["libnppc"]._replace(stem="libnvinvented", names=("libnvinvented.so.12",))
     found = unprovided(without, [*opened.values(), invented])
     assert found == {"libnppc", "libnppicc", "libnppig", "libnvinvented"}
-    # The driver's are no package's; should one ever bring them, this has to be thought over.
+    # No package has the driver's libraries; if one ever does, reconsider this.
     driver = [library for library in opened.values() if library.package is None]
     assert {library.stem for library in driver} == {"libcuda", "libnvidia-ml", "libnvcuvid"}
     assert not any(name in provided(without) for library in driver for name in library.names)
 
 
 def test_libraries_of_libraries_are_in_the_lock(opened: dict[str, Library]) -> None:
-    """And what those load in turn, cuFFT its compiler and nvTIFF nvCOMP, down to the driver."""
+    """And the libraries that those load in turn (cuFFT its compiler, nvTIFF nvCOMP), down to the driver."""
     files = provided(LOCK.read_text())
     driver = {library.stem for library in opened.values() if library.package is None}
     used = [library for library in opened.values() if library.stem not in UNUSED]
@@ -199,13 +199,13 @@ def test_libraries_of_libraries_are_in_the_lock(opened: dict[str, Library]) -> N
             if group in SYSTEM | driver or name in names:
                 continue
             there = [other for other in names if other in files]
-            assert there, f"{name} loads {names}, which no package of the lock brings"
+            assert there, f"{name} loads {names}, which is in no locked package"
             waiting += there
     assert {"libnppc.so.12", "libnvJitLink.so.12"} <= seen
 
 
 def test_dali_finds_them(opened: dict[str, Library]) -> None:
-    """In the folders that its binaries name, without LD_LIBRARY_PATH, and they load."""
+    """In the folders of its binaries' RUNPATH, without LD_LIBRARY_PATH, and they load."""
     files = set(provided(LOCK.read_text()).values())
     for library in opened.values():
         if library.package is None or library.stem in UNUSED:
@@ -215,14 +215,14 @@ def test_dali_finds_them(opened: dict[str, Library]) -> None:
         assert Path(found) in files or Path(found).resolve() in {file.resolve() for file in files}, found
 
 
-def test_dali_says_so_too() -> None:
-    """DALI's own loader, asked for the versions of what it opened."""
+def test_dali_opens_them() -> None:
+    """DALI reports the versions of the libraries that its own loader opened."""
     assert backend.GetNppVersion() > 0
     assert backend.GetCufftVersion() > 0
 
 
 def test_the_hardware_decoder_needs_the_video_library(opened: dict[str, Library]) -> None:
-    """Why containers need the driver capability "video": nvJPEG opens the video library."""
+    """Containers need the driver capability "video" because nvJPEG opens the video library."""
     found, _ = open_library(opened["libnvjpeg"])
     assert found is not None
     assert "libnvcuvid.so.1" in read_binary(Path(found)).named

@@ -1,4 +1,4 @@
-"""The loader between a pipeline and PyTorch: lengths, epochs, last batches, layouts, memory."""
+"""The loader for PyTorch: lengths, epochs, last batches, layouts, memory."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def epoch(loader: DALILoader) -> list[list[int]]:
     [(train, 5, False), (train, 5, True), (val, 5, False)],
 )
 def test_epochs(make: Any, batch_size: int, drop_last: bool, device: str, coded: Path) -> None:
-    """Full batches and, unless it is dropped, one for the rest; nothing twice, in any epoch."""
+    """Full batches and, unless dropped, a last one; no image twice in an epoch."""
     size = TRAIN if make is train else VAL
     full, rest = divmod(size, batch_size)
     sizes = [batch_size] * full + ([rest] if rest and not drop_last else [])
@@ -53,7 +53,7 @@ def test_epochs(make: Any, batch_size: int, drop_last: bool, device: str, coded:
         left_out.add(frozenset(range(size)) - frozenset(seen))
     assert {len(missing) for missing in left_out} == {rest if drop_last else 0}
     if make is train and drop_last and rest:
-        assert len(left_out) > 1  # the shuffle leaves out others every time
+        assert len(left_out) > 1  # each shuffle leaves out different images
 
 
 @pytest.mark.parametrize("make", [train, val])
@@ -65,8 +65,8 @@ def test_batch_larger_than_the_set(make: Any, coded: Path) -> None:
         assert sorted(batch) == list(range(TRAIN if make is train else VAL))
 
 
-# Both pipelines in 2 and 3 shards, which divide neither 23 nor 17, so that shards differ in size. Where the
-# smaller shards are whole batches the larger ones need one batch more, for a single image.
+# Both pipelines in 2 and 3 shards. These divide neither 23 nor 17, so shards differ in size. If the smaller
+# shards are full batches, the larger ones need one batch more, for a single image.
 SHARD_CASES = [
     pytest.param(make, size, shards, batch_size, id=f"{make.__name__}-{shards}-{batch_size}")
     for make, size in ((train, TRAIN), (val, VAL))
@@ -106,8 +106,8 @@ def test_shards_with_last_batches(make: Any, size: int, shards: int, batch_size:
 
 @pytest.mark.parametrize("drop_last", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 5])
-def test_shards_that_take_turns(batch_size: int, drop_last: bool, coded: Path) -> None:
-    """A reader that goes on to the next shard after every epoch, as DALI's do unless told otherwise."""
+def test_rotating_shards(batch_size: int, drop_last: bool, coded: Path) -> None:
+    """A reader that moves to the next shard after every epoch, as DALI's do by default."""
     bounds = [0, 5, 11, 17]
     for shard in range(3):
         pipeline = Pipeline(batch_size, 1, None)
@@ -132,8 +132,8 @@ def test_shards_that_take_turns(batch_size: int, drop_last: bool, coded: Path) -
 
 @pytest.mark.parametrize("drop_last", [False, True])
 @pytest.mark.parametrize("make", [train, val])
-def test_loop_left_early_goes_on(make: Any, drop_last: bool, coded: Path) -> None:
-    """Loops of two batches until the epoch, of 4 to 6 batches, is over; the next epochs are whole again."""
+def test_loop_continues_after_an_early_exit(make: Any, drop_last: bool, coded: Path) -> None:
+    """Loops of two batches until the end of the epoch (4 to 6 batches); later epochs are complete."""
     whole = DALILoader(make(coded), drop_last=drop_last)
     parts = DALILoader(make(coded), drop_last=drop_last)
     expected = [epoch(whole) for _ in range(3)]
@@ -147,7 +147,7 @@ def test_loop_left_early_goes_on(make: Any, drop_last: bool, coded: Path) -> Non
 @pytest.mark.parametrize("drop_last", [False, True])
 @pytest.mark.parametrize(("shards", "batch_size"), [(1, 4), (2, 3), (3, 7)])
 def test_state(shards: int, batch_size: int, drop_last: bool, coded: Path) -> None:
-    """From the state after any batch of three epochs a new loader goes on with the same batches."""
+    """A new loader resumes with the same batches from the state after any batch of three epochs."""
 
     def make(state: dict[str, Any] | None = None) -> DALILoader:
         pipeline = train(
@@ -179,9 +179,9 @@ def test_state(shards: int, batch_size: int, drop_last: bool, coded: Path) -> No
 def test_state_and_pipeline_belong_together(coded: Path) -> None:
     loader = DALILoader(train(coded, enable_checkpointing=True))
     state = loader.state()
-    with pytest.raises(ValueError, match="got a state and a pipeline that begins"):
+    with pytest.raises(ValueError, match="got a state and a pipeline without a checkpoint"):
         DALILoader(train(coded, enable_checkpointing=True), state=state)
-    with pytest.raises(ValueError, match="got no state and a pipeline that goes on from a checkpoint"):
+    with pytest.raises(ValueError, match="got no state and a pipeline with a checkpoint"):
         DALILoader(train(coded, checkpoint=state["pipeline"]))
     with pytest.raises(ValueError, match="checkpointing disabled"):
         DALILoader(train(coded)).state()
@@ -189,7 +189,7 @@ def test_state_and_pipeline_belong_together(coded: Path) -> None:
 
 @on_each_device
 def test_channels_last(device: str, coded: Path) -> None:
-    """HWC gives the same batches in PyTorch's channels_last format, CHW in the contiguous one."""
+    """HWC gives the same batches in channels_last format, CHW in contiguous format."""
     first, last = (
         list(DALILoader(train(coded, mix="hmix", image_size=12, layout=layout, device=device), layout=layout))
         for layout in ("CHW", "HWC")
@@ -197,7 +197,7 @@ def test_channels_last(device: str, coded: Path) -> None:
     assert len(first) == len(last) == 6
     for (images, targets), (same_images, same_targets) in zip(first, last, strict=True):
         assert images.shape[1:] == (3, 12, 12)
-        # On the GPU each layout has a kernel of its own, which need not round alike.
+        # On a GPU each layout has its own kernel, which may round differently.
         torch.testing.assert_close(images, same_images, rtol=0, atol=1e-6 if device == "gpu" else 0)
         assert torch.equal(targets, same_targets)
         assert images.is_contiguous()
@@ -222,7 +222,7 @@ def test_tensors(layout: str, device: str, coded: Path) -> None:
 
 @on_each_device
 def test_batches_may_be_kept(device: str, coded: Path) -> None:
-    """No later batch is written over one that is still in use."""
+    """Later batches do not overwrite one that is still in use."""
     loader = DALILoader(train(coded, mix="hmix", device=device))
     kept: list[torch.Tensor] = []
     copies: list[torch.Tensor] = []
@@ -236,9 +236,9 @@ def test_batches_may_be_kept(device: str, coded: Path) -> None:
 
 @on_each_device
 def test_batches_may_be_read_late(device: str, coded: Path) -> None:
-    """On a GPU: work that was queued, on a stream of the caller's, reads the batch that it was given.
+    """On a GPU: work queued on the caller's stream reads the right batch.
 
-    The tensors are gone by then, and batches are made all the time.
+    By then the tensors are deleted, and more batches have been made.
     """
 
     def read(late: bool) -> torch.Tensor:
@@ -276,15 +276,14 @@ def test_pipeline_needs_one_reader(coded: Path) -> None:
             DALILoader(pipeline)
 
 
-def test_no_full_batch_to_keep(coded: Path) -> None:
+def test_drop_last_needs_a_full_batch(coded: Path) -> None:
     assert len(DALILoader(train(coded, batch_size=TRAIN), drop_last=True)) == 1
-    with pytest.raises(
-        ValueError, match="drop_last leaves no batch: batch_size 24 is more than the 23 samples"
-    ):
+    expected = "with drop_last, batch_size must be at most 23, the number of samples in a shard; got 24"
+    with pytest.raises(ValueError, match=expected):
         DALILoader(train(coded, batch_size=24), drop_last=True)
 
 
-def test_reader_has_to_pad(coded: Path) -> None:
+def test_reader_must_pad(coded: Path) -> None:
     pipeline = Pipeline(4, 1, None)
     with pipeline:
         encoded, labels = fn.readers.file(file_root=str(coded / "train"))

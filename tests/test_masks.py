@@ -1,4 +1,4 @@
-"""Masks, labels and images of every method against the NumPy reference, through real pipelines."""
+"""Masks, labels and images of every method, compared with the NumPy reference through real pipelines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LAMS = [0.0, 1e-6, 0.1, 0.25, 0.36, 0.4999999, 0.5, 0.65, 0.75, 0.9, 0.999999, 1
 
 
 def draws(size: tuple[int, int], seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """lam, ratio, centre and partner for a batch: every lam of LAMS and as many random ones."""
+    """lam, ratio, centre and partner for a batch: every lam of LAMS and the same number of random ones."""
     rng = np.random.default_rng(seed)
     lam = np.concatenate([LAMS, rng.uniform(size=len(LAMS))])
     ratio = rng.choice([0.0, 0.5, 0.75, 1.0, 0.3141], len(lam))
@@ -27,7 +27,7 @@ def draws(size: tuple[int, int], seed: int) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def assert_rounded(image: np.ndarray, exact: np.ndarray) -> None:
-    """The image holds the nearest integers; where two are equally near to float32 precision, either."""
+    """The image has the nearest integers; if two are equally near to float32 precision, either."""
     assert np.abs(image - exact).max() <= 0.5 + 1e-4
 
 
@@ -74,7 +74,7 @@ def test_mask_label_and_image(
 
 @in_every_form
 def test_boxes_at_the_edge_of_rounding(backend: str, device: str) -> None:
-    """Sides that are whole numbers up to rounding: the box must be the one of float64, pixel for pixel.
+    """Sides that are whole numbers up to rounding: the box must be that of float64, pixel for pixel.
 
     In float32 the side of the second case, 112.00000000000003, falls below 112, and the box loses a row.
     """
@@ -126,7 +126,7 @@ def test_stochastic_is_mixup_or_cutmix(convention: str, backend: str, device: st
 @pytest.mark.parametrize("convention", ["reference", "paper"])
 @pytest.mark.parametrize("method", MIXING)
 def test_kernel_and_graph_agree(method: str, convention: str, device: str) -> None:
-    """Own draws, so that both forms also draw alike: pixels to the last bit, weights to float32 rounding."""
+    """Both forms make the same draws: weights agree to float32 rounding, and so pixels almost always."""
     images = random_images(16, (48, 37))
     common: dict[str, Any] = {"convention": convention, "seed": 11, "probability": 0.8}
     kernel = run_mix(method, images, backend="kernel", **common)
@@ -137,7 +137,7 @@ def test_kernel_and_graph_agree(method: str, convention: str, device: str) -> No
     np.testing.assert_allclose(kernel.targets, graph.targets, rtol=0, atol=3e-7)
     difference = np.abs(kernel.images.astype(int) - graph.images)
     assert difference.max() <= 1
-    assert (difference > 0).mean() < 1e-4  # a weight that differs in its last bit, next to a tie
+    assert (difference > 0).mean() < 1e-4  # the weights differ in the last bit, next to a tie
 
 
 @pytest.mark.parametrize("method", MIXING)
@@ -162,7 +162,7 @@ def test_channels_first_equals_channels_last(method: str, backend: str, device: 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32])
 @pytest.mark.parametrize("method", ["mixup", "hmix", "gmix"])
 def test_dtypes(method: str, dtype: type, typed: bool, backend: str, device: str) -> None:
-    """Every element type, whether or not the graph shows it, one and four channels included."""
+    """Every element type, shown by the graph or not, with one, three and four channels."""
     batches = [random_images(6, (15, 22), channels, dtype=dtype) for channels in (1, 3, 4)]
 
     def define() -> list[Any]:

@@ -15,7 +15,7 @@ import dali_msda as msda
 from configs import named_run
 from dali_msda import operators
 from dali_msda.arguments import MixArguments
-from dali_msda.methods import ARGUMENTS, METHODS, MIXING, TABLE, Method, takers
+from dali_msda.methods import ARGUMENTS, METHODS, MIXING, TABLE, Method, methods_with
 from pipelines import imagenet
 from pipelines.records import Output
 from tests.image_sets import CLASSES
@@ -47,7 +47,7 @@ def test_arguments_of_one_name_are_one() -> None:
         for argument in method.arguments:
             same = ARGUMENTS[argument.name]
             assert (argument.fraction, argument.help) == (same.fraction, same.help)
-    assert takers("ratio") == ("hmix",)
+    assert methods_with("ratio") == ("hmix",)
 
 
 @pytest.mark.parametrize(

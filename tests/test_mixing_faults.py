@@ -1,4 +1,4 @@
-"""Mixing: labels that are no integers are refused; what has no weight in a pixel does not reach it."""
+"""Mixing: labels other than integers are refused; a pixel with weight 0 has no influence."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def profiles() -> Any:
     return source([np.full(8, 0.5, np.float32)] * 4), source([np.ones(8, np.float32)] * 4)
 
 
-# Every way to mix, given images and labels.
+# Every way to mix images and labels.
 ENTRIES: dict[str, Callable[..., Any]] = {
     **{
         f"mix, {name}": lambda *nodes, m=name, **more: msda.mix(*nodes, method=m, **more)
@@ -58,7 +58,7 @@ ENTRIES: dict[str, Callable[..., Any]] = {
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     ("entry", "name"),
-    # Without mixing and its parameters there is no use for a partner.
+    # Without mixing and without parameters, the partner is not used.
     [
         (entry, name)
         for entry in ENTRIES
@@ -67,7 +67,7 @@ ENTRIES: dict[str, Callable[..., Any]] = {
     ],
 )
 def test_floats_are_refused(entry: str, name: str, backend: str) -> None:
-    """By type, whatever the numbers: before anything runs where the graph shows the type, else by DALI."""
+    """By type, whatever the values: before anything runs if the graph shows the type, else by DALI."""
     for value, (dtype, known) in zip((2.7, 1.0, np.nan), FLOATS.items(), strict=True):
         values = [np.array([value], dtype)] * 4
 
@@ -108,7 +108,7 @@ def test_integers_of_every_type(dtype: Any, told: bool) -> None:
 
 
 class FloatLabels(ImageFolder):
-    """A source whose labels have a type that only shows at run time."""
+    """A source with labels whose type is known only at run time."""
 
     def read(self, order: Order, *, report_stand_ins: bool) -> tuple[Any, ...]:
         encoded, labels, *kept = super().read(order, report_stand_ins=report_stand_ins)
@@ -132,7 +132,7 @@ PLANTED = {1: np.nan, 3: np.inf, 5: -np.inf}
 
 
 def planted_images(dtype: Any, layout: str) -> Array:
-    """Zeros of both signs and the smallest numbers; every row of three images has what is not finite."""
+    """Zeros of both signs and the smallest numbers; three images have NaN or infinity in every row."""
     images = random_images(COUNT, SIZE, dtype=dtype)
     images[:, :, ::5] = -0.0
     images[:, :, 1::5] = np.finfo(dtype).smallest_subnormal
@@ -147,12 +147,12 @@ def bits(values: Array) -> Array:
 
 
 def assert_mixed(images: Array, mixed: Array, mask: Array, partner: Array, *, drop_own: bool) -> None:
-    """Where the mask is 1 the own bits, elsewhere NumPy's sum, of what has a weight.
+    """Where the mask is 1 the own bits, elsewhere NumPy's sum, in which a weight of 0 drops the partner.
 
     Parameters
     ----------
     drop_own : bool
-        Whether that holds for the own image as well where the mask is 0; else it is multiplied by 0.
+        Whether a weight of 0 drops the own image too; otherwise it is multiplied by 0.
     """
     for i, j in enumerate(partner):
         own, other = images[i].astype(np.float32), images[j].astype(np.float32)
@@ -168,7 +168,7 @@ def assert_mixed(images: Array, mixed: Array, mask: Array, partner: Array, *, dr
         )
 
 
-# Which samples are mixed. Every image that is not finite is the partner of one that is.
+# Which samples are mixed. Every image with NaN or infinity is the partner of a finite one.
 MIXED = {
     "no sample": np.zeros(COUNT, np.float32),
     "all samples": np.ones(COUNT, np.float32),
@@ -201,7 +201,7 @@ def test_methods(method: str, dtype: Any, typed: bool, layout: str, backend: str
         assert np.isfinite(result.mask).all()
         if name == "all samples" and method == "cutmix":
             boxes = (result.mask == 0).any(axis=(1, 2, 3))
-            assert boxes[[0, 2, 4]].any()  # something of a partner that is not finite is shown
+            assert boxes[[0, 2, 4]].any()  # part of a partner with NaN or infinity is shown
             assert not (result.mask == 0).all()
 
 
@@ -209,8 +209,8 @@ def test_methods(method: str, dtype: Any, typed: bool, layout: str, backend: str
 @pytest.mark.parametrize("layout", ["HWC", "CHW"])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize("form", ["dense", "rows and columns"])
-def test_masks_of_a_callers_own(form: str, dtype: Any, layout: str, backend: str) -> None:
-    """1, 0 and what lies between in one mask."""
+def test_a_callers_own_masks(form: str, dtype: Any, layout: str, backend: str) -> None:
+    """1, 0 and values in between in one mask."""
     images = planted_images(dtype, layout)
     rows = np.resize(np.array([1, 1, 0.25, 0], np.float32), SIZE[0])
     columns = np.resize(np.array([1, 1, 1, 0.5, 0], np.float32), SIZE[1])
@@ -235,7 +235,7 @@ def test_masks_of_a_callers_own(form: str, dtype: Any, layout: str, backend: str
 
 @pytest.mark.parametrize("method", MIXING)
 def test_a_normalised_batch(method: str) -> None:
-    """What comes after mixing keeps to its own pixel, too."""
+    """Normalisation does not spread NaN to other pixels either."""
     images = planted_images(np.float32, "HWC")
     labels = [np.array([0], np.int32)] * COUNT
 

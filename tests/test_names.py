@@ -1,4 +1,4 @@
-"""Names of classes and files: compared as they look, shown legibly."""
+"""Names of classes and files: compared in any Unicode form, shown in any encoding."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import os
 
 import pytest
 
-from pipelines.names import comparable, positions, shown
+from pipelines.names import match_classes, normalize_unicode, shown
 
 NFC, NFD = "caf\u00e9", "cafe\u0301"
 
 
 def test_names_that_look_the_same_are_equal() -> None:
     assert NFC != NFD
-    assert comparable(NFC) == comparable(NFD)
-    assert comparable("ant") != comparable("Ant")  # two folders on most file systems
-    assert comparable("\ufb01sh") != comparable("fish")  # a ligature is to be seen
+    assert normalize_unicode(NFC) == normalize_unicode(NFD)
+    assert normalize_unicode("ant") != normalize_unicode("Ant")  # two folders on most file systems
+    assert normalize_unicode("\ufb01sh") != normalize_unicode("fish")  # a ligature is visible
 
 
 @pytest.mark.parametrize(
@@ -34,14 +34,14 @@ def test_shown(name: bytes, expected: str) -> None:
     assert json.loads(json.dumps(text, ensure_ascii=False).encode()) == expected
 
 
-def test_positions() -> None:
-    assert positions([NFD, "bee", "ant"], ["ant", "bee", NFC]) == [2, 1, 0]
-    assert positions([NFC, "cat"], [NFD]) == [0, None]
-    assert positions([], ["ant"]) == []
-    # Bytes that are not UTF-8 are a name like any other.
-    assert positions(["\udce9"], ["é", "\udce9"]) == [1]
+def test_match_classes() -> None:
+    assert match_classes([NFD, "bee", "ant"], ["ant", "bee", NFC]) == [2, 1, 0]
+    assert match_classes([NFC, "cat"], [NFD]) == [0, None]
+    assert match_classes([], ["ant"]) == []
+    # Bytes that are not UTF-8 are an ordinary name.
+    assert match_classes(["\udce9"], ["é", "\udce9"]) == [1]
 
 
-def test_known_names_that_look_the_same_are_refused() -> None:
+def test_known_names_must_not_look_the_same() -> None:
     with pytest.raises(ValueError, match="must differ by more than their Unicode form; got café twice"):
-        positions(["ant"], [NFC, "ant", NFD])
+        match_classes(["ant"], [NFC, "ant", NFD])

@@ -1,4 +1,4 @@
-"""mean= and std=: the same numbers as mixing first and normalising afterwards."""
+"""mean= and std=: the same results as mixing first and normalising afterwards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 def mixed(
     images: np.ndarray, *ways: dict[str, Any], layout: str = "HWC", device: str = "cpu", **common: Any
 ) -> list[tuple[np.ndarray, np.ndarray, str]]:
-    """A batch and its targets in each way, with draws that depend on nothing but the seed; the layouts."""
+    """A batch, its targets and its layout for each way; the draws depend on the seed only."""
 
     def define() -> list[Any]:
         return [
@@ -40,8 +40,8 @@ def mixed(
     return [(array(made), array(targets), made.layout()) for made, targets in pairs]
 
 
-# One kernel mixes and normalises uint8 HWC images, every method in its own way; "none" only normalises.
-# Everywhere else it is DALI's operator after the mixing, which no longer knows the method.
+# One kernel mixes and normalises uint8 HWC images, with every method; "none" only normalises. Everything else
+# is normalised by DALI's operator after the mixing, for which the method makes no difference.
 FUSED = itertools.product(msda.METHODS, ["kernel"], ["uint8"], ["HWC"], [None, "HWC", "CHW"])
 AFTERWARDS = itertools.product(
     ["none", "hmix"],
@@ -77,7 +77,7 @@ def test_as_if_normalised_afterwards(
     expected = (last.astype(np.float64) - MEAN) / STD
     if made == "CHW":
         expected = expected.transpose(0, 3, 1, 2)
-    # Of float32 operations; the GPU may multiply and add in one, with a mean that is divided before.
+    # float32 rounding; the GPU may fuse multiplication and addition, after dividing the mean.
     np.testing.assert_allclose(normal, expected, rtol=0, atol=2e-6 if device == "gpu" else 1e-6)
     np.testing.assert_array_equal(same_targets, targets)
 
@@ -96,7 +96,7 @@ def test_other_numbers_of_channels(channels: int, device: str) -> None:
 
 @in_every_form
 def test_a_mean_for_other_channels(backend: str, device: str) -> None:
-    """In the graph form it is the operator of DALI that says so."""
+    """In the graph form DALI's operator raises the error."""
     with pytest.raises(RuntimeError, match=r"3: mean|match the number of channels"):
         mixed(
             random_images(4, (8, 8)),

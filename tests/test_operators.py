@@ -1,4 +1,4 @@
-"""What the operators promise beside the masks: batches of any size, identity, labels, the caller's draws."""
+"""Promises of the operators besides the masks: any batch size, identity, labels, the caller's draws."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_any_batch_size(count: int, method: str, backend: str, device: str) -> N
 @in_every_form
 @pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32])
 @pytest.mark.parametrize("method", MIXING)
-def test_a_batch_of_one_comes_back_as_it_is(method: str, dtype: type, backend: str, device: str) -> None:
+def test_a_batch_of_one_comes_back_unchanged(method: str, dtype: type, backend: str, device: str) -> None:
     images = random_images(1, (20, 20), dtype=dtype)
     result = run_mix(method, images, [3], backend=backend, device=device)
     np.testing.assert_array_equal(result.images, images)
@@ -47,7 +47,7 @@ def test_a_batch_of_one_comes_back_as_it_is(method: str, dtype: type, backend: s
 @in_every_form
 @pytest.mark.parametrize("method", MIXING)
 def test_short_last_batch(method: str, backend: str, device: str) -> None:
-    """DALI takes batches below the maximum; the permutation is then one of the short batch."""
+    """DALI accepts batches smaller than the maximum; the permutation is then of the short batch."""
     sizes = iter([5, 2, 1])
     images = random_images(5, (8, 8))
 
@@ -102,7 +102,7 @@ def test_probability_is_the_share_of_mixed_samples(backend: str, device: str) ->
 @pytest.mark.parametrize("method", MIXING)
 def test_lam_one_is_own_and_lam_zero_is_partner(method: str, backend: str, device: str) -> None:
     images = random_images(6, (16, 16))
-    # With an even size and the centre in the middle the box of lam = 0 covers the image: nothing is left.
+    # With an even size and the centre in the middle, the box of lam = 0 covers the whole image.
     ratio = 1.0 if method == "hmix" else None
 
     def define() -> Any:
@@ -121,7 +121,7 @@ def test_lam_one_is_own_and_lam_zero_is_partner(method: str, backend: str, devic
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("method", MIXING)
 def test_targets_with_equal_labels(method: str, smoothing: float, backend: str, device: str) -> None:
-    """Equal labels add up (they would overwrite each other in a scatter), and rows sum to 1."""
+    """Equal labels add up (a scatter would overwrite one of them), and rows sum to 1."""
     result = run_mix(
         method,
         random_images(8, (8, 8)),
@@ -157,7 +157,7 @@ def test_batch_granularity_shares_every_draw(method: str, backend: str, device: 
 
 
 @in_every_form
-def test_none_leaves_images_and_makes_one_hot_targets(backend: str, device: str) -> None:
+def test_none_keeps_images_and_makes_one_hot_targets(backend: str, device: str) -> None:
     images = random_images(5, (6, 7))
     result = run_mix("none", images, [4, 0, 1, 9, 4], backend=backend, device=device, label_smoothing=0.2)
     np.testing.assert_array_equal(result.images, images)
@@ -219,7 +219,7 @@ def test_numbers_and_nodes_give_the_same(device: str) -> None:
 
 
 def test_alpha_can_be_a_node() -> None:
-    """A ramp of alpha: small values give lam near 0 or 1, large ones lam near a half."""
+    """Different alphas: small values give lam near 0 or 1, large ones near a half."""
     alpha = np.repeat([0.01, 500.0], 200).astype(np.float32)
     result = run_mix("mixup", random_images(400, (1, 1), 1), alpha=alpha)
     assert np.abs(result.lam[:200] - 0.5).mean() > 0.45
@@ -260,7 +260,7 @@ def test_one_class() -> None:
 
 @in_every_form
 def test_inside_a_pipeline_with_conditionals(backend: str, device: str) -> None:
-    """DALI's ``if`` rewrites the pipeline's functions, ours included; same seed, same result."""
+    """For DALI's ``if`` it rewrites the pipeline's functions, ours too; same seed, same result."""
     images = random_images(8, (12, 12))
 
     def define(branch: bool) -> Any:

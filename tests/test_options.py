@@ -128,7 +128,7 @@ def test_names_are_those_of_before() -> None:
     new = {"mix_mixup_alpha", "mix_cutmix_alpha", "mix_switch_probability", "mix_granularity"}
     new |= {"init_entry", "new_classifier", "class_names", "absent_classes"}
     new |= {"crop_aspect_ratio", "mirror_probability", "bad_files_limit", "storage_patience"}
-    new |= {"val_labels", "allow_empty_classes", "from_config"}
+    new |= {"val_labels", "allow_empty_classes", "from_config", "aux_loss_weight", "val_resize_size"}
     assert now.keys() - FLAT.keys() == new
     assert [option.name for option in options()] == list(now)
 

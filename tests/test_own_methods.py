@@ -1,4 +1,4 @@
-"""A method of a user's own: registered once, found wherever the library's own methods are."""
+"""A user's own method: registered once, it works wherever the library's methods do."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import dali_msda as msda
 from dali_msda.backends.numba.formulas import fingerprint
 from dali_msda.backends.numba.kernels import mask_writer
 from dali_msda.masks import Functions, Grid, Value, drawn_center
-from dali_msda.methods import TABLE, takers
+from dali_msda.methods import TABLE, methods_with
 from experiments import figure3
 from pipelines.imagenet import train_pipeline
 from tests import reference
@@ -38,13 +38,13 @@ def distance(f: Functions, grid: Grid) -> Value:
 
 
 def diamond(f: Functions, grid: Grid, lam: Value) -> msda.Dense:
-    """0 in a diamond with the share 1 - lam of the image, if it lies inside."""
+    """0 in a diamond with the share 1 - lam of the image, if all of it is inside."""
     radius = f.sqrt((1.0 - lam) * grid.rows.size * grid.columns.size / 2.0)
     return msda.Dense(1.0 * (distance(f, grid) >= radius))
 
 
 def fade(f: Functions, grid: Grid, phase: Value, lam: Value, depth: Value, waves: Value) -> msda.Separable:
-    """Waves from side to side, between 1 and 1 - depth (1 - lam): arguments, two kinds of draws."""
+    """Waves from left to right, between 1 and 1 - depth (1 - lam): arguments and two kinds of draws."""
     turns = waves * grid.columns.pixels / grid.columns.size + phase
     half = f.constant(0.1) * 5.0
     columns = half + half * f.cos(2.0 * f.pi * turns)
@@ -52,12 +52,12 @@ def fade(f: Functions, grid: Grid, phase: Value, lam: Value, depth: Value, waves
 
 
 def wave(f: Functions, grid: Grid, lam: Value) -> msda.Separable:
-    """Rows and columns that are negative in places; their product stays in range."""
+    """Rows and columns are negative in places; the mask stays in range."""
     return msda.Separable(0.5, 0.5 * lam, f.cos(grid.rows.pixels), f.cos(grid.columns.pixels))
 
 
 def steep(f: Functions, grid: Grid, lam: Value) -> msda.Dense:
-    """Leaves [0, 1], where it is clipped."""
+    """Exceeds [0, 1] and is clipped."""
     return msda.Dense(3.0 * lam * grid.columns.pixels / grid.columns.size - 0.5 + 0.0 * grid.rows.pixels)
 
 
@@ -101,7 +101,7 @@ def diamond_mask(lam: float, center: tuple[int, int]) -> np.ndarray[Any, Any]:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_masks_are_those_of_the_formula(backend: str) -> None:
+def test_masks_follow_the_formula(backend: str) -> None:
     images = random_images(5, SIZE)
     lam, center = np.array([0.0, 0.3, 0.5, 0.77, 1.0]), np.array([[3, 30], [22, 0], [11, 15], [5, 5], [0, 0]])
     partner = np.array([1, 2, 3, 4, 0], np.int32)
@@ -115,7 +115,7 @@ def test_masks_are_those_of_the_formula(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_arguments_and_further_draws_reach_the_formula(backend: str) -> None:
+def test_arguments_and_additional_draws_reach_the_formula(backend: str) -> None:
     images = random_images(400, (4, 12), 1)
     result = run_mix("fade", images, lam=0.2, depth=0.25, waves=3.0, seed=8, backend=backend)
     pixels = np.arange(12) / 12
@@ -131,7 +131,7 @@ def test_arguments_and_further_draws_reach_the_formula(backend: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["diamond", "fade"])
-def test_all_backends_draw_and_mix_alike(method: str) -> None:
+def test_all_backends_draw_and_mix_the_same(method: str) -> None:
     images = random_images(32, SIZE)
     kernel, *others = (run_mix(method, images, seed=4, backend=b, probability=0.7) for b in BACKENDS)
     for other in others:
@@ -145,7 +145,7 @@ def test_all_backends_draw_and_mix_alike(method: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("formula", [wave, steep])
 def test_images_and_labels_follow_the_mask(formula: Any, backend: str) -> None:
-    """Whatever a formula makes, image, mask and label weight are of one mask, which is in [0, 1]."""
+    """Whatever a formula returns, image, mask and label weight are those of one mask in [0, 1]."""
     name = formula.__name__
     msda.register(dataclasses.replace(DIAMOND, name=name, mask=formula))
     try:
@@ -171,7 +171,7 @@ def test_it_has_a_function() -> None:
     assert "How deep the waves are. By default 0.5." in str(inspect.getdoc(msda.fade))
     with pytest.raises(TypeError, match="fade has no argument 'width'; it takes alpha, depth, waves, prob"):
         msda.fade(None, None, num_classes=3, width=1)
-    assert takers("depth") == ("fade",)
+    assert methods_with("depth") == ("fade",)
 
 
 @pytest.mark.parametrize("method", ["diamond", "fade"])
@@ -200,7 +200,7 @@ def test_the_figure_shows_it(coded: Path) -> None:
     assert mask is not None
     assert (image.shape[:2], set(np.unique(mask))) == (mask.shape, {0, 1})
     assert lam == pytest.approx(mask.mean(), abs=1e-6)
-    assert "Fade" not in panels  # has a draw that the figure does not fix
+    assert "Fade" not in panels  # it has a draw that the figure does not fix
 
 
 SCRIPT = """
@@ -214,7 +214,7 @@ sys.exit(train_imagenet.main(sys.argv[1:]))
 
 
 def test_the_trainer_takes_it(coded: Path, tmp_path: Path) -> None:
-    """A script that registers it and hands over to the trainer."""
+    """A script that registers it and calls the trainer."""
     options = ["--arch", "shufflenet_v2_x0_5", "--image-size", "32", "--batch-size", "8", "--max-steps", "1"]
     options += ["--device", "cpu", "--amp", "none", "--workers", "1"]
     options += ["--data", str(coded), "--output", str(tmp_path / "run"), "--mix", "diamond"]
@@ -239,14 +239,14 @@ def another(f: Functions, grid: Grid, lam: Value) -> msda.Separable:
 
 
 def test_another_formula_of_the_same_name_is_compiled_again() -> None:
-    """What is kept on disk is kept under what the formula computes."""
+    """The cache key on disk depends on what the formula computes."""
     TABLE.pop("diamond")
     msda.register(dataclasses.replace(DIAMOND, mask=another))
     assert run_mix("diamond", random_images(2, SIZE), lam=0.5).lam.tolist() == [0.25, 0.25]
 
 
-def test_code_from_several_processes_cannot_be_taken_for_other_code() -> None:
-    """The kernels of all methods meet in one process, compiled by others: their names tell them apart."""
+def test_code_compiled_by_several_processes_is_not_confused() -> None:
+    """A process may load kernels of all methods, compiled by others: their names distinguish them."""
     names = [
         mask_writer(method, tuple((name, i) for i, name in enumerate((*method.values, *RESERVED)))).py_func
         for method in TABLE.values()
@@ -265,7 +265,7 @@ def with_closure(factor: float) -> Any:
     return scaled
 
 
-def test_what_a_formula_closes_over_is_part_of_it() -> None:
+def test_closed_over_values_are_part_of_a_formula() -> None:
     assert fingerprint(with_closure(0.5)) != fingerprint(with_closure(0.25))
     assert fingerprint(with_closure(0.5)) == fingerprint(with_closure(0.5))
     for number, factor in enumerate((0.5, 0.25)):
@@ -277,7 +277,7 @@ def test_what_a_formula_closes_over_is_part_of_it() -> None:
             TABLE.pop(name)
 
 
-def changed(**fields: Any) -> msda.Method:
+def method_with(**fields: Any) -> msda.Method:
     common: dict[str, Any] = {"name": "own", "title": "", "summary": ""}
     return msda.Method(**common | {"mask": lambda f, grid: msda.Separable(1.0)} | fields)
 
@@ -286,9 +286,9 @@ def changed(**fields: Any) -> msda.Method:
     ("fields", "error", "words"),
     [
         ({"name": "hmix"}, ValueError, ["name must be none of", "hmix, gmix", "'hmix'"]),
-        ({"name": "h mix"}, ValueError, ["name must be a name of Python", "'h mix'"]),
-        ({"name": "blend"}, ValueError, ["name must be a name of Python that the library", "'blend'"]),
-        ({"name": "_own"}, ValueError, ["name must be a name of Python", "'_own'"]),
+        ({"name": "h mix"}, ValueError, ["name must be a Python name", "'h mix'"]),
+        ({"name": "blend"}, ValueError, ["name must be a Python name that the library", "'blend'"]),
+        ({"name": "_own"}, ValueError, ["name must be a Python name", "'_own'"]),
         ({"mask": lambda f, grid, lam: msda.Separable(lam)}, ValueError, ["mask of own", "f, grid", "'lam'"]),
         ({"mask": lambda f, grid: 1.0}, TypeError, ["must return Separable or Dense", "float"]),
         ({"draws": {"lam": msda.Beta("alpha")}}, ValueError, ["draws of own", "'alpha' for 'lam'"]),
@@ -300,7 +300,7 @@ def changed(**fields: Any) -> msda.Method:
         (
             {"arguments": (msda.Argument(name="layout", default=1.0, help=""),)},
             ValueError,
-            ["arguments of own", "free names", "'layout'"],
+            ["arguments of own", "unused names", "'layout'"],
         ),
         (
             {"arguments": (ALPHA,), "draws": {"alpha": msda.Uniform()}},
@@ -309,20 +309,20 @@ def changed(**fields: Any) -> msda.Method:
         ),
     ],
 )
-def test_what_cannot_be_registered(fields: dict[str, Any], error: type[Exception], words: list[str]) -> None:
+def test_bad_methods_are_refused(fields: dict[str, Any], error: type[Exception], words: list[str]) -> None:
     with pytest.raises(error) as caught:
-        msda.register(changed(**fields))
+        msda.register(method_with(**fields))
     assert not [word for word in words if word not in str(caught.value)], str(caught.value)
     assert "own" not in TABLE
 
 
-def test_only_methods_are_registered() -> None:
+def test_register_takes_only_methods() -> None:
     with pytest.raises(TypeError, match="method must be a Method; got 'diamond'"):
         msda.register("diamond")  # type: ignore[arg-type]
 
 
 def test_names_that_arguments_must_not_have() -> None:
-    """Those of every function of the library."""
+    """The arguments of the library's functions."""
     from dali_msda.methods import COMMON
 
     taken = set(inspect.signature(msda.mix).parameters) | set(inspect.signature(msda.blend).parameters)

@@ -104,7 +104,7 @@ def test_importing_the_wheel_imports_neither_torch_nor_numba(site: Path) -> None
 
 
 def test_the_wheel_has_what_the_readme_imports(site: Path) -> None:
-    nodes = [node for block in PYTHON for node in ast.walk(ast.parse(block))]
+    nodes = [node for block in PYTHON.values() for node in ast.walk(ast.parse(block))]
     imports = [ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
     assert "from pipelines.loader import DALILoader" in imports
     show = f"print(*(m.__file__ for n, m in sys.modules.items() if n.split('.')[0] in {PACKAGES}), sep='\\n')"
@@ -172,8 +172,7 @@ def test_an_old_dali_is_refused_in_one_line(script: str, tmp_path: Path) -> None
     run = run_with(tmp_path, files, script)
     assert run.returncode == 1
     assert run.stderr.splitlines()[-1] == (
-        "ImportError: dali_msda works with DALI 2.4 (tested), found 1.53.0: pip install --upgrade"
-        " 'dali-msda[cuda12]'"
+        "ImportError: DALI must be 2.4 (tested); got 1.53.0: pip install --upgrade 'dali-msda[cuda12]'"
     )
 
 
@@ -215,7 +214,7 @@ with warnings.catch_warnings(record=True) as caught:
     for pipeline in (train_pipeline(DATA, num_classes=3, **common), val_pipeline(DATA, **common)):
         pipeline.build()
         print(*(output.as_array().shape for output in pipeline.run()))
-print(len([warning for warning in caught if "dali_msda works without" in str(warning.message)]))
+print(len([warning for warning in caught if "dali_msda runs without" in str(warning.message)]))
 try:
     mixed(backend="kernel")
 except ImportError as error:

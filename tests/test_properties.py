@@ -1,4 +1,4 @@
-"""Properties that hold for every size, batch, type, method, convention and lam (hypothesis)."""
+"""Properties for every size, batch, type, method, convention and lam (hypothesis)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ GUARD = 64  # elements on either side of a buffer
     first=st.booleans(),
     seed=st.integers(0, 2**16),
 )
-def test_kernel_is_the_reference_and_stays_in_its_buffers(
+def test_kernel_agrees_with_the_reference_and_stays_in_its_buffers(
     method: str,
     convention: str,
     lam: float,
@@ -51,7 +51,7 @@ def test_kernel_is_the_reference_and_stays_in_its_buffers(
     first: bool,
     seed: int,
 ) -> None:
-    """Any shape; the centre may lie outside the image, as a caller's may. Guards around every buffer."""
+    """Any shape; the centre may be outside the image, as a caller's may. Guards around every buffer."""
     rng = np.random.default_rng(seed)
     shape = (channels, height, width) if first else (height, width, channels)
     size = height * width * channels
@@ -86,13 +86,13 @@ def test_kernel_is_the_reference_and_stays_in_its_buffers(
     exact = reference.blend(own, partner, expected, "CHW" if first else "HWC")
     assert np.abs(mixed - exact).max() <= (0.5 if dtype == np.uint8 else 0) + 2e-4
     buffers = [own_buffer, partner_buffer, mixed_buffer, mask_buffer, weights_buffer]
-    if size <= 600:  # the same mask with a weight for every pixel: the same image, to the bit
+    if size <= 600:  # with a weight for every pixel, the same mask gives the same image, to the bit
         dense, again = np.ascontiguousarray(mask.reshape(height, width)), np.zeros_like(mixed)
         assert dense_mean[0] == -1
         mix_image(again, dense_mean, fault, own, dense, partner, first, NO_LAYOUT)
         np.testing.assert_array_equal(again, mixed)
         np.testing.assert_allclose(dense_mean[0], expected.mean(), rtol=0, atol=5e-7)
-    if dtype == np.uint8 and not first:  # the kernel that normalises in the same pass: of the same integers
+    if dtype == np.uint8 and not first:  # the kernel that also normalises starts from the same integers
         norm = np.stack([rng.uniform(0, 255, channels), rng.uniform(0.01, 1, channels)]).astype(np.float32)
         for channels_first in (False, True):
             buffer, out = guarded(

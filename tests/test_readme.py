@@ -1,4 +1,4 @@
-"""The README: its Python runs, and the commands, options and files that it names exist."""
+"""The README and the page of methods: their Python runs; commands, options and files that they name exist."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ from tests.training_runs import train
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
-PYTHON: list[str] = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+PAGES = {"README": README, "methods": (ROOT / "docs" / "methods.md").read_text()}
+PYTHON: dict[str, str] = {
+    f"{page}-{number}": block
+    for page, text in PAGES.items()
+    for number, block in enumerate(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+}
 PROGRAMS = ("make", "python", "torchrun", "pip", "docker")
 OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
 # Of docker run; a text cannot be checked against a program that is not here.
@@ -73,7 +78,7 @@ def folder(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("block", PYTHON, ids=range(len(PYTHON)))
+@pytest.mark.parametrize("block", PYTHON.values(), ids=PYTHON)
 def test_python_runs(block: str, folder: Path) -> None:
     """As it stands but for :data:`STAND_INS`, each block in a process of its own."""
     run = subprocess.run(
@@ -88,7 +93,7 @@ def test_python_runs(block: str, folder: Path) -> None:
 
 
 def test_stand_ins_and_checks_are_in_use() -> None:
-    assert [text for text in (*STAND_INS, *HOLDS) if text not in "".join(PYTHON)] == []
+    assert [text for text in (*STAND_INS, *HOLDS) if text not in "".join(PYTHON.values())] == []
 
 
 # -- Commands ---------------------------------------------------------------------------------------------
@@ -147,7 +152,7 @@ def _missing_files(words: list[str]) -> set[str]:
 
 
 def test_commands_exist() -> None:
-    found = commands(README.partition("## Layout")[0])
+    found = commands(README)
     assert {words[0] for words in found} == {*PROGRAMS, "docker/build.sh"}
     for words in found:
         assert faults(words) == set(), shlex.join(words)
@@ -190,9 +195,16 @@ def test_what_does_not_exist_is_found() -> None:
 
 
 def test_files_exist() -> None:
-    """Those that it links to, and those of its layout."""
-    linked = re.findall(r"\]\(([^)#:]+)\)", README)
-    listed = re.findall(r"^ {4}(\S+)", README.partition("## Layout")[2], re.MULTILINE)
-    assert "docs/training.md" in linked
-    assert "pipelines/" in listed
-    assert [path for path in (*linked, *listed) if not (ROOT / path).exists()] == []
+    """Those that all pages link to, and those of the map."""
+    linked = {
+        page.parent / path
+        for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("docker/*.md"))
+        for path in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", page.read_text())
+    }
+    contributing = (ROOT / "CONTRIBUTING.md").read_text()
+    start = contributing.index("## Map")
+    map_ = contributing[start : contributing.index("\n## ", start)]
+    listed = {ROOT / path for path in re.findall(r"^ {4}(\S+)", map_, re.MULTILINE)}
+    assert ROOT / "docs/training.md" in linked
+    assert ROOT / "pipelines/" in listed
+    assert [path for path in (*linked, *listed) if not path.exists()] == []

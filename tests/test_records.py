@@ -99,13 +99,13 @@ BAD: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
         Augmentation,
         {"rand_augment": (0, 9)},
         ValueError,
-        "rand_augment must be two numbers n >= 1 and 0 <= m < 31; got (0, 9)",
+        "rand_augment must be two numbers 1 <= n <= 16 and 0 <= m < 31; got (0, 9)",
     ),
     (
         Augmentation,
         {"rand_augment": (2, 31)},
         ValueError,
-        "rand_augment must be two numbers n >= 1 and 0 <= m < 31; got (2, 31)",
+        "rand_augment must be two numbers 1 <= n <= 16 and 0 <= m < 31; got (2, 31)",
     ),
     (Augmentation, {"rand_augment": 9}, TypeError, "rand_augment must be two integers (n, m); got 9"),
     (

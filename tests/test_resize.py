@@ -1,4 +1,4 @@
-"""The compiled resize against an independent one: every pixel is the nearest integer to the exact value."""
+"""The compiled resize compared with an independent one: every pixel is the nearest integer."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def exact(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def resized(image: np.ndarray, height: int, width: int, mirror: bool = False) -> np.ndarray:
-    """With guard bytes on both sides of the output, and of a copy of the input."""
+    """Resize, with guard bytes on both sides of the output and of a copy of the input."""
     buffer = np.full(height * width * 3 + 2 * GUARD, 171, np.uint8)
     out = buffer[GUARD:-GUARD].reshape(height, width, 3)
     padded = np.full(image.size + 2 * GUARD, 255, np.uint8)
@@ -74,8 +74,8 @@ def test_torch_agrees(source: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("value", [0, 1, 127, 254, 255])
-def test_plain_images_stay_plain(value: int) -> None:
-    """Weights that sum to a little more than 1 must not carry 255 over to 0."""
+def test_uniform_images_stay_uniform(value: int) -> None:
+    """Weights that sum to slightly more than 1 must not make 255 overflow to 0."""
     for side in (1, 7, 100, 223, 224, 225, 333, 1001):
         image = np.full((side, side + 3, 3), value, np.uint8)
         assert (resized(image, 224, 64) == value).all()

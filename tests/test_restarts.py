@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 import sys
@@ -227,6 +228,9 @@ def test_a_screen_that_is_gone(
     assert outcome.statuses == [0], outcome.said
     assert "rror" not in outcome.said
     assert ("9 steps" in outcome.said) == (screen[0] == "log"), outcome.said
+    logged = (tmp_path / "run" / "log.txt").read_text()
+    for line in ("resnet50 on 24", "epoch 3: top-1", "100%", "for 9 steps"):
+        assert logged.count(line) == 1, logged
     assert_same_run(tmp_path / "run", undisturbed)
 
 
@@ -236,6 +240,57 @@ def test_an_error_nobody_reads(trainer: Trainer, photos: Path, tmp_path: Path) -
     command = ["--data", photos, "--output", tmp_path / "run", *SETTINGS]
     for screen in SCREENS:
         assert trainer.run(*command, model="plain", screen=screen).statuses == [2], screen
+
+
+def printed(said: str) -> list[str]:
+    """The lines of a screen as they look in the end, without the order of the streams and progress bars."""
+    lines = (line.rstrip("\r").split("\r")[-1].rstrip() for line in said.split("\n"))
+    return sorted(line for line in lines if line and "step/s" not in line and "%|" not in line)
+
+
+AWAY = {"event": "step", "number": 2, "do": [{"shell": "mv {run}/log.txt {run}/away"}]}
+BACK = {"event": "step", "number": 8, "do": [{"shell": "mv {run}/away {run}/log.txt"}]}
+
+
+@pytest.mark.parametrize(
+    ("plan", "statuses", "line"),
+    [
+        ([{"event": "step", "number": 4, "do": [SIGTERM]}], [128 + SIGTERM, 0], "Stopped at step 4 of 9"),
+        ([{"event": "step", "number": 4, "do": ["bad loss"]}], [1, 0], "error: The loss was not finite"),
+        ([AWAY, BACK], [0], "epoch 2: top-1"),
+    ],
+    ids=["a stop", "an error", "a log that is away for a while"],
+)
+def test_the_log_has_all_that_is_printed(
+    plan: list[dict[str, Any]],
+    statuses: list[int],
+    line: str,
+    trainer: Trainer,
+    photos: Path,
+    tmp_path: Path,
+) -> None:
+    """Once, also of a run that is resumed; a progress bar as it is in the end."""
+    run = tmp_path / "run"
+    plan = json.loads(json.dumps(plan).replace("{run}", str(run)))
+    command = ["--data", photos, "--output", run, *SETTINGS, *AGAIN]
+    outcomes = [
+        trainer.run(*command, model="plain", plan=None if number else plan) for number in range(len(statuses))
+    ]
+    said = "\n".join(outcome.said for outcome in outcomes)
+    assert [outcome.statuses for outcome in outcomes] == [[status] for status in statuses], said
+    assert line in said
+    assert printed((run / "log.txt").read_text()) == printed(said)
+
+
+def test_a_log_that_cannot_be_written(
+    trainer: Trainer, photos: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    plan = {"event": "step", "number": 2, "do": [{"shell": f"rm {run}/log.txt && mkdir {run}/log.txt"}]}
+    outcome = trainer.run("--data", photos, "--output", run, *SETTINGS, model="plain", plan=plan)
+    assert outcome.statuses == [0], outcome.said
+    assert "rror" not in outcome.said
+    assert_same_run(run, undisturbed)
 
 
 def test_saved_before_it_is_told(

@@ -1,4 +1,4 @@
-"""The rules of a source, for the class folder and for the example in memory, up to the trainer."""
+"""The rules of a source, for class folders and for the in-memory example, up to the trainer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipelines.folders import ImageFolder, check_dataset, list_images
 from pipelines.imagenet import train_pipeline, val_pipeline
 from pipelines.loader import DALILoader
 from pipelines.records import Augmentation, Output, Shard
-from pipelines.sources import Order, Source, substitutes
+from pipelines.sources import Order, Source, find_substitutes
 from tests.image_sets import CLASSES, TRAIN_LABELS, indices
 from tests.sources import memory_class
 from tests.training_runs import losses, status, train, without_clock
@@ -27,12 +27,12 @@ SHARDS = [(0, 1), (0, 3), (2, 3)]
 
 @pytest.fixture(scope="module")
 def memory() -> Any:
-    """The class of the example in the contract."""
+    """The class of the example in the protocol's docstring."""
     return memory_class()
 
 
-def loaded(memory: Any, folder: ImageFolder) -> Source:
-    """The images of a folder, in memory."""
+def load(memory: Any, folder: ImageFolder) -> Source:
+    """Load the images of a folder into memory."""
     contents = [folder.encoded(position) for position in range(len(folder))]
     source: Source = memory(folder.classes, list(zip(contents, folder.labels, strict=True)))
     return source
@@ -42,10 +42,10 @@ def loaded(memory: Any, folder: ImageFolder) -> Source:
 def source(request: pytest.FixtureRequest, coded: Path, memory: Any) -> Source:
     """23 images of three classes; each shows its position."""
     folder = list_images(coded / "train")
-    return folder if request.param == "folder" else loaded(memory, folder)
+    return folder if request.param == "folder" else load(memory, folder)
 
 
-def ordered(source: Source, shuffle: bool, shard: int = 0, shards: int = 1) -> Order:
+def make_order(source: Source, shuffle: bool, shard: int = 0, shards: int = 1) -> Order:
     return Order(
         size=len(source),
         batch_size=BATCH,
@@ -56,7 +56,7 @@ def ordered(source: Source, shuffle: bool, shard: int = 0, shards: int = 1) -> O
 
 
 def loader(source: Source, order: Order, state: dict[str, Any] | None = None, **options: Any) -> DALILoader:
-    """A loader of small training images, or of validation images where `order` does not shuffle."""
+    """A loader of small training images, or of validation images if `order` does not shuffle."""
     common: dict[str, Any] = {
         "batch_size": BATCH,
         "output": Output(image_size=8),
@@ -83,7 +83,7 @@ def epoch(batches: Any) -> list[int]:
     return [i for images, _ in batches for i in indices(images)]
 
 
-def test_both_keep_to_the_contract(source: Source) -> None:
+def test_both_follow_the_protocol(source: Source) -> None:
     assert isinstance(source, Source)
     assert not isinstance(str(source), Source)
     assert len(source) == COUNT
@@ -93,8 +93,8 @@ def test_both_keep_to_the_contract(source: Source) -> None:
     assert source.stand_ins == frozenset()
 
 
-def test_the_nodes_give_what_encoded_gives(source: Source) -> None:
-    order = ordered(source, shuffle=False)
+def test_nodes_and_encoded_give_the_same_bytes(source: Source) -> None:
+    order = make_order(source, shuffle=False)
     pipeline = Pipeline(BATCH, 1, None)
     with pipeline:
         pipeline.set_outputs(*source.without([2]).read(order, report_stand_ins=True))
@@ -110,8 +110,8 @@ def test_the_nodes_give_what_encoded_gives(source: Source) -> None:
 
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("shards", [1, 2, 3])
-def test_every_sample_comes_once_in_an_epoch(shards: int, shuffle: bool, source: Source) -> None:
-    parts = [loader(source, ordered(source, shuffle, shard, shards)) for shard in range(shards)]
+def test_every_sample_comes_once_per_epoch(shards: int, shuffle: bool, source: Source) -> None:
+    parts = [loader(source, make_order(source, shuffle, shard, shards)) for shard in range(shards)]
     epochs = [[epoch(part) for part in parts] for _ in range(3)]
     for found in epochs:
         assert sorted(itertools.chain(*found)) == list(range(COUNT))
@@ -125,10 +125,10 @@ def test_every_sample_comes_once_in_an_epoch(shards: int, shuffle: bool, source:
 @pytest.mark.parametrize(("shard", "shards"), SHARDS)
 @pytest.mark.parametrize("taken", [0, 1, 4, 9, 20])
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_upcoming_holds_what_comes(
+def test_upcoming_has_the_next_samples(
     shuffle: bool, taken: int, shard: int, shards: int, source: Source
 ) -> None:
-    order = ordered(source, shuffle, shard, shards)
+    order = make_order(source, shuffle, shard, shards)
     batches = loader(source, order)
     endless = (batch for _ in itertools.count() for batch in batches)
     list(itertools.islice(endless, taken))
@@ -151,8 +151,8 @@ def test_upcoming_holds_what_comes(
     "options", [{"mix": "hmix"}, {"mix": "gmix", "augmentation": Augmentation(auto_augment="rand")}]
 )
 @pytest.mark.parametrize("stop", [1, 5, 6, 9])
-def test_a_state_goes_on_bit_for_bit(stop: int, options: dict[str, Any], source: Source) -> None:
-    order = ordered(source, True, 1, 2)
+def test_a_state_resumes_bit_for_bit(stop: int, options: dict[str, Any], source: Source) -> None:
+    order = make_order(source, True, 1, 2)
 
     def batches(loader: DALILoader) -> Iterator[tuple[bytes, bytes]]:
         while True:
@@ -166,21 +166,21 @@ def test_a_state_goes_on_bit_for_bit(stop: int, options: dict[str, Any], source:
     assert found == list(itertools.islice(batches(loader(source, order, **options)), stop + 7))
 
 
-def test_digest_tells_listings_apart(source: Source, coded: Path, memory: Any) -> None:
+def test_digest_differs_between_listings(source: Source, coded: Path, memory: Any) -> None:
     assert len(source.digest()) == 64
     other = list_images(coded / "val")
-    assert source.digest() != (other if isinstance(source, ImageFolder) else loaded(memory, other)).digest()
+    assert source.digest() != (other if isinstance(source, ImageFolder) else load(memory, other)).digest()
 
 
-def test_stand_ins_have_to_be_reported(source: Source) -> None:
+def test_stand_ins_must_be_reported(source: Source) -> None:
     with pytest.raises(ValueError, match="report_stand_ins must be True for images with"):
         val_pipeline(source.without([0]), batch_size=BATCH, num_threads=1)
 
 
 def test_substitutes() -> None:
-    assert substitutes("abcde", frozenset([1, 2, 4])) == {1: 3, 2: 3, 4: 0}
+    assert find_substitutes("abcde", frozenset([1, 2, 4])) == {1: 3, 2: 3, 4: 0}
     with pytest.raises(ValueError, match="none of the 2 images in ab can be decoded"):
-        substitutes("ab", frozenset([0, 1]))
+        find_substitutes("ab", frozenset([0, 1]))
 
 
 def test_neither_path_nor_source() -> None:
@@ -189,19 +189,19 @@ def test_neither_path_nor_source() -> None:
 
 
 def test_order_of_another_batch_size(memory: Any, coded: Path) -> None:
-    source = loaded(memory, list_images(coded / "train"))
-    order = ordered(source, shuffle=False)
+    source = load(memory, list_images(coded / "train"))
+    order = make_order(source, shuffle=False)
     pipeline = val_pipeline(source, batch_size=BATCH + 1, num_threads=1)
     with pytest.raises(ValueError, match="order must have the batch size of the pipeline, 5; got 4"):
         DALILoader(pipeline, order=order)
 
 
-# Bad samples, in memory: nothing of finding and skipping them is about files
+# Bad samples, in memory: finding and skipping them does not depend on files
 
 
 @pytest.fixture
 def damaged(memory: Any, coded: Path) -> Callable[[str, set[int]], Source]:
-    """A split in memory, some of its samples no images."""
+    """A split in memory, with some samples that are not images."""
 
     def make(split: str, bad: set[int]) -> Source:
         folder = list_images(coded / split)
@@ -218,7 +218,7 @@ def damaged(memory: Any, coded: Path) -> Callable[[str, set[int]], Source]:
 @pytest.mark.parametrize("bad", [{0, 7, 8, 15}, {1}, {15}, {8}])
 def test_bad_samples_are_skipped(bad: set[int], shuffle: bool, damaged: Any, tmp_path: Path) -> None:
     source = damaged("train", bad)
-    order = ordered(source, shuffle)
+    order = make_order(source, shuffle)
     guarded = GuardedLoader(
         source,
         lambda source, state: loader(source, order, state),
@@ -241,15 +241,15 @@ def test_bad_samples_are_skipped(bad: set[int], shuffle: bool, damaged: Any, tmp
 
 @pytest.mark.usefixtures("plain_model")
 def test_trainer(damaged: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trains, evaluates, skips, resumes: bit for bit, and of another listing it does not."""
+    """Trains, evaluates, skips bad samples and resumes bit for bit, but not with another listing."""
     train_set, val_set = damaged("train", {3, 8}), damaged("val", {1})
     monkeypatch.setattr("training.inputs.check_dataset", lambda *_, **__: (train_set, val_set))
     extra = ["--image-size", 8, "--mix", "hmix", "--checkpoint-every", 1, "--keep", 9]
     whole = train(tmp_path, tmp_path / "whole", *extra)
     assert len(losses(whole)) == 4
     lines = (tmp_path / "whole" / "quarantine.jsonl").read_text().splitlines()
-    named = {json.loads(line)["path"] for line in lines}
-    assert {"sample 1"} <= named <= {f"sample {position}" for position in (1, 3, 8)}
+    quarantined = {json.loads(line)["path"] for line in lines}
+    assert {"sample 1"} <= quarantined <= {f"sample {position}" for position in (1, 3, 8)}
     checkpoint = tmp_path / "whole" / "checkpoints" / "step-00000001.pt"
     assert status(tmp_path, tmp_path / "resumed", *extra, "--resume", checkpoint) == 0
     assert without_clock(tmp_path / "resumed") == without_clock(tmp_path / "whole")
@@ -268,14 +268,14 @@ def test_evaluation(
     """The same images in two forms give the same result."""
     train(coded, tmp_path / "run", "--max-steps", 1, "--image-size", 8)
     weights = tmp_path / "run" / "best.pt"
-    in_memory = loaded(memory, check_dataset(coded)[1])
+    in_memory = load(memory, check_dataset(coded)[1])
 
-    def evaluated() -> str:
+    def evaluate() -> str:
         capsys.readouterr()
         assert status(coded, tmp_path / "out", "--eval-only", "--init-weights", weights) == 0
         return capsys.readouterr().out
 
-    expected = evaluated()
+    expected = evaluate()
     assert "17 images of 32 pixels" in expected
     monkeypatch.setattr("training.inputs.list_split", lambda *_, **__: in_memory)
-    assert evaluated() == expected
+    assert evaluate() == expected

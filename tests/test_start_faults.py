@@ -5,10 +5,12 @@ And what it can begin with all the same.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import subprocess
 import tempfile
+import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +25,9 @@ from tests.trainer_process import Trainer
 from tests.training_runs import SMALL, status
 from training import export
 from training.config import Config, resolve
+from training.limits import free_memory
 from training.model import build_model
-from training.options import options
+from training.options import Option, options
 from training.ranks import Ranks
 from training.trial import try_model
 
@@ -153,6 +156,14 @@ FAULTS = [
         line=r"\[Errno 2\] No such file or directory: '{root}/record'",
     ),
 ]
+# What is larger than any machine. All other options refuse such a number, or do no harm with it.
+LARGE = {
+    "image_size": "--image-size must be smaller: the loader takes at least .* GiB an image, .*",
+    "val_image_size": "--val-image-size must be smaller: the loader takes at least .* GiB an image, .*",
+    "batch_size": "--batch-size must be smaller: the loader takes at least .* GiB for the 10{9} images .*",
+    "workers": r"--workers must be at most \d+ here; got 10{9}",
+    "rand_augment": "--rand-augment must be two numbers 1 <= n <= 16 and .*; got .*",
+}
 # What only the model knows. SMALL has 8 images of 32 pixels a step.
 SHAPES = [
     Fault(
@@ -238,6 +249,49 @@ def test_refused_by_the_model(
     assert_refused(fault, photos, tmp_path, capsys)
 
 
+def numbers_in(option: Option) -> int:
+    """How many numbers the option takes."""
+    kinds = typing.get_args(option.kind) or (option.kind,)
+    is_pair = typing.get_origin(option.kind) is tuple
+    return (2 if is_pair else 1) if {int, float}.intersection(kinds) else 0
+
+
+@pytest.mark.parametrize("option", [*filter(numbers_in, options())], ids=lambda option: option.name)
+def test_too_large(option: Option, photos: Path) -> None:
+    """No number ends the process, or keeps it busy for ever: it is refused, or does no harm."""
+    given = [f"--{option.name.replace('_', '-')}", *["1000000000"] * numbers_in(option)]
+    try:
+        resolve(train_imagenet.settings_of(["--data", str(photos), *SMALL, *given]))
+        said = ""
+    except ValueError as error:
+        said = str(error)
+    assert re.fullmatch(LARGE.get(option.name, "(--.* must be .*; got .*)?"), said), said
+
+
+def test_a_model_without_memory(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The loader needs two thirds of what there is, and the model several times as much."""
+    free = free_memory()
+    assert free is not None
+    fault = Fault(
+        name="a large image",
+        given=("--image-size", str(math.isqrt(free // 72)), "--val-image-size", "32", "--batch-size", "2"),
+        line="--image-size must be smaller: --arch shufflenet_v2_x0_5 takes at least .* GiB an image, .*",
+    )
+    assert_refused(fault, photos, tmp_path, capsys)
+
+
+def test_no_compiler(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    fault = Fault(
+        name="no compiler",
+        given=("--compile",),
+        line=r"--compile must be left out where PyTorch cannot compile; got True \(.*\)",
+    )
+    assert_refused(fault, photos, tmp_path, capsys)
+
+
 def test_refused_in_several_processes(trainer: Trainer, photos: Path, tmp_path: Path) -> None:
     command = ["--data", photos, "--output", tmp_path / "run", *SMALL, "--batch-size", 2]
     outcome = trainer.run(*command, processes=2)
@@ -312,7 +366,7 @@ def test_home_of_the_other_programs(home: Path, coded: Path, capsys: pytest.Capt
     for name in ("checked", "weights"):
         (home / name).touch()
     assert check.main(["~/data", "--output=~/checked"]) == 2
-    assert f"--output must be a folder; {home}/checked is a file" in capsys.readouterr().err
+    assert f"--output must be a folder; got the file {home}/checked" in capsys.readouterr().err
     assert export.main(["~/none.pt", "~/weights"]) == 2
     assert f"{home}/weights is there already" in capsys.readouterr().err
 

@@ -1,8 +1,9 @@
-"""The operator against the paper's closed forms, through real pipelines.
+"""The operator compared with the paper's closed forms, through real pipelines.
 
-With the own image 1 and the partner 0 everywhere the mixed image is the mask M. Over many draws its mean and
-its second moment a_jk = E[(1 - M_j)(1 - M_k)] (equation 9) must be those of the formulas, as finite sums over
-the places a box or a point can take (equations 10 and 11 before the integral), within 4 standard errors.
+If the own image is 1 and the partner 0 everywhere, the mixed image is the mask M. Over many draws its mean
+and its second moment a_jk = E[(1 - M_j)(1 - M_k)] (equation 9) must be those of the formulas, as finite sums
+over the possible places of a box or a point (equations 10 and 11 before the integral), within 4 standard
+errors.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ PIXELS = [(0, 0), (0, 15), (3, 7), (7, 8), (8, 8), (8, 9), (12, 5), (15, 15)]
 
 
 def masks(method: str, backend: str, **arguments: Any) -> np.ndarray:
-    """DRAWS masks, DRAWS x SIDE x SIDE: white images mixed with the black one at index 0."""
+    """Make DRAWS masks, DRAWS x SIDE x SIDE, by mixing white images with the black one at index 0."""
     images = np.ones((DRAWS + 1, SIDE, SIDE, 1), np.float32)
     images[0] = 0
     result = run_mix(
@@ -32,7 +33,7 @@ def masks(method: str, backend: str, **arguments: Any) -> np.ndarray:
 
 
 def box_cover(ratio: float) -> np.ndarray:
-    """Indicator of the box for every place it can take: places x SIDE x SIDE."""
+    """Indicator of the box at every possible place: places x SIDE x SIDE."""
     side = int(SIDE * np.sqrt(1 - LAM) * np.sqrt(ratio))
     starts = range(SIDE - side + 1)
     pixel = np.arange(SIDE)
@@ -41,7 +42,7 @@ def box_cover(ratio: float) -> np.ndarray:
 
 
 def possible_masks(method: str) -> tuple[np.ndarray, np.ndarray]:
-    """Every mask a method can make for this lam, and its probability."""
+    """Every mask that a method can make for this lam, and its probability."""
     if method == "mixup":
         possible = np.full((1, SIDE, SIDE), LAM)
     elif method == "cutmix":
@@ -71,7 +72,7 @@ def test_moments_of_the_mask(method: str, backend: str) -> None:
     possible, probability = possible_masks(method)
 
     def assert_close(draws: np.ndarray, values: np.ndarray) -> None:
-        """`draws` of one quantity against its values over all possible masks."""
+        """Compare draws of one quantity with its values over all possible masks."""
         mean = float(probability @ values)
         error = np.sqrt(max(float(probability @ (values - mean) ** 2), 0.0) / DRAWS)
         assert abs(draws.mean() - mean) <= 4 * error + 1e-6
@@ -88,7 +89,7 @@ def test_cutmix_second_moment_is_equation_10() -> None:
     cover = box_cover(1.0)
 
     def overlap(j: int, k: int) -> int:
-        """Starts whose box covers both pixels: min of the last ones less max of the first ones."""
+        """Number of starts whose box covers both pixels: from the later first to the earlier last."""
         return max(min(j, k, SIDE - side) - max(j - side + 1, k - side + 1, 0) + 1, 0)
 
     for j, k in itertools.combinations_with_replacement(PIXELS, 2):

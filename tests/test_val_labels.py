@@ -1,4 +1,4 @@
-"""Labels of a val/ without class folders: every form that they come in, and what does not fit."""
+"""Labels for a val/ without class folders: every accepted form, and labels that do not match."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def images(tmp_path: Path) -> Path:
 
 
 def found(root: Path, labels: Path, text: str | bytes) -> list[str]:
-    """The names of the classes of the images."""
+    """The class names of the images."""
     labels.write_bytes(text if isinstance(text, bytes) else text.encode())
     listing = list_images(root, val_labels=labels)
     assert list(listing.classes) == sorted(set(listing.classes))
@@ -47,13 +47,13 @@ def test_forms(form: str, images: Path, tmp_path: Path) -> None:
     assert found(images, tmp_path / "labels", FORMS[form]) == ["n03", "n02", "n02"]
 
 
-def test_names_of_classes_that_are_not_utf8(images: Path, tmp_path: Path) -> None:
+def test_class_names_that_are_not_utf8(images: Path, tmp_path: Path) -> None:
     assert found(images, tmp_path / "labels", b"caf\xe9\na\na") == [os.fsdecode(b"caf\xe9"), "a", "a"]
 
 
 @pytest.mark.parametrize("kit", ["map_clsloc.txt", "meta.mat"])
-def test_ids_of_ilsvrc(kit: str, images: Path, tmp_path: Path) -> None:
-    """They are those of the development kit, which do not follow the order of the names."""
+def test_ilsvrc_class_ids(kit: str, images: Path, tmp_path: Path) -> None:
+    """The ids of the development kit, which do not follow the order of class names."""
     if kit == "meta.mat":
         fields = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O")]
         rows: Any = np.array([(1, "n09", "nine"), (2, "n03", "three"), (1860, "n00", "root")], fields)
@@ -61,15 +61,15 @@ def test_ids_of_ilsvrc(kit: str, images: Path, tmp_path: Path) -> None:
     else:
         (tmp_path / kit).write_text("n09 1 nine\nn03 2 three\n")
     assert found(images, tmp_path / "labels", "2\n1\n1\n") == ["n03", "n09", "n09"]
-    # The number in the name of a file is its place, so that one may be gone.
+    # The number in a file name is its line, so files may be missing.
     (images / f"{SECOND}.JPEG").unlink()
     assert found(images, tmp_path / "labels", "2\n1\n1\n") == ["n03", "n09"]
-    with pytest.raises(ValueError, match=r"must hold class ids .* holds 7"):
+    with pytest.raises(ValueError, match=r"must have class ids .*; got 7 in "):
         found(images, tmp_path / "labels", "2\n7\n1\n")
 
 
 def test_images_at_any_depth(tmp_path: Path) -> None:
-    """As Tiny ImageNet has them."""
+    """As in Tiny ImageNet."""
     tree(tmp_path / "val", "images/val_1.JPEG", "images/val_0.JPEG")
     text = "val_0.JPEG\tb\t0\t0\t9\t9\nval_1.JPEG\ta\t0\t0\t9\t9\n"
     assert found(tmp_path / "val", tmp_path / "labels", text) == ["b", "a"]
@@ -78,19 +78,19 @@ def test_images_at_any_depth(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "{labels} is empty"),
-        ("n1\nn2\n", r"must have a line for every image; {labels} has 2, and images are numbered 1 to 3"),
+        ("", "got {labels}, which is empty"),
+        ("n1\nn2\n", r"must have a line for every image; got 2 lines in {labels} for images numbered 1 to 3"),
         (HEADER + f"{FIRST},n02 1 2 3 4\n",
-         rf"must name every image; {{labels}} does not name {SECOND}.JPEG and 1 more"),
-        (HEADER + f"{FIRST},n02 1 2 3 4 n03 1 2 3 4\n", "objects of one class, .*; {labels} holds '.*'"),
-        (HEADER + f"{FIRST},n02\n", "objects of one class, .*; {labels} holds '.*'"),
-        (HEADER + f"{FIRST}\n", "objects of one class, .*; {labels} holds '.*'"),
+         rf"must list every image; got {{labels}} without {SECOND}.JPEG and 1 more"),
+        (HEADER + f"{FIRST},n02 1 2 3 4 n03 1 2 3 4\n", "objects of one class, .*; got '.*' in {labels}"),
+        (HEADER + f"{FIRST},n02\n", "objects of one class, .*; got '.*' in {labels}"),
+        (HEADER + f"{FIRST}\n", "objects of one class, .*; got '.*' in {labels}"),
         (f"{FIRST}.JPEG a\n{SECOND}.JPEG\n",
-         rf"an image and its class in each line; {{labels}} holds '{SECOND}.JPEG'"),
+         rf"an image and its class in each line; got '{SECOND}.JPEG' in {{labels}}"),
         ("1\n2\n3\n", r"needs meta.mat or map_clsloc.txt of ILSVRC's development kit beside it"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit(text: str, message: str, images: Path, tmp_path: Path) -> None:
+def test_labels_that_do_not_match(text: str, message: str, images: Path, tmp_path: Path) -> None:
     labels = tmp_path / "labels"
     with pytest.raises(ValueError, match=message.format(labels=re.escape(str(labels)))) as caught:
         found(images, labels, text)
@@ -100,19 +100,19 @@ def test_what_does_not_fit(text: str, message: str, images: Path, tmp_path: Path
 
 def test_a_damaged_kit(images: Path, tmp_path: Path) -> None:
     (tmp_path / "meta.mat").write_bytes(b"no MATLAB file" * 20)
-    with pytest.raises(ValueError, match=r"needs the meta.mat .*; .*meta.mat cannot be read as one"):
+    with pytest.raises(ValueError, match=r"needs the meta.mat .*; got .*meta.mat, which cannot be read"):
         found(images, tmp_path / "labels", "1\n2\n1\n")
     (tmp_path / "map_clsloc.txt").write_text("n01 one 1\n")
-    with pytest.raises(ValueError, match=r"needs a map_clsloc.txt with a class name and its id"):
+    with pytest.raises(ValueError, match=r"needs a map_clsloc.txt beside it with a class name and its id"):
         found(images, tmp_path / "labels", "1\n2\n1\n")
 
 
 def test_other_images_and_no_images(tmp_path: Path) -> None:
     tree(tmp_path / "val", "b.png", "a.png")
     assert found(tmp_path / "val", tmp_path / "labels", "n1\nn2\n") == ["n1", "n2"]
-    with pytest.raises(ValueError, match=r"as many lines as there are images \(2\); .* has 3"):
+    with pytest.raises(ValueError, match=r"one line per image \(2\); got 3 lines in "):
         found(tmp_path / "val", tmp_path / "labels", "n1\nn2\nn3\n")
-    with pytest.raises(ValueError, match=r"must be of the images in .*; there are none"):
+    with pytest.raises(ValueError, match=r"needs images in .*; got none"):
         found(tree(tmp_path / "empty", "a.txt"), tmp_path / "labels", "n1\n")
 
 
@@ -122,5 +122,5 @@ def test_classes_are_matched_with_those_of_train(images: Path, tmp_path: Path) -
     train, val = check_dataset(tmp_path, val_labels=tmp_path / "labels")
     assert (val.classes, val.labels) == (train.classes, [1, 0, 0])
     (tmp_path / "labels").write_text("n03\nn02\nn07\n")
-    with pytest.raises(ValueError, match="train lacks n07"):
+    with pytest.raises(ValueError, match="train without n07"):
         check_dataset(tmp_path, val_labels=tmp_path / "labels")

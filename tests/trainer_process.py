@@ -148,7 +148,7 @@ def _open_screen(number: int, state: str, log: int) -> None:
         os.dup2(os.open("/dev/full", os.O_WRONLY) if state == "full" else log, number)
 
 
-def plain_classifier(arch: str, num_classes: int) -> Any:
+def plain_classifier(arch: str, num_classes: int, **options: bool) -> Any:
     """A small model without BatchNorm and dropout."""
     from torch import nn
 
@@ -161,7 +161,7 @@ def plain_classifier(arch: str, num_classes: int) -> Any:
     )
 
 
-def restless_classifier(arch: str, num_classes: int) -> Any:
+def restless_classifier(arch: str, num_classes: int, **options: bool) -> Any:
     """A small model whose steps depend on more than its weights: BatchNorm and dropout."""
     from torch import nn
 
@@ -180,7 +180,29 @@ def restless_classifier(arch: str, num_classes: int) -> Any:
     )
 
 
-def overflowing_classifier(arch: str, num_classes: int) -> Any:
+def classifier_with_heads(arch: str, num_classes: int, *, aux_heads: bool = False) -> Any:
+    """A small model with two auxiliary heads, where they are asked for, as googlenet has them."""
+    import torch
+    from torch import nn
+
+    class WithHeads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features = restless_classifier(arch, 8)
+            if aux_heads:
+                self.aux1, self.aux2 = nn.Linear(8, num_classes), nn.Linear(8, num_classes)
+            self.fc = nn.Linear(8, num_classes)
+
+        def forward(self, images: torch.Tensor) -> Any:
+            found = self.features(images)
+            if not (self.training and aux_heads):
+                return self.fc(found)
+            return self.fc(found), self.aux2(found), self.aux1(found)
+
+    return WithHeads()
+
+
+def overflowing_classifier(arch: str, num_classes: int, **options: bool) -> Any:
     """A small model with values whose variance is too high for a float32, which its losses do not show."""
     from torch import nn
 
@@ -190,7 +212,12 @@ def overflowing_classifier(arch: str, num_classes: int) -> Any:
     return nn.Sequential(first, norm, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))
 
 
-MODELS = {"plain": plain_classifier, "restless": restless_classifier, "overflowing": overflowing_classifier}
+MODELS: dict[str, Callable[..., Any]] = {
+    "plain": plain_classifier,
+    "restless": restless_classifier,
+    "with heads": classifier_with_heads,
+    "overflowing": overflowing_classifier,
+}
 
 
 def _record(seen: dict[str, list[list[int]]]) -> None:

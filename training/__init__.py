@@ -18,7 +18,7 @@ file                                       what is in it
 `output`, `report`                         the output folder; the picture and the table
 `signals`, `nonfinite`, `storage`          what ends a run early; folders that go away for a while
 `config`, `options`, `mix_schedule`        settings and their checks, the command line
-`architectures`, `inputs`                  what is looked at before PyTorch is imported
+`architectures`, `published`, `inputs`     what is looked at before PyTorch is imported
 `ranks`, `distributed`, `hardware`         one process among several; device and precision
 `demo`, `revision`                         the run without data; the commit
 ========================================== ==================================================================

@@ -1,7 +1,25 @@
-"""The names that ``--arch`` takes, without the seconds that importing torchvision costs.
+"""The names that ``--arch`` takes, without the seconds that importing torchvision or timm costs.
 
-A test compares them with those that torchvision registers.
+Tests compare them with those that torchvision and timm register.
 """
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+# Before the name of a model of timm; a name without it that both have is torchvision's.
+TIMM = "timm/"
+
+# Models with auxiliary heads, which take part in the training alone, and the weight of the loss of each.
+AUXILIARY: dict[str, float] = {
+    "googlenet": 0.3,  # Szegedy et al., Going deeper with convolutions, 2014, section 5
+    "inception_v3": 0.4,  # as in PyTorch's tutorial on fine-tuning torchvision's models
+}
 
 TORCHVISION: tuple[str, ...] = (
     "alexnet", "convnext_base", "convnext_large", "convnext_small", "convnext_tiny", "densenet121",
@@ -19,3 +37,53 @@ TORCHVISION: tuple[str, ...] = (
     "vgg19_bn", "vit_b_16", "vit_b_32", "vit_h_14", "vit_l_16", "vit_l_32", "wide_resnet101_2",
     "wide_resnet50_2",
 )  # fmt: skip
+
+
+def full_name(arch: str) -> str:
+    """The name of an architecture in full: torchvision's as it is, timm's as ``timm/NAME``.
+
+    Raises
+    ------
+    ValueError
+        Neither has it.
+    """
+    if arch in TORCHVISION:
+        return arch
+    short, known = arch.removeprefix(TIMM), timm_names()
+    if known is not None and short in known:
+        return TIMM + short
+    if known is None and arch.startswith(TIMM):
+        raise ValueError(f"--arch {arch} needs timm, which is not installed here (pip install timm)")
+    ours = () if arch.startswith(TIMM) else TORCHVISION
+    theirs = {name: TIMM + name for name in known or () if name not in ours}
+    named = short.partition(".")[0]  # resnet50.a1_in1k is the name of weights
+    if named in ours or named in theirs:
+        close = [theirs.get(named, named)]
+    else:
+        close = difflib.get_close_matches(short, ours, n=2)
+        close += [theirs[name] for name in difflib.get_close_matches(short, theirs, n=2)]
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    others = "as timm/NAME, of timm" if known is not None else "where timm is installed, of timm"
+    raise ValueError(
+        f"--arch must be a classification model of torchvision or, {others}; got {arch}"
+        f" ({hint}torchvision has {', '.join(TORCHVISION)})"
+    )
+
+
+def timm_names() -> frozenset[str] | None:
+    """The models of timm; None where it is not installed."""
+    if (module := sys.modules.get("timm")) is not None:
+        return frozenset(module.list_models())
+    spec = importlib.util.find_spec("timm")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return _registered_in(Path(spec.submodule_search_locations[0]) / "models")
+
+
+@functools.cache
+def _registered_in(folder: Path) -> frozenset[str]:
+    """The functions that are registered as models in the modules of a folder, which are not imported."""
+    pattern = re.compile(r"^@register_model\b.*\n(?:[@#].*\n)*def (\w+)\(", re.MULTILINE)
+    return frozenset(
+        name for path in folder.glob("*.py") for name in pattern.findall(path.read_text(encoding="utf-8"))
+    )

@@ -20,10 +20,10 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from pipelines.examine import examine, reason_of
+from pipelines.examine import describe_error, examine
 from pipelines.loader import DALILoader
 from pipelines.names import json_text
-from pipelines.sources import Order, Source, substitutes
+from pipelines.sources import Order, Source, find_substitutes
 
 from .storage import Outage, Patience, StorageError
 
@@ -243,7 +243,7 @@ class GuardedLoader:
                 raise
             except (RuntimeError, OSError) as error:
                 self.__dict__.pop("_loader", None)  # of no use after an error
-                reason = reason_of(error)
+                reason = describe_error(error)
                 try:
                     explained = self._set_aside()
                 except (BadFileError, StorageError):
@@ -252,7 +252,7 @@ class GuardedLoader:
                     outage.wait(unreadable)
                     continue
                 except RuntimeError as unknown:  # the search failed: for want of memory, or of room in /tmp
-                    explained, reason = False, reason_of(unknown)
+                    explained, reason = False, describe_error(unknown)
                 unexplained = 0 if explained else unexplained + 1
                 if unexplained == _ATTEMPTS:
                     raise PipelineError(
@@ -277,7 +277,7 @@ class GuardedLoader:
             checkpoint=state["pipeline"],
         )
         known = self._images.stand_ins
-        read = substitutes(self._source, known)
+        read = find_substitutes(self._source, known)
         bad = examine(self._source, list(dict.fromkeys(read.get(position, position) for position in nearby)))
         if not bad:
             return False

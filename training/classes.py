@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.folders import class_folders
-from pipelines.names import positions, shown
+from pipelines.folders import list_class_folders
+from pipelines.names import match_classes, shown
 from pipelines.sources import Source
 
 from .config import Config
@@ -76,7 +76,7 @@ def map_classes(
     ValueError
         The split has images of classes that the model has not.
     """
-    found, present = positions(images.classes, outputs), images.labels_present
+    found, present = match_classes(images.classes, outputs), images.labels_present
     unknown = [images.classes[label] for label in sorted(present) if found[label] is None]
     if unknown:
         known = f" beside {len(present) - len(unknown)} of those" if len(present) > len(unknown) else ""
@@ -96,20 +96,24 @@ def require_same_classes(names: Sequence[str], outputs: Sequence[str], message: 
     ValueError
         They are not: `message`, and the missing and the unknown ones.
     """
-    missing = [name for name, place in zip(outputs, positions(outputs, names), strict=True) if place is None]
-    unknown = [name for name, place in zip(names, positions(names, outputs), strict=True) if place is None]
+    missing = [
+        name for name, place in zip(outputs, match_classes(outputs, names), strict=True) if place is None
+    ]
+    unknown = [
+        name for name, place in zip(names, match_classes(names, outputs), strict=True) if place is None
+    ]
     said = [f"train/ lacks {few(missing)}"] * bool(missing)
     said += [f"it knows no {few(unknown)}"] * bool(unknown)
     if said:
         raise ValueError(f"{message} {' and '.join(said)}")
-    return [place for place in positions(names, outputs) if place is not None]
+    return [place for place in match_classes(names, outputs) if place is not None]
 
 
 def known_classes(config: Config, file: WeightFile) -> tuple[str, ...] | None:
     """Names of the outputs of weights: those of ``--class-names``, or of the file; None without both."""
     if config.class_names is not None:
         return read_class_names(config.class_names)
-    return About.of(file.content).classes
+    return About.of_file(file).classes
 
 
 def few(names: Sequence[str], count: int = 5) -> str:
@@ -127,7 +131,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
         There is no such file or folder, it names none, or one twice.
     """
     if path.is_dir():
-        return tuple(class_folders(path))
+        return tuple(list_class_folders(path))
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -139,5 +143,5 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     names = tuple(line.strip() for line in lines if line.strip())
     if not names:
         raise ValueError(f"--class-names must name at least one class; {path} is empty")
-    positions(names, names)  # refuses a name that is there twice
+    match_classes(names, names)  # refuses a name that is there twice
     return names

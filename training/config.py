@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
-import difflib
 import math
 import re
 import sys
@@ -21,11 +20,12 @@ from typing import Any, Literal
 
 from dali_msda.methods import TABLE
 from dali_msda.mixing import Mixing
-from dali_msda.processors import text_of, usable_processors
+from dali_msda.processors import read_text, usable_processors
 from dali_msda.validation import ArgumentError, check_integer, check_type
 from pipelines.records import Augmentation, Output
 
-from .architectures import TORCHVISION
+from .architectures import AUXILIARY, full_name
+from .limits import batch_bytes, most_workers, require_memory
 from .mix_schedule import MixSchedule
 from .ranks import IN_ALL, Ranks
 
@@ -106,11 +106,13 @@ class Config:
     """What is done to single images, before mixing."""
 
     arch: str = "resnet50"
-    """Any classification model of torchvision."""
+    """Any classification model of torchvision or, where timm is installed, of timm, as timm/NAME; NAME alone
+    is torchvision's where both have it."""
 
     init_weights: Path | None = None
-    """Weights to begin with: a checkpoint of this trainer or another, a state_dict, or safetensors. What it
-    says of --arch and --image-size is their default. Default: random weights."""
+    """Weights to begin with: a checkpoint of this trainer or another, a state_dict, safetensors, or a file
+    that torchvision publishes. What it, or its name, says of --arch and the image sizes is their default.
+    Default: random weights."""
 
     init_entry: str | None = None
     """Which entry of --init-weights to take, such as model or state_dict.net, where it holds several.
@@ -129,6 +131,10 @@ class Config:
     val_image_size: int | None = None
     """Side of the validation images in pixels. Default: --image-size."""
 
+    val_resize_size: int | None = None
+    """Shorter side to which validation images are resized before the centre crop of --val-image-size.
+    Default: 256/224 of that."""
+
     epochs: int | float = 300
     """Passes over the training images, such as 90 or 0.5; the learning rate is planned over them."""
 
@@ -140,6 +146,10 @@ class Config:
 
     loss: Literal["ce", "bce"] = "ce"
     """Cross-entropy, or binary cross-entropy of every class, the mean over the classes."""
+
+    aux_loss_weight: float | None = None
+    """Weight of the loss of each auxiliary head of googlenet (default: 0.3) and inception_v3 (0.4); 0:
+    without these heads."""
 
     lr: float = 0.1
     """Peak learning rate."""
@@ -237,7 +247,7 @@ class Config:
         check_type("mix_schedule", self.mix_schedule, MixSchedule)
         check_type("augmentation", self.augmentation, Augmentation)
         with as_options():
-            for name in ("image_size", "val_image_size"):
+            for name in ("image_size", "val_image_size", "val_resize_size"):
                 size = getattr(self, name)
                 if size is not None:
                     with as_options({"image_size": name}.__getitem__):
@@ -254,12 +264,19 @@ class Config:
             for name in ("lr", "weight_decay", "warmup_epochs", "momentum", "storage_patience"):
                 value = getattr(self, name)
                 require(self, math.isfinite(value) and value >= 0, name, "a number of at least 0")
+            weight = self.aux_loss_weight
+            require(
+                self, weight is None or 0 <= weight < math.inf, "aux_loss_weight", "a number of at least 0"
+            )
             for name in ("epochs", "clip_grad_norm", "lr_step_epochs"):
                 value = getattr(self, name)
                 require(self, value is None or 0 < value < math.inf, name, "above 0")
             require(self, 0 < self.bad_files_limit <= 1, "bad_files_limit", "in (0, 1]")
             require(self, self.ema_decay is None or 0 <= self.ema_decay < 1, "ema_decay", "in [0, 1)")
 
+
+# Other names of options, by the settings.
+ALIASES: dict[str, tuple[str, ...]] = {"init_weights": ("--weights",)}
 
 # The run without --data: a few minutes on two CPU cores.
 DEMO = Config(
@@ -346,13 +363,22 @@ def resolve(config: Config, ranks: Ranks = Ranks()) -> Config:
         config = dataclasses.replace(config, amp=cpu_precision())
     _check_mixing(config)
     _check_together(config, ranks)
-    if config.arch not in TORCHVISION:
-        close = difflib.get_close_matches(config.arch, TORCHVISION, n=3)
-        hint = f"did you mean {' or '.join(close)}? " if close else ""
-        raise ValueError(
-            f"--arch must be a classification model of torchvision; got {config.arch}"
-            f" ({hint}it has {', '.join(TORCHVISION)})"
-        )
+    _check_size(config, ranks)
+    require(
+        config,
+        config.val_resize_size is None or config.val_resize_size >= (config.val_image_size or 0),
+        "val_resize_size",
+        f"at least --val-image-size {config.val_image_size}",
+    )
+    config = dataclasses.replace(config, arch=full_name(config.arch))
+    if config.aux_loss_weight is None:
+        config = dataclasses.replace(config, aux_loss_weight=AUXILIARY.get(config.arch))
+    require(
+        config,
+        config.aux_loss_weight is None or config.arch in AUXILIARY,
+        "aux_loss_weight",
+        f"left out with --arch {config.arch}, which has no auxiliary heads",
+    )
     return config
 
 
@@ -413,6 +439,22 @@ def _check_together(config: Config, ranks: Ranks) -> None:
     check_device(config)
 
 
+def _check_size(config: Config, ranks: Ranks) -> None:
+    """What is too large for this machine, as far as that is known before the model."""
+    require(config, (config.workers or 1) <= most_workers(), "workers", f"at most {most_workers()} here")
+    if config.device != "cpu":  # the batches lie on the GPU
+        return
+    images = config.batch_size // ranks.size // config.accumulate
+    for name, size in (("image_size", config.image_size), ("val_image_size", config.val_image_size)):
+        if size is not None:
+            require_memory(
+                *(batch_bytes(size), images, ranks.local_size),
+                sized=(option(name), size),
+                batch=("--batch-size", config.batch_size),
+                purpose="the loader",
+            )
+
+
 def check_device(config: Config) -> None:
     """Raise ValueError for what the chosen device cannot do; "auto" is still open."""
     require(config, config.device != "cpu" or not config.sync_bn, "sync_bn", "left out on the CPU")
@@ -430,5 +472,5 @@ def _has_driver() -> bool:
 
 def cpu_precision() -> Literal["none", "bf16"]:
     """bf16 where the processor has instructions for it, which is where it is faster than float32."""
-    flags = text_of("/proc/cpuinfo") or ""
+    flags = read_text("/proc/cpuinfo") or ""
     return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "none"

@@ -17,7 +17,7 @@ from .config import Config
 from .distributed import Processes
 from .hardware import autocast
 from .inputs import Listing
-from .model import build_model
+from .model import build_model, outputs_of
 from .trial import refusals
 
 
@@ -28,7 +28,7 @@ class Size(NamedTuple):
     epochs: int
 
 
-# The largest that fits into SECONDS is taken, else the last. README and docs/training.md state their top-1.
+# The largest that fits into SECONDS is taken, else the last. docs/training.md states their top-1.
 SIZES = (Size(64, 8), Size(64, 4), Size(48, 3))
 # For steps and evaluations. Before them images are made and kernels compiled, once.
 SECONDS = 200.0
@@ -120,7 +120,8 @@ def with_size(config: Config, size: Size) -> Config:
 def measured_step(config: Config, image_size: int, batch_size: int, steps: int = 3) -> float:
     """Seconds that a step of this process takes, on random images: the median, without the first one."""
     device, sized = torch.device(config.device), dataclasses.replace(config, image_size=image_size)
-    model = build_model(config.arch, _CLASSES).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = build_model(config.arch, _CLASSES, aux_heads=bool(config.aux_loss_weight)).to(device)
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9, fused=True)
     images = torch.randn(batch_size, 3, image_size, image_size, device=device)
     images = images.to(memory_format=torch.channels_last)
@@ -130,8 +131,8 @@ def measured_step(config: Config, image_size: int, batch_size: int, steps: int =
         start = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
         with refusals(sized, "image_size"), autocast(config, device):
-            logits = model(images)
-        functional.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
+            found = outputs_of(model(images))
+        sum(functional.cross_entropy(logits.float(), labels) for logits in found).backward()  # type: ignore[union-attr]
         optimizer.step()
         if device.type == "cuda":
             torch.cuda.synchronize(device)

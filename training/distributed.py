@@ -16,6 +16,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
+from .model import outputs_of
 from .ranks import IN_ALL, Ranks
 
 T = TypeVar("T")
@@ -214,7 +215,7 @@ class Processes(Ranks):
         devices = [example.device] if example.device.type == "cuda" else None
         replica = DistributedDataParallel(model, device_ids=devices)
         buffers = [buffer.clone() for buffer in model.buffers()]
-        replica(example).sum().backward()
+        torch.stack(outputs_of(replica(example))).sum().backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             for buffer, before in zip(model.buffers(), buffers, strict=True):
                 buffer.copy_(before)

@@ -16,7 +16,7 @@ from typing import Any
 
 import safetensors.torch
 
-from pipelines.files import expanded
+from pipelines.files import expand_home
 from pipelines.names import shown
 from pipelines.screen import keep_printing
 
@@ -70,9 +70,9 @@ def main(arguments: list[str] | None = None) -> int:
     keep_printing()
     parser = argparse.ArgumentParser(prog="python -m training.export", description=__doc__)
     parser.add_argument(
-        "checkpoint", type=expanded, help="last.pt, best.pt or another checkpoint of the trainer"
+        "checkpoint", type=expand_home, help="last.pt, best.pt or another checkpoint of the trainer"
     )
-    parser.add_argument("output", type=expanded, help="the new file")
+    parser.add_argument("output", type=expand_home, help="the new file")
     parser.add_argument("--entry", choices=["model", "ema"], help="default: ema, where there is one")
     given = parser.parse_args(arguments)
     try:

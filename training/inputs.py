@@ -14,6 +14,7 @@ from pipelines.names import shown
 from pipelines.sources import Source
 
 from .config import Config
+from .published import require_downloaded
 from .ranks import Ranks
 from .storage import TRANSIENT
 from .weight_files import read_weight_file
@@ -64,6 +65,7 @@ def check_output(config: Config, ranks: Ranks) -> None:
     comes, and a process that leaves now would let the others wait.
     """
     if config.init_weights is not None:
+        require_downloaded(config.init_weights, config.arch)
         read_weight_file(config.init_weights)
     restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
     if restarts != "0" and config.resume != "auto" and not config.eval_only:

@@ -21,6 +21,7 @@ from .model import (
     build_model,
     build_schedule,
     checkpoint_activations,
+    outputs_of,
     parameter_groups,
 )
 from .progress import Progress
@@ -39,7 +40,7 @@ def create_model(
 ) -> nn.Module:
     """The model on its device, with random weights of --seed or those of the file `weights`."""
     torch.manual_seed(config.seed)
-    model = build_model(config.arch, len(classes))
+    model = build_model(config.arch, len(classes), aux_heads=bool(config.aux_loss_weight))
     if weights is not None:
         processes.say(f"Beginning with the {_begin(model, config, classes, weights)}")
     if config.sync_bn:
@@ -68,7 +69,7 @@ def _begin(model: nn.Module, config: Config, classes: Sequence[str], weights: Pa
     )
     unnamed = known is None and not config.new_classifier
     names = "it names no classes: they are taken in the order of the folders" * unnamed
-    about = About.of(file.content).compare(config)
+    about = About.of_file(file).compare(config)
     return "; ".join(filter(None, (f"{taken.kind} of {weights}{taken.except_for}", about, taken.left, names)))
 
 
@@ -157,15 +158,19 @@ class Learner:
             The loss of this process, a float32 scalar, still on the device: nothing here waits for it.
         """
         config, losses, right = self._config, [], []
+        loss_of = LOSSES[config.loss]
         self._optimizer.zero_grad(set_to_none=True)
         for left in reversed(range(config.accumulate)):
             images, targets = next(batches)
             # Gradients are added up here; the last pass reduces them over the processes.
             with self._processes.without_reduction(self._replica) if left else contextlib.nullcontext():
                 with self.autocast():
-                    logits = self._forward(images)
+                    logits, *of_aux_heads = outputs_of(self._forward(images))
                 # The loss in float32; the targets are already mixed and smoothed.
-                loss = LOSSES[config.loss](logits.float(), targets) / config.accumulate
+                loss = loss_of(logits.float(), targets)
+                for other in of_aux_heads:
+                    loss = loss + (config.aux_loss_weight or 0.0) * loss_of(other.float(), targets)
+                loss = loss / config.accumulate
                 self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
             right.append((logits.detach().argmax(1) == targets.argmax(1)).sum())

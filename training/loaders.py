@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from pipelines.checkpoints import FOREIGN, fitted
+from pipelines.checkpoints import OTHER_OPERATORS, transfer_states
 from pipelines.imagenet import train_pipeline, val_pipeline
 from pipelines.loader import DALILoader
 from pipelines.records import Execution, Output, Shard
@@ -79,12 +79,14 @@ class Loaders:
         try:
             pipeline.build()
         except RuntimeError as error:
-            if FOREIGN not in str(error):
+            if OTHER_OPERATORS not in str(error):
                 raise
             template = self._train_pipeline(images)
             template.build()
             template.run()
-            pipeline = self._train_pipeline(images, checkpoint=fitted(template.checkpoint(), checkpoint))
+            pipeline = self._train_pipeline(
+                images, checkpoint=transfer_states(template.checkpoint(), checkpoint)
+            )
         return pipeline
 
     def _order(self, images: Source, *, shuffle: bool) -> Order:
@@ -124,6 +126,7 @@ class Loaders:
         def make(images: Source, _: dict[str, Any] | None) -> DALILoader:
             pipeline = val_pipeline(
                 images,
+                resize_size=self._config.val_resize_size,
                 output=Output(image_size=size, layout="HWC"),
                 report_stand_ins=True,
                 **self._common,

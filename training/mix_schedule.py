@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 
 from dali_msda.methods import TABLE, Method
-from dali_msda.mixing import Changing, Mixing, argument_of, check_argument
+from dali_msda.mixing import Mixing, Scheduled, argument_of, check_argument
 from dali_msda.validation import ArgumentValueError, check_fraction, check_integer
 from pipelines.ramps import Ramp
 
@@ -80,7 +80,7 @@ class MixSchedule:
         return dataclasses.replace(mixing, arguments=arguments, probability=probability)
 
 
-def _number(value: Changing) -> float:
+def _number(value: Scheduled) -> float:
     if callable(value):
         raise TypeError(f"a mixing with a schedule must hold numbers; got {value!r}")
     return value

@@ -7,7 +7,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torchvision
@@ -19,21 +19,46 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from .architectures import AUXILIARY, TIMM
+
 # Modules that multiply their inputs by a matrix, in `weight`.
 _LINEAR = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd)
 _PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
-def build_model(arch: str, num_classes: int) -> nn.Module:
-    """A torchvision classifier with random weights, without auxiliary heads."""
+def build_model(arch: str, num_classes: int, *, aux_heads: bool = False) -> nn.Module:
+    """A classifier with random weights; with its auxiliary heads, for training, if it has any.
+
+    Raises
+    ------
+    ValueError
+        timm cannot build the model here.
+    """
+    if arch.startswith(TIMM):
+        return _build_timm(arch, num_classes)
     extra: dict[str, Any] = {}
-    if arch in ("googlenet", "inception_v3"):
-        extra = {"aux_logits": False, "init_weights": True}
+    if arch in AUXILIARY:
+        extra = {"aux_logits": aux_heads, "init_weights": True}
     elif "resne" in arch:
         # Every residual branch starts at zero, as in the usual ImageNet recipes (Goyal et al., 2017).
         extra = {"zero_init_residual": True}
     model: nn.Module = torchvision.models.get_model(arch, weights=None, num_classes=num_classes, **extra)
     return model
+
+
+def _build_timm(arch: str, num_classes: int) -> nn.Module:
+    import timm  # which need not be installed
+
+    try:
+        model: nn.Module = timm.create_model(arch.removeprefix(TIMM), num_classes=num_classes)
+    except (RuntimeError, ValueError, AssertionError, TypeError, ImportError) as error:
+        raise ValueError(f"--arch must be a model that timm can build here; got {arch}: {error}") from error
+    return model
+
+
+def outputs_of(found: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The logits that a model returned: its own, then those of auxiliary heads, which training alone has."""
+    return (found,) if isinstance(found, Tensor) else tuple(found)
 
 
 # -- Optimiser, schedule, average -----------------------------------------------------------------------
@@ -158,13 +183,18 @@ def checkpoint_activations(model: nn.Module) -> None:
     """Let the model keep the inputs of its blocks only, and compute the rest anew on the way back.
 
     Blocks are the members of an ``nn.Sequential`` that have layers of their own, such as the bottlenecks of a
-    ResNet. Gradients and BatchNorm's statistics are the same as without, bit for bit.
+    ResNet. Models of timm know theirs, but count every batch twice in BatchNorm's statistics: those without
+    BatchNorm do it themselves. Gradients and statistics are the same as without, bit for bit.
 
     Raises
     ------
     ValueError
         The model has no such blocks.
     """
+    if hasattr(model, "set_grad_checkpointing") and not any(map(_has_statistics, model.modules())):
+        with contextlib.suppress(AssertionError):  # some do not know it
+            model.set_grad_checkpointing()  # type: ignore[operator]
+            return
     blocks = set(_blocks(model))
     if not blocks:
         raise ValueError("--grad-checkpointing needs a model made of blocks, which --arch has not; got True")
@@ -188,6 +218,10 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
             yield from inner
 
 
+def _has_statistics(module: nn.Module) -> TypeGuard[nn.modules.batchnorm._NormBase]:
+    return isinstance(module, nn.modules.batchnorm._NormBase)
+
+
 def _contexts(block: nn.Module) -> tuple[contextlib.AbstractContextManager[None], ...]:
     return contextlib.nullcontext(), _statistics_kept(block)
 
@@ -198,7 +232,7 @@ def _statistics_kept(block: nn.Module) -> Iterator[None]:
     norms = [
         (module, module.momentum, module.num_batches_tracked)
         for module in block.modules()
-        if isinstance(module, nn.modules.batchnorm._NormBase)
+        if _has_statistics(module)
     ]
     for norm, _, _ in norms:
         # The statistics stay in the call: autograd wants to see the same tensors as the first time.

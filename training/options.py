@@ -26,10 +26,11 @@ import tyro
 from dali_msda.methods import TABLE
 from dali_msda.mixing import Mixing
 from dali_msda.validation import is_number
-from pipelines.files import expanded
+from pipelines.files import expand_home
 from pipelines.names import shown
 
-from .config import DEMO, Config, as_options
+from .architectures import AUXILIARY
+from .config import ALIASES, DEMO, Config, as_options
 from .config import option as written
 from .inputs import read_json
 
@@ -125,16 +126,21 @@ def parse(arguments: Sequence[str], default: Config, **texts: Any) -> Config:
         [
             (
                 option.name,
-                Annotated[option.kind, tyro.conf.arg(help=option.help + without_data[option.name])],
+                Annotated[
+                    option.kind,
+                    tyro.conf.arg(
+                        help=option.help + without_data[option.name], aliases=ALIASES.get(option.name)
+                    ),
+                ],
                 dataclasses.field(default=None if option.name in own else values[option.name]),
             )
             for option in known
         ],
     )
     given = vars(tyro.cli(flat, args=arguments, **texts))
-    given = {name: expanded(value) if isinstance(value, Path) else value for name, value in given.items()}
+    given = {name: expand_home(value) if isinstance(value, Path) else value for name, value in given.items()}
     if given["resume"] not in (None, "auto"):
-        given["resume"] = str(expanded(given["resume"]))
+        given["resume"] = str(expand_home(given["resume"]))
     given |= _without_use(default, given)
     return _built(default, given)
 
@@ -151,7 +157,9 @@ def saved_settings(saved: Mapping[str, Any]) -> dict[str, Any]:
     default = Config(mixing=Mixing(str(method))) if known else Config()
     # An alpha that "none" has no use for was once kept.
     unused = {"mix_alpha": None} if method == "none" else {}
-    return settings(default) | dict(saved) | unused
+    # Earlier versions trained without auxiliary heads.
+    without_heads = {"aux_loss_weight": 0.0} if saved.get("arch") in AUXILIARY else {}
+    return settings(default) | without_heads | dict(saved) | unused
 
 
 def _built(default: Config, values: Mapping[str, Any]) -> Config:
@@ -197,8 +205,13 @@ def recorded_run(file: Path) -> Config:
         raise ValueError(f"{expected} of this version; in {shown(file)} {error}") from None
     # As it is where --image-size alone is given: another one is that of both.
     same = config.val_image_size == config.image_size
+    usual = config.aux_loss_weight == AUXILIARY.get(config.arch)
     return dataclasses.replace(
-        config, output=None, resume=None, val_image_size=None if same else config.val_image_size
+        config,
+        output=None,
+        resume=None,
+        val_image_size=None if same else config.val_image_size,
+        aux_loss_weight=None if usual else config.aux_loss_weight,
     )
 
 

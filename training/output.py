@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from pipelines.names import json_text, shown
+from pipelines.screen import screen_log
 
 from .appending import Appended, Events
 from .checkpoints import SaveError, write_whole
@@ -26,7 +27,9 @@ from .inputs import METRICS
 from .revision import DALI_PACKAGES, commit, installed_versions
 from .storage import Patience
 
-_PACKAGES = ("torch", "torchvision", *DALI_PACKAGES, "numba", "numpy")
+LOG = "log.txt"
+
+_PACKAGES = ("torch", "torchvision", "timm", *DALI_PACKAGES, "numba", "numpy")
 
 
 class Claim:
@@ -153,6 +156,7 @@ class Output:
         self._metrics = metrics
         self._tensorboard = Events(self.folder)
         self._write(self._tensorboard.file, self._tensorboard.beginning(step + 1 if step else None))
+        screen_log().open(self.folder / LOG)
 
     def log(self, at_step: int, event: str, **values: float) -> None:
         """Add a line to metrics.jsonl and the values, which are finite, to TensorBoard."""

@@ -163,4 +163,5 @@ def _train(
 
 def _new_folder(config: Config) -> Path:
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    return Path("outputs") / f"{stamp}-{config.arch}-{config.mixing.method}"
+    arch = config.arch.replace("/", "-")  # of timm/NAME
+    return Path("outputs") / f"{stamp}-{arch}-{config.mixing.method}"

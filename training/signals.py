@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
+from pipelines.screen import screen_log
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 # Ctrl-C goes to all processes of a terminal, and torchrun passes on what it gets as well; `timeout` signals
 # its child and then its group: the same wish arrives twice. Nobody decides anew within this time.
@@ -107,5 +109,6 @@ class StopSignals:
 
     def _say(self, text: str) -> None:
         if text and not self._quiet:
+            screen_log().note(text.encode())
             with contextlib.suppress(OSError):  # nobody reads: the second signal has to work all the same
                 os.write(2, f"\n{text}\n".encode())

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import time
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .config import Config, option, plain
 from .hardware import autocast
+from .limits import free_memory, require_memory
+from .model import outputs_of
 from .ranks import Ranks
 
 # What models of torchvision and the operators of PyTorch raise for a shape that they do not take.
 _REFUSALS = (RuntimeError, ValueError, AssertionError, TypeError, IndexError)
+# Passes whose images take less than this share of the memory are not worth the time of a look.
+_SMALL = 1e-3
 
 
 def try_model(model: nn.Module, config: Config, device: torch.device, ranks: Ranks) -> None:
@@ -33,9 +39,13 @@ def try_model(model: nn.Module, config: Config, device: torch.device, ranks: Ran
     Raises
     ------
     ValueError
-        It does not take images of --image-size or --val-image-size, or not so few of them in a pass.
+        It does not take images of --image-size or --val-image-size, or not so few of them in a pass; there is
+        not enough memory for them; or PyTorch cannot compile here.
     """
     passes = ranks.size * config.accumulate
+    _look_at_memory(model, config, ranks)
+    if config.compile:
+        try_compiler(device)
     buffers = [buffer.clone() for buffer in model.buffers()]
     try:
         with refusals(config, "image_size"):
@@ -75,6 +85,60 @@ def try_evaluation(model: nn.Module, config: Config, device: torch.device) -> No
         model.train(was_training)
 
 
+def try_compiler(device: torch.device) -> None:
+    """Compile a line, as --compile does with the model at the first step.
+
+    Raises
+    ------
+    ValueError
+        There is no compiler, or it does not work.
+    """
+    new = time.time()  # what was compiled before is in a cache, and needs no compiler
+    try:
+        torch.compile(lambda numbers: numbers + new)(torch.zeros(2, device=device))
+    except RuntimeError as error:
+        words = plain(error).partition(" Set TORCHDYNAMO_VERBOSE")[0]
+        raise ValueError(
+            f"--compile must be left out where PyTorch cannot compile; got True ({words})"
+        ) from error
+
+
+def _look_at_memory(model: nn.Module, config: Config, ranks: Ranks) -> None:
+    """Refuse images that the model has no memory for on a CPU, where the system would kill the process."""
+    size, images = config.image_size, config.batch_size // ranks.size // config.accumulate
+    free = free_memory()
+    if config.device != "cpu" or free is None or images * size**2 * 12 < _SMALL * free:
+        return
+    with refusals(config, "image_size"):
+        kept = _kept_bytes(model, size)
+    # Half, because fused attention, which there is only where it is computed, keeps less; bf16 is half again.
+    kept //= 2 if config.amp == "none" else 4
+    # Where blocks are computed again, one of them is kept, of which nothing is known here.
+    if not config.grad_checkpointing:
+        require_memory(
+            *(kept, images, ranks.local_size),
+            sized=("--image-size", size),
+            batch=("--batch-size", config.batch_size),
+            purpose=f"--arch {config.arch}",
+        )
+
+
+def _kept_bytes(model: nn.Module, size: int) -> int:
+    """What a training pass in float32 keeps for the gradients, per image; nothing is computed."""
+    kept: dict[int, Tensor] = {}  # by storage, and held on to, so that no address comes twice
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    shapes = copy.deepcopy(model).to("meta").train()
+    weights = {parameter.untyped_storage()._cdata for parameter in shapes.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        shapes(torch.empty(2, 3, size, size, device="meta"))
+    sizes = (it.untyped_storage().nbytes() for key, it in kept.items() if key not in weights)
+    return sum(sizes) // 2
+
+
 @contextlib.contextmanager
 def refusals(config: Config, name: str) -> Iterator[None]:
     """What a model raises for the image size that the setting `name` holds, as an error of that option."""
@@ -83,14 +147,16 @@ def refusals(config: Config, name: str) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except _REFUSALS as error:
+        # Those of inception_v3 are what takes no images below 299 pixels.
+        without = "; --aux-loss-weight 0 does without auxiliary heads"
         raise ValueError(
             f"{option(name)} must be one that --arch {config.arch} takes; got {getattr(config, name)}"
-            f" ({plain(error)})"
+            f" ({plain(error)}){without if config.aux_loss_weight else ''}"
         ) from error
 
 
 def _train(model: nn.Module, config: Config, device: torch.device, images: int) -> None:
     size = config.image_size
     with autocast(config, device):
-        logits = model(torch.zeros(images, 3, size, size, device=device))
-    logits.float().sum().backward()
+        found = model(torch.zeros(images, 3, size, size, device=device))
+    torch.stack(outputs_of(found)).float().sum().backward()  # type: ignore[no-untyped-call]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from .architectures import TORCHVISION
+from .architectures import full_name
 from .config import Config, option
 from .inert_pickle import items_of
+from .published import Published, find_published
+from .weight_files import WeightFile
 
 # Where settings are kept: by this trainer, by torchvision's references and timm, by Lightning, by others.
 _SETTINGS = ("settings", "args", "hyper_parameters", "hparams", "config", "cfg")
@@ -26,13 +28,17 @@ class About:
     Attributes
     ----------
     arch : str
-        A model of torchvision.
+        A model that ``--arch`` takes.
     other_arch : str
-        The name of a model that torchvision does not have.
+        The name of a model that it does not take.
     image_size, val_image_size : int
         Pixels of the images that it was trained with, and evaluated.
     classes : tuple of str
         Names in the order of the outputs.
+    val_resize_size : int
+        Shorter side of the images before the crop of an evaluation.
+    published : Published
+        What torchvision says of them; the other attributes are then what it says.
     """
 
     arch: str | None = None
@@ -40,32 +46,65 @@ class About:
     image_size: int | None = None
     val_image_size: int | None = None
     classes: tuple[str, ...] | None = None
+    val_resize_size: int | None = None
+    published: Published | None = None
 
     def compare(self, config: Config) -> str:
         """What the file says, for people, and what is otherwise in the settings of this run; may be empty."""
-        names = ("arch", "image_size", "val_image_size")
+        names = ("arch", "image_size", "val_image_size", "val_resize_size")
         said = {option(name): getattr(self, name) for name in names if getattr(self, name) is not None}
         here = {name: getattr(config, name[2:].replace("-", "_")) for name in said}
         here = {name: value for name, value in here.items() if value != said[name]}
         text = ", ".join(f"{name} {value}" for name, value in said.items())
         if here:
             text += f"; here: {', '.join(f'{name} {value}' for name, value in here.items())}"
-        return f"the file says {text}" if text else ""
+        if self.published is None:
+            return f"the file says {text}" if text else ""
+        return f"by its name {self.published.weights} of torchvision, which says {text}{self._not_taken()}"
 
-    def defaults(self, *, sized: bool) -> dict[str, Any]:
-        """The settings that it stands for where others are not given; `sized`: --image-size is given."""
+    def _not_taken(self) -> str:
+        """What torchvision's evaluation has besides, and this one has not."""
+        assert self.published is not None
+        other = ["bicubic interpolation"] * (self.published.interpolation == "bicubic")
+        other += ["mean and standard deviation 0.5 of the pixels"] * self.published.half
+        return f"; not taken over: {' and '.join(other)}, so results differ" if other else ""
+
+    def defaults(self, *, sized: bool, val_sized: bool) -> dict[str, Any]:
+        """The settings that it stands for where others are not given.
+
+        Parameters
+        ----------
+        sized, val_sized : bool
+            Whether the size of all images, or of those of the validation, is given.
+        """
         found = {"arch": self.arch} | ({} if sized else {"image_size": self.image_size})
         if not sized and self.val_image_size != self.image_size:
             found["val_image_size"] = self.val_image_size
+        if not val_sized:
+            found["val_resize_size"] = self.val_resize_size
         return {name: value for name, value in found.items() if value is not None}
+
+    @classmethod
+    def of_file(cls, file: WeightFile) -> About:
+        """Look it up in a file or, where that says nothing, by its name."""
+        about, published = cls.of(file.content), find_published(file.path)
+        if published is None or about.arch is not None or about.other_arch is not None:
+            return about
+        return replace(
+            about,
+            arch=published.arch,
+            image_size=published.crop_size,
+            val_image_size=published.crop_size,
+            val_resize_size=published.resize_size,
+            published=published,
+        )
 
     @classmethod
     def of(cls, content: Any) -> About:
         """Look it up in the content of a :class:`.weight_files.WeightFile`."""
         places = list(_places(content))
         named = [name for name in _values(places, _ARCH) if isinstance(name, str)]
-        # timm adds to the name which weights they are: resnet50.a1_in1k
-        known = [name for name in (name.partition(".")[0] for name in named) if name in TORCHVISION]
+        known = [arch for name in named if (arch := _known(name))]
         sizes = [size for value in _values(places, _IMAGE_SIZE) if (size := _side(value))]
         val_sizes = [size for value in _values(places, _VAL_IMAGE_SIZE) if (size := _side(value))]
         return cls(
@@ -88,6 +127,14 @@ def _places(content: Any) -> Iterator[Mapping[Any, Any]]:
             yield items_of(_parsed(value) if isinstance(value, str) else value)
     yield run
     yield top
+
+
+def _known(name: str) -> str | None:
+    """The architecture of that name; timm adds to it which weights they are: resnet50.a1_in1k"""
+    try:
+        return full_name(name.partition(".")[0])
+    except ValueError:
+        return None
 
 
 def _parsed(text: str) -> Any:

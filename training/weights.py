@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from .architectures import TIMM, TORCHVISION, timm_names
 from .classes import few
 from .config import plain
 from .inert_pickle import ELEMENTS, Storage, Stored, items_of
@@ -27,8 +28,10 @@ _USUAL |= {"model_state", "ema", "model_ema", "state_dict_ema", "ema_model", "em
 # torchvision's published DenseNets have norm.1 where the model has norm1.
 _OLD_DENSENET = re.compile(r"(?<=denselayer)(\d+\.(?:norm|conv))\.([12])(?=\.)")
 _AVERAGE = {"ema", "swa", "averaged", "average"}
-# Tensors that are no part of the model as it is built here: heads for training alone; counts of operations.
-_AUXILIARY = re.compile(r"(aux\d?|AuxLogits)\..*|(.*\.)?(total_ops|total_params|n_averaged)")
+# Heads for training alone, in googlenet and inception_v3, which a model or a file may be without.
+_AUXILIARY = re.compile(r"(aux\d?|AuxLogits)\..*")
+# Tensors that are no part of a model: counts of operations.
+_COUNTS = re.compile(r"(.*\.)?(total_ops|total_params|n_averaged)")
 
 
 @dataclass(frozen=True)
@@ -105,14 +108,16 @@ def load_weights(
         The file does not hold the weights of this model.
     """
     own = model.state_dict()
-    head = list(own)[-1].rpartition(".")[0]  # the classifier: the last layer with weights
-    heads = [name for name in own if name.rpartition(".")[0] == head]
+    head, *others = _classifiers(model, list(own))
+    heads = [name for name in own if name.rpartition(".")[0] in (head, *others)]
     needed = [name for name in own if not (new_classifier and name in heads)]
     copy = _choose(file, needed, arch, entry)
     stored = file.groups[copy.place]
     shapes = {name: stored[copy.names[name]].shape for name in needed if name in copy.names}
     ignored = f"{head}." if new_classifier else "."
-    extra = [name for name in copy.extra if not (_AUXILIARY.fullmatch(name) or name.startswith(ignored))]
+    free = (_AUXILIARY, _COUNTS)
+    extra = [name for name in copy.extra if not any(each.fullmatch(name) for each in free)]
+    extra = [name for name in extra if not name.startswith(ignored)]
     other = [name for name in shapes if shapes[name] != tuple(own[name].shape)]
     if other and set(other) <= set(heads) and not extra:
         sizes = f"has a classifier {head} for {shapes[other[0]][0]} classes; here are {len(own[other[0]])}"
@@ -124,9 +129,7 @@ def load_weights(
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        said = About.of(file.content)
-        of = f" (it says that it is of {name})" if (name := said.other_arch or said.arch) else ""
-        reason = f"{'; it '.join(problems[:3])}{more}{of}"
+        reason = f"{'; it '.join(problems[:3])}{more}{_whose(file, arch)}"
         raise WeightsError(file.path, reason, f"the weights of --arch {arch}")
     read = read_tensors(file, copy.place, [copy.names[name] for name in needed if name in copy.names])
     values = {name: read[copy.names[name]] for name in needed if name in copy.names}
@@ -134,7 +137,7 @@ def load_weights(
         if value.is_floating_point() and not value.isfinite().all():
             raise WeightsError(file.path, f"holds values that are not finite, in {copy.names[name]}")
     if rows is not None and not new_classifier:
-        values |= {name: values[name][torch.tensor(rows)] for name in heads}
+        values |= {name: values[name][torch.tensor(rows)] for name in heads if name in values}
     own.update(values)  # it has versions of layers as well, which some models ask for
     model.load_state_dict(own)
     except_for = f", but for the classifier {head}, which is new" if new_classifier else ""
@@ -174,9 +177,24 @@ def _copies(place: str, tensors: Iterable[str], own: Sequence[str]) -> list[Copy
     return copies
 
 
+def _classifiers(model: nn.Module, names: list[str]) -> list[str]:
+    """The layers with an output for every class: the last one, and the last one of each auxiliary head."""
+    if named := getattr(model, "default_cfg", {}).get("classifier"):  # of timm
+        return [named] if isinstance(named, str) else list(named)
+    layers = [name.rpartition(".")[0] for name in names]
+    of_heads = {layer.partition(".")[0]: layer for layer in layers if _AUXILIARY.fullmatch(layer)}
+    return [layers[-1], *of_heads.values()]
+
+
 def _missing(copy: Copy, needed: Sequence[str]) -> list[str]:
-    """What the copy lacks; the counts of batches are younger than some files, and no result needs them."""
-    return [name for name in needed if name not in copy.names and not name.endswith("num_batches_tracked")]
+    """What the copy lacks; the counts of batches are younger than some files, and no result needs them.
+
+    Nor does an evaluation need auxiliary heads: where the file has none, a training begins with random ones.
+    """
+    lacking = [name for name in needed if name not in copy.names]
+    return [
+        name for name in lacking if not (name.endswith("num_batches_tracked") or _AUXILIARY.fullmatch(name))
+    ]
 
 
 def _choose(file: WeightFile, needed: Sequence[str], arch: str, entry: str | None) -> Copy:
@@ -196,10 +214,17 @@ def _choose(file: WeightFile, needed: Sequence[str], arch: str, entry: str | Non
         return whole[0]
     if not copies:
         names = few([name for tensors in file.groups.values() for name in tensors], 3)
-        said = About.of(file.content)
-        of = f" (it says that it is of {name})" if (name := said.other_arch or said.arch) else ""
-        raise WeightsError(file.path, f"has no tensor of --arch {arch}; it has {names}{of}")
+        reason = f"has no tensor of --arch {arch}; it has {names}{_whose(file, arch)}"
+        raise WeightsError(file.path, reason)
     return max(copies, key=lambda copy: len(copy.names))
+
+
+def _whose(file: WeightFile, arch: str) -> str:
+    """Which other model the weights may be of."""
+    said = About.of_file(file)
+    named = f" (it says that it is of {name})" if (name := said.other_arch or said.arch) else ""
+    both = arch in TORCHVISION and arch in (timm_names() or ())
+    return named + (f"; --arch {TIMM}{arch} is timm's model of that name" if both else "")
 
 
 def _left(file: WeightFile, copy: Copy, needed: Sequence[str], values: Mapping[str, Tensor]) -> str:

@@ -24,7 +24,7 @@ from typing import Any
 
 import tyro
 
-from benchmarks.bench_loader import prepared
+from benchmarks.bench_loader import prepare_images
 from benchmarks.common import Content, machine, revision
 from benchmarks.documents import ROOT
 from benchmarks.gpu_day import report as reports
@@ -180,7 +180,9 @@ class Day:
         folder = self._scratch / "linked"
         if not (folder / "val").exists():
             shutil.rmtree(folder, ignore_errors=True)
-            made = prepared(Loading(data=images / "train", batch_size=8 if settings.quick else 256), folder)
+            made = prepare_images(
+                Loading(data=images / "train", batch_size=8 if settings.quick else 256), folder
+            )
             made.rename(folder / "train")
             (folder / "val").symlink_to(images / "val")
         return folder

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.bench_train import Batch, create_learner, endless
+from benchmarks.bench_train import Batch, create_learner, repeat_epochs
 from benchmarks.common import Record, spread
 from benchmarks.gpu_day.stage import Job, device_work, used_memory
 from dali_msda import Mixing
@@ -65,7 +65,7 @@ def _measure(job: Job, *, compile: bool) -> None:
         config = choose_hardware(resolve(dataclasses.replace(common, mixing=Mixing(method))), Processes())
         images = list_dataset(config, job.data, Processes())["train"]
         loader = Loaders(config, Processes(), Quarantine(Path(os.devnull), skip=False), dict).train(images)
-        batches = endless(loader)
+        batches = repeat_epochs(loader)
         images_, targets = next(batches)
         batch = images_.clone(memory_format=torch.preserve_format), targets.clone()
         classes = len(images.classes)

@@ -1,4 +1,4 @@
-"""Three ways to mix a batch, by the same formulas: a module each, which :class:`Backend` describes."""
+"""Three ways to mix a batch by the same formulas, one module each; :class:`Backend` is their interface."""
 
 from __future__ import annotations
 
@@ -22,44 +22,44 @@ _COMPILED = {"kernel": "mix", "hybrid": "hybrid"}
 
 
 class Backend(Protocol):
-    """What a backend offers.
+    """The interface of a backend.
 
-    Masks are computed in float64 and applied in float32; uint8 is rounded to the nearest. Arguments are
-    checked before; what only the content of a batch shows (a label out of range, sizes that differ) is
-    checked here, with :mod:`dali_msda.checks`. How a backend holds the masks of a batch is its own affair.
+    Masks are computed in float64 and applied in float32; uint8 is rounded to nearest. Arguments are already
+    checked; what only the data shows (a label out of range, sizes that differ) is checked here, with
+    :mod:`dali_msda.checks`. Each backend has its own representation of masks.
     """
 
     def make_mask(self, images: DataNode, draws: Draws, arguments: MixArguments) -> Any:
-        """The masks of a batch from what was drawn for it."""
+        """Make the masks of a batch from its draws."""
 
     def given_mask(self, mask: Separable | Dense) -> Any:
-        """The masks of a batch from the caller's nodes, with weights clipped to [0, 1].
+        """Convert the caller's nodes to the masks of a batch, with weights clipped to [0, 1].
 
-        `base` and `scale` float64 [1], `rows` [H] and `columns` [W] float32 on the CPU, each of which is
-        clipped to what keeps the weights in range; or `values` float32 [H, W].
+        `base` and `scale` float64 [1], `rows` [H] and `columns` [W] float32 on the CPU, each clipped so that
+        the weights stay in range; or `values` float32 [H, W].
         """
 
     def blend(
         self, images: DataNode, labels: DataNode, partner: DataNode, weights: Any, arguments: BlendArguments
     ) -> tuple[DataNode, DataNode, MixParams | None]:
-        """Mixed images, targets and, if ``arguments.return_params``, what was drawn.
+        """Mixed images, targets and, with ``arguments.return_params``, the draws.
 
         Parameters
         ----------
         images : uint8, float16 or float32, three-dimensional
         labels : int32 [1], CPU
         partner : index within the batch, int32 scalar, CPU
-        weights : what one of the functions above returned
+        weights : the masks, from one of the functions above
         """
 
 
 def choose(backend: str, device: str) -> Backend:
-    """The backend of that name, or "auto", for images on "cpu" or "gpu".
+    """The backend with that name, or "auto", for images on "cpu" or "gpu".
 
     Raises
     ------
     ImportError
-        "kernel" or "hybrid" was asked for and Numba, or DALI's plugin for it, does not work here.
+        For "kernel" or "hybrid", if Numba or DALI's plugin for it does not work here.
     """
     found = None
     if backend in _COMPILED:
@@ -70,11 +70,11 @@ def choose(backend: str, device: str) -> Backend:
 
 
 def compiled_module(name: str) -> ModuleType | None:
-    """A module of the compiled backend, with which Numba is imported; None where that does not work."""
+    """Import a module of the compiled backends, and Numba with it; None if that fails."""
     try:
         return importlib.import_module(f"{__name__}.numba.{name}")
     except (ImportError, AttributeError) as error:
-        # Of Numba, of DALI's plugin for it, or of a hook that the plugin no longer has.
+        # Numba or DALI's plugin for it does not import, or the plugin lacks a hook that it used to have.
         _warn(str(error))
         return None
 
@@ -82,8 +82,8 @@ def compiled_module(name: str) -> ModuleType | None:
 @functools.cache
 def _warn(reason: str) -> None:
     warnings.warn(
-        f"dali_msda works without its compiled operators, slower on the CPU: {reason}; python -m"
-        " dali_msda.doctor says more",
+        f"dali_msda runs without its compiled operators, slower on the CPU: {reason}; for details, run python"
+        " -m dali_msda.doctor",
         RuntimeWarning,
         stacklevel=2,
     )

@@ -1,8 +1,8 @@
-"""The graph backend: the same formulas as DALI operators, for the GPU and as a proof on the CPU.
+"""The graph backend: the same formulas as DALI operators, for the GPU, and on the CPU to test them.
 
-Only operators that DALI lists for the device they run on are used. What is small (draws, rows and columns
-of the mask, label weights) is computed on the CPU, where DALI draws its random numbers; the images stay
-where they are.
+It uses only operators that DALI lists for the device they run on. Small values (draws, rows and columns of
+the mask, label weights) are computed on the CPU, where DALI draws its random numbers; the images stay on
+their device.
 """
 
 from __future__ import annotations
@@ -16,21 +16,28 @@ from nvidia.dali import fn, math, types
 from nvidia.dali.pipeline import DataNode, Pipeline
 
 from ..arguments import BlendArguments, MixArguments, MixParams
-from ..checks import LAYOUT_DIFFERS, MASK_DIFFERS, SIZES_DIFFER, label_in_range, no_fault, three_dimensional
+from ..checks import (
+    LAYOUT_DIFFERS,
+    LONGEST_SIDE,
+    MASK_DIFFERS,
+    SIZES_DIFFER,
+    check_fault,
+    check_label_range,
+    check_three_dimensional,
+)
 from ..draws import Draws, float64_constant
 from ..dtypes import static_dtype
 from ..masks import Axis, Dense, Grid, Separable, chosen
-from ..normalization import asked_for, normalized
+from ..normalization import Normalization, normalize
 
-# The integers that hold an element type's bits.
+# The integer type that holds an element type's bits.
 _BITS = {types.UINT8: types.UINT8, types.FLOAT16: types.INT16, types.FLOAT: types.INT32}
 
-# Sides of JPEG files end at 65535 pixels.
-_PIXEL_INDICES = np.arange(65536, dtype=np.float32)
+_PIXEL_INDICES = np.arange(LONGEST_SIDE, dtype=np.float32)
 
 
-def _of_nodes(function: Callable[..., DataNode]) -> Any:
-    """An operator of arithmetic that takes numbers as well; those become nodes."""
+def _accept_numbers(function: Callable[..., DataNode]) -> Any:
+    """Make an arithmetic operator accept plain numbers too, by turning them into nodes."""
 
     def applied(*values: Any) -> DataNode:
         return function(*(x if isinstance(x, DataNode) else float64_constant([x]) for x in values))
@@ -41,9 +48,9 @@ def _of_nodes(function: Callable[..., DataNode]) -> Any:
 class _Functions:
     """The functions of formulas (:class:`..masks.Functions`) as operators."""
 
-    sqrt, exp, log, sin, cos = map(_of_nodes, (math.sqrt, math.exp, math.log, math.sin, math.cos))
-    floor, ceil, absolute = map(_of_nodes, (math.floor, math.ceil, math.abs))
-    minimum, maximum = map(_of_nodes, (math.min, math.max))
+    sqrt, exp, log, sin, cos = map(_accept_numbers, (math.sqrt, math.exp, math.log, math.sin, math.cos))
+    floor, ceil, absolute = map(_accept_numbers, (math.floor, math.ceil, math.abs))
+    minimum, maximum = map(_accept_numbers, (math.min, math.max))
 
     def constant(self, number: float) -> DataNode:
         return float64_constant([number])
@@ -57,24 +64,24 @@ _F = _Functions()
 
 
 class Mask(NamedTuple):
-    """A mask, shaped to broadcast over the images, on their device: HxWx1, or 1xHxW for CHW.
+    """A mask that broadcasts over the images, on their device: HxWx1, or 1xHxW for CHW.
 
-    It is ``base + rows * columns``, `base` alone, or `dense`; where it is `cut`, ``1 - rows * columns``.
+    It is ``base + rows * columns``, `base` alone, or `dense`; with `cut`, ``1 - rows * columns``.
     """
 
     base: DataNode | None = None
     """float32 1x1x1."""
     rows: DataNode | None = None
-    """float32, with the scale in it; uint8, 1 inside the box, where the mask is `cut`."""
+    """float32, times the scale; with `cut` uint8, 1 inside the box."""
     columns: DataNode | None = None
     """Like `rows`."""
     dense: DataNode | None = None
     """float32."""
     cut: bool = False
-    """Whether it is 1, and 0 inside a box."""
+    """Whether it is 0 inside a box and 1 outside."""
 
     def weights(self) -> DataNode:
-        """The weight of every pixel, float32; 1x1x1 where it is the same for all."""
+        """The weight of every pixel, float32; 1x1x1 if all are the same."""
         if self.dense is not None:
             return self.dense
         if self.rows is None or self.columns is None:
@@ -85,7 +92,7 @@ class Mask(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """A mask, as :func:`blend` takes it: float32 nodes on the CPU, or `dense` on the device of the images.
+    """A mask in the form :func:`blend` takes: float32 nodes on the CPU, or `dense` on the images' device.
 
     It is ``base + rows * columns``, `base` alone, or `dense`.
     """
@@ -95,19 +102,19 @@ class Weights(NamedTuple):
     base: DataNode | None = None
     """[1]"""
     rows: DataNode | None = None
-    """[H], with the scale in it."""
+    """[H], times the scale."""
     columns: DataNode | None = None
     """[W]"""
     dense: DataNode | None = None
     """[H, W]"""
     given: bool = False
-    """Whether it is the caller's, and has yet to be compared with the size of the images."""
+    """Whether it is the caller's: :func:`blend` compares its size with that of the images."""
     cut: bool = False
-    """Whether it is 1, and 0 inside a box: `base` 1, rows 0 or -1, columns 0 or 1."""
+    """Whether it is 0 inside a box and 1 outside: `base` 1, rows 0 or -1, columns 0 or 1."""
 
 
 def _size(shape: DataNode, layout: str) -> DataNode:
-    """Height and width of images of a shape (int64 [3]), [2]."""
+    """Height and width, [2], from an image shape (int64 [3])."""
     return fn.slice(shape, start=[layout.index("H")], shape=[2], axes=[0])
 
 
@@ -127,46 +134,52 @@ def _pixels(length: DataNode, columns: bool) -> DataNode:
 
 
 def make_mask(images: DataNode, draws: Draws, arguments: MixArguments) -> Weights:
-    """The masks of a batch from what was drawn."""
+    """Make the masks of a batch from its draws."""
     method = arguments.entry
     size = _size(images.shape(dtype=types.INT64), arguments.layout)
     sides, lengths = fn.cast(size, dtype=types.FLOAT64), fn.cast(size, dtype=types.INT32)
     rows, columns = (
-        Axis(fn.slice(sides, start=[i], shape=[1], axes=[0]), _pixels(lengths[i], i == 1), draws.pick(name))
+        Axis(
+            fn.slice(sides, start=[i], shape=[1], axes=[0]),
+            _pixels(lengths[i], i == 1),
+            draws.pick(name),
+        )
         for i, name in enumerate(("_row", "_column"))
     )
     grid = Grid(rows, columns, arguments.convention == "paper", arguments.center is not None)
     mask = method.mask(_F, grid, *(draws.pick(name) for name in method.values))
     if isinstance(mask, Dense):
-        return _weighed_dense(_float(_applied(mask.values, 1.0, draws, arguments)))
-    base = _applied(mask.base, 1.0, draws, arguments)
+        return _dense_weights(_float(_choose_if_mixed(mask.values, 1.0, draws, arguments)))
+    base = _choose_if_mixed(mask.base, 1.0, draws, arguments)
     if mask.rows is None or mask.columns is None:
         return Weights(lam=_float(base), base=_float(base))
     cut = method.cuts
-    scale = _applied(mask.scale, 0.0, draws, arguments)
-    return _weighed(base, scale, _float(_flat(mask.rows)), _float(_flat(mask.columns)), cut)
+    scale = _choose_if_mixed(mask.scale, 0.0, draws, arguments)
+    return _separable_weights(base, scale, _float(_flat(mask.rows)), _float(_flat(mask.columns)), cut)
 
 
 def given_mask(mask: Separable | Dense) -> Weights:
-    """A caller's mask; see :class:`..backends.Backend`."""
+    """Convert a caller's mask; see :class:`..backends.Backend`."""
     if isinstance(mask, Dense):
-        return _weighed_dense(mask.values)._replace(given=True)
+        return _dense_weights(mask.values)._replace(given=True)
     base = math.clamp(mask.base, 0.0, 1.0)
     scale = math.min(math.max(mask.scale, -base), 1.0 - base)
     rows, columns = (math.clamp(profile, 0.0, 1.0) for profile in (mask.rows, mask.columns))
-    return _weighed(base, scale, rows, columns)._replace(given=True)
+    return _separable_weights(base, scale, rows, columns)._replace(given=True)
 
 
-def _applied(value: Any, otherwise: float, draws: Draws, arguments: MixArguments) -> DataNode:
-    """`value` where a sample is mixed at all, else `otherwise`, float64."""
-    # Where all are mixed a node is the answer already; a number is not yet one per sample.
+def _choose_if_mixed(value: Any, otherwise: float, draws: Draws, arguments: MixArguments) -> DataNode:
+    """`value` for mixed samples, else `otherwise`, float64."""
+    # If all are mixed, a node is the result already; a number still has to become one per sample.
     always = not isinstance(arguments.probability, DataNode) and arguments.probability == 1.0
     if always and isinstance(value, DataNode):
         return value
     return chosen(value, otherwise, draws.pick("_coin"), draws.pick("_probability"))
 
 
-def _weighed(base: Any, scale: Any, rows: DataNode, columns: DataNode, cut: bool = False) -> Weights:
+def _separable_weights(
+    base: Any, scale: Any, rows: DataNode, columns: DataNode, cut: bool = False
+) -> Weights:
     share = fn.reductions.mean(rows) * fn.reductions.mean(columns)
     return Weights(
         lam=_float(base + scale * share),
@@ -177,7 +190,7 @@ def _weighed(base: Any, scale: Any, rows: DataNode, columns: DataNode, cut: bool
     )
 
 
-def _weighed_dense(dense: DataNode) -> Weights:
+def _dense_weights(dense: DataNode) -> Weights:
     dense = math.clamp(dense, 0.0, 1.0)
     return Weights(lam=fn.reshape(_float(fn.reductions.mean(dense)), shape=[1]), dense=dense)
 
@@ -186,8 +199,8 @@ def to_device(node: DataNode, device: str) -> DataNode:
     return node.gpu() if device == "gpu" and node.device == "cpu" else node
 
 
-def _shaped(weights: Weights, layout: str, device: str) -> Mask:
-    """The mask as it is applied."""
+def shape_mask(weights: Weights, layout: str, device: str) -> Mask:
+    """Make a mask broadcast over the images, on their device."""
 
     def expanded(node: DataNode, axes: list[int]) -> DataNode:
         return fn.expand_dims(to_device(node, device), axes=axes)
@@ -207,15 +220,15 @@ def _shaped(weights: Weights, layout: str, device: str) -> Mask:
     return Mask(expanded(weights.base, [1, 2]), rows, columns)
 
 
-def _bits(images: DataNode) -> DataNode:
-    """The images as integers, without a copy: a NaN is one of them, and 0 times it is 0."""
+def _as_bits(images: DataNode) -> DataNode:
+    """Reinterpret the images as integers, without a copy: then 0 times a NaN is 0."""
     dtype = static_dtype(images)
     return images if dtype == types.UINT8 else fn.reinterpret(images, dtype=_BITS[dtype])
 
 
-def _pasted(images: DataNode, indices: DataNode, mask: Mask) -> DataNode:
-    """A box of the partner, in integers: the bits of one image or the other, and nothing to round."""
-    own = _bits(images)
+def _paste_box(images: DataNode, indices: DataNode, mask: Mask) -> DataNode:
+    """Paste a box of the partner, in integers: the bits of one image or the other, without rounding."""
+    own = _as_bits(images)
     partner = fn.permute_batch(own, indices=indices)
     assert mask.rows is not None
     inside = mask.rows * mask.columns
@@ -224,32 +237,32 @@ def _pasted(images: DataNode, indices: DataNode, mask: Mask) -> DataNode:
     return pasted if own is images else fn.reinterpret(pasted, dtype=static_dtype(images))
 
 
-def _blended(own: DataNode, indices: DataNode, mask: DataNode) -> DataNode:
+def _blend_float(own: DataNode, indices: DataNode, mask: DataNode) -> DataNode:
     """``mask * own + (1 - mask) * partner`` in float32."""
     partner = fn.permute_batch(own, indices=indices)
     if static_dtype(own) != types.UINT8:
-        # 0 * NaN is NaN: a partner without weight must be 0 before it is multiplied.
-        partner = fn.reinterpret(_bits(partner) * (mask < 1.0), dtype=types.FLOAT)
-    # Subtracted, because -0 + 0 would be 0: where the mask is 1 the own bits stay.
+        # 0 * NaN is NaN, so a partner with weight 0 must be 0 before the multiplication.
+        partner = fn.reinterpret(_as_bits(partner) * (mask < 1.0), dtype=types.FLOAT)
+    # A subtraction, because -0 + 0 is +0: where the mask is 1, the own bits must stay.
     return mask * own - (mask - 1.0) * partner
 
 
 def mix_pixels(images: DataNode, indices: DataNode, mask: Mask) -> DataNode:
-    """Mix every image with the one at `indices` (int32 scalar, CPU), in the type of the images."""
+    """Mix every image with the one at `indices` (int32 scalar, CPU); the dtype stays."""
     dtype = static_dtype(images)
     if mask.cut and dtype in _BITS:
-        return _pasted(images, indices, mask)
-    # DALI's arithmetic does not take float16, and a type that the graph does not show could be that.
+        return _paste_box(images, indices, mask)
+    # DALI's arithmetic does not accept float16, which a type unknown to the graph could be.
     own = images if dtype in (types.UINT8, types.FLOAT) else fn.cast(images, dtype=types.FLOAT)
-    mixed = _pasted(own, indices, mask) if mask.cut else _blended(own, indices, mask.weights())
+    mixed = _paste_box(own, indices, mask) if mask.cut else _blend_float(own, indices, mask.weights())
     return mixed if dtype == types.FLOAT else fn.cast_like(mixed, images)
 
 
-def _fault(images: DataNode, shape: DataNode, partner: DataNode, layout: str) -> DataNode:
-    """SIZES_DIFFER where the partner's size differs from the own, LAYOUT_DIFFERS or 0: int32 [1]."""
+def _find_fault(images: DataNode, shape: DataNode, partner: DataNode, layout: str) -> DataNode:
+    """SIZES_DIFFER if the partner has another size, LAYOUT_DIFFERS, or 0: int32 [1]."""
     other = fn.permute_batch(shape, indices=partner)
     fault = fn.reductions.max(fn.cast(shape != other, dtype=types.INT32)) * SIZES_DIFFER
-    if images.device == "cpu":  # on the GPU the property lies there too, out of reach of the check
+    if images.device == "cpu":  # on the GPU the property is there too, where the check cannot read it
         letters = fn.pad(fn.get_property(images, key="layout"), axes=[0], shape=[3], fill_value=0)
         first = fn.slice(letters, start=[0], shape=[1], axes=[0])
         wrong = (first != ord(layout[0])) & (first != 0)
@@ -257,8 +270,8 @@ def _fault(images: DataNode, shape: DataNode, partner: DataNode, layout: str) ->
     return fn.reshape(fn.cast(fault, dtype=types.INT32), shape=[1])
 
 
-def _mask_fault(weights: Weights, size: DataNode) -> DataNode:
-    """MASK_DIFFERS where a caller's mask has another size than the image (int64 [2]), or 0: int32 [1]."""
+def _find_mask_fault(weights: Weights, size: DataNode) -> DataNode:
+    """MASK_DIFFERS if a caller's mask has another size than the image (int64 [2]), or 0: int32 [1]."""
     if weights.dense is not None:
         found = weights.dense.shape(dtype=types.INT64)
     else:
@@ -270,7 +283,7 @@ def _mask_fault(weights: Weights, size: DataNode) -> DataNode:
 
 
 def _one_hot(labels: DataNode, arguments: BlendArguments) -> DataNode:
-    """Label smoothing s: off = s / K, on = 1 - s + s / K."""
+    """One-hot labels with label smoothing s: off = s / K, on = 1 - s + s / K."""
     off = arguments.label_smoothing / arguments.num_classes
     on = 1.0 - arguments.label_smoothing + off
     return fn.one_hot(labels, num_classes=arguments.num_classes, on_value=on, off_value=off)
@@ -278,7 +291,7 @@ def _one_hot(labels: DataNode, arguments: BlendArguments) -> DataNode:
 
 def one_hot_targets(labels: DataNode, device: str, arguments: BlendArguments) -> DataNode:
     """Targets without mixing, float32 [num_classes] on `device`; labels are int32 [1] on the CPU."""
-    in_range = label_in_range(labels, arguments.num_classes)
+    in_range = check_label_range(labels, arguments.num_classes)
     return to_device(_one_hot(labels, arguments) + in_range, device)
 
 
@@ -287,32 +300,37 @@ def blend(
 ) -> tuple[DataNode, DataNode, MixParams | None]:
     """Blend a batch with DALI operators, on any device; see :class:`..backends.Backend`."""
     layout, device = arguments.layout, images.device
-    images = three_dimensional(images)
+    images = check_three_dimensional(images)
     shape = images.shape(dtype=types.INT64)
-    fault = _fault(images, shape, partner, layout)
+    fault = _find_fault(images, shape, partner, layout)
     if weights.given:
-        fault = math.max(fault, _mask_fault(weights, _size(shape, layout)))
-    # Everything that follows waits for the check, through the mask's first part.
-    weights = _after(weights, no_fault(fault))
+        fault = math.max(fault, _find_mask_fault(weights, _size(shape, layout)))
+    # Everything that follows waits for the check, because the mask does.
+    weights = wait_for_check(weights, check_fault(fault))
 
-    mixed = mix_pixels(images, partner, _shaped(weights, layout, device))
+    mixed = mix_pixels(images, partner, shape_mask(weights, layout, device))
     if Pipeline.current().max_batch_size == 1:
         mixed = images  # nothing to mix with; float32 weights would change the last bit
-    if normalization := asked_for(arguments):
-        mixed = normalized(mixed, normalization)
+    if normalization := Normalization.from_arguments(arguments):
+        mixed = normalize(mixed, normalization)
 
-    hot = _one_hot(labels, arguments)
-    lam = weights.lam + to_device(label_in_range(labels, arguments.num_classes), weights.lam.device)
-    hot, other_hot = (to_device(node, lam.device) for node in (hot, fn.permute_batch(hot, indices=partner)))
-    targets = to_device(lam * hot + (1.0 - lam) * other_hot, device)
+    targets = to_device(mix_targets(labels, partner, weights.lam, arguments), device)
     if not arguments.return_params:
         return mixed, targets, None
-    mask = _shaped(weights, layout, device)
-    return mixed, targets, MixParams(fn.reshape(lam, shape=[]), partner, full_mask(mask, shape, layout))
+    mask = full_mask(shape_mask(weights, layout, device), shape, layout)
+    return mixed, targets, MixParams(fn.reshape(weights.lam, shape=[]), partner, mask)
 
 
-def _after(weights: Weights, check: DataNode) -> Weights:
-    """The same weights, which DALI computes after `check` (float32 [1], 0)."""
+def mix_targets(labels: DataNode, partner: DataNode, lam: DataNode, arguments: BlendArguments) -> DataNode:
+    """Targets mixed by the label weight, float32 [num_classes], on the device of `lam`."""
+    hot = _one_hot(labels, arguments)
+    lam = lam + to_device(check_label_range(labels, arguments.num_classes), lam.device)
+    hot, other_hot = (to_device(node, lam.device) for node in (hot, fn.permute_batch(hot, indices=partner)))
+    return lam * hot + (1.0 - lam) * other_hot
+
+
+def wait_for_check(weights: Weights, check: DataNode) -> Weights:
+    """The same weights, which DALI computes only after `check` (float32 [1], 0)."""
     if weights.dense is not None:
         return weights._replace(dense=weights.dense + to_device(check, weights.dense.device))
     if weights.cut:
@@ -321,10 +339,10 @@ def _after(weights: Weights, check: DataNode) -> Weights:
 
 
 def full_mask(mask: Mask, shape: DataNode, layout: str) -> DataNode:
-    """The weight of every pixel of images of a shape (int64 [3]), float32 HxWx1 or 1xHxW."""
+    """The weight of every pixel for an image shape (int64 [3]), float32 HxWx1 or 1xHxW."""
     weights = mask.weights()
     if mask.dense is None and mask.rows is None:
-        # `base` alone was enough to mix.
+        # For mixing, `base` alone was enough.
         size = fn.cast(_size(shape, layout), dtype=types.INT32)
         blank = fn.expand_dims(_pixels(size[0], False) * _pixels(size[1], True), axes=[layout.index("C")])
         weights = weights + to_device(blank * 0.0, weights.device)

@@ -1,4 +1,4 @@
-"""What works on this machine: ``python -m dali_msda.doctor``. Nothing in the library imports this package."""
+"""Examines this machine: ``python -m dali_msda.doctor``. Nothing in the library imports this package."""
 
 from .page import main
 

@@ -1,4 +1,4 @@
-"""The driver, DALI, PyTorch and the libraries of CUDA: what is there, and whether it goes together."""
+"""The driver, DALI, PyTorch and the CUDA libraries: what is installed, and whether it works together."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from . import libraries
-from .report import NOTE, OK, PROBLEM, Finding, probed
+from .report import NOTE, OK, PROBLEM, Finding, run_probe
 
-# DALI's installation guide: the oldest driver for each CUDA major it is built for.
+# From DALI's installation guide: the oldest driver for each CUDA major version that DALI is built for.
 _OLDEST_DRIVER = {12: (525, 60), 13: (580, 0)}
 _TIMEOUT = 120
 
-# In a process of its own: libraries of DALI and of PyTorch, loaded in this order, then in use together.
+# Runs in its own process: loads the libraries of DALI, then those of PyTorch, and uses both.
 _TOGETHER = """
 import json, numpy as np
 from nvidia.dali import Pipeline, backend, fn, types
@@ -38,7 +38,7 @@ print(json.dumps(found))
 
 
 class Device(NamedTuple):
-    """A GPU, as the driver describes it."""
+    """A GPU, as reported by the driver."""
 
     name: str
     memory_bytes: int
@@ -46,24 +46,24 @@ class Device(NamedTuple):
 
 
 class Driver(NamedTuple):
-    """What the driver says about itself and the GPUs that this process may use."""
+    """The driver and the GPUs that this process may use."""
 
     version: str | None
-    """Of the driver, like "550.54.15"; None where it is not known."""
+    """The driver's version, like "550.54.15"; None if unknown."""
     unknown: str
-    """Why the version is not known."""
+    """Why the version is unknown."""
     cuda: tuple[int, int] | None
     """The newest CUDA it can run."""
     devices: tuple[Device, ...]
     error: str
-    """Why there are none."""
+    """Why there are no devices."""
 
 
 def find_driver() -> Driver:
-    """Ask the driver through its own libraries; nothing is started on a GPU.
+    """Query the driver through its own libraries, without starting anything on a GPU.
 
-    NVML has the driver's version. libcuda is asked for the GPUs, through ctypes: it alone says which ones
-    this process may use (CUDA_VISIBLE_DEVICES, parts of a GPU), and why there are none.
+    The version comes from NVML, the GPUs from libcuda, through ctypes: only libcuda knows which of them this
+    process may use (CUDA_VISIBLE_DEVICES, parts of a GPU), and why there are none.
     """
     version, unknown = _driver_version()
     try:
@@ -111,10 +111,10 @@ def _driver_version() -> tuple[str | None, str]:
         return None, f"NVML: {error}"
 
 
-def cards_in_the_machine() -> int:
-    """NVIDIA's display and compute devices on the PCI bus, whatever this process may use of them.
+def count_cards() -> int:
+    """Count NVIDIA's display and compute devices on the PCI bus, usable by this process or not.
 
-    From /sys, because it is there without a driver, which is what has to be told apart from no GPU.
+    From /sys, which works without a driver, to tell a missing driver from a missing GPU.
     """
     found = 0
     for folder in Path("/sys/bus/pci/devices").glob("*"):
@@ -136,25 +136,25 @@ def dali_version() -> tuple[str | None, int | None, str]:
 
 
 def cuda_major(dali: ModuleType) -> int:
-    """The major version of CUDA that DALI is built for."""
+    """The CUDA major version that DALI is built for."""
     return int(str(dali.__cuda_version__)[:2])
 
 
 def findings(driver: Driver) -> list[Finding]:
-    """All of this module."""
+    """All findings of this module."""
     version, major, error = dali_version()
     has_gpu = bool(driver.devices)
     return [
-        probed("GPU", lambda: gpus(driver, major)),
-        dali(version, major, error),
-        *cuda_libraries(major, has_gpu),
-        probed("PyTorch", lambda: torch(major, has_gpu)),
+        run_probe("GPU", lambda: check_gpus(driver, major)),
+        check_dali(version, major, error),
+        *check_cuda_libraries(major, has_gpu),
+        run_probe("PyTorch", lambda: check_torch(major, has_gpu)),
     ]
 
 
-def gpus(driver: Driver, cuda_major: int | None) -> Finding:
+def check_gpus(driver: Driver, cuda_major: int | None) -> Finding:
     """Driver and GPUs, and whether the driver is new enough for DALI."""
-    cards = cards_in_the_machine()
+    cards = count_cards()
     data: dict[str, Any] = {
         "driver": driver.version,
         "cuda_of_driver": driver.cuda and list(driver.cuda),
@@ -167,7 +167,7 @@ def gpus(driver: Driver, cuda_major: int | None) -> Finding:
     oldest = _OLDEST_DRIVER.get(cuda_major or 0)
     if driver.version and oldest and _numbers(driver.version) < oldest:
         wanted = ".".join(map(str, oldest))
-        todo = f"DALI for CUDA {cuda_major} needs driver {wanted} or newer: update it, on the host"
+        todo = f"DALI for CUDA {cuda_major} needs driver {wanted} or newer: update the driver on the host"
         return Finding(PROBLEM, "GPU", f"{about}, too old", todo, data)
     if driver.devices:
         names = "\n".join(
@@ -177,9 +177,9 @@ def gpus(driver: Driver, cuda_major: int | None) -> Finding:
         )
         return Finding(OK, "GPU", f"{about}\n{names}", data=data)
     if cards or driver.version or driver.cuda:
-        todo = "docker run --gpus all; without a container: install the driver and look at nvidia-smi"
+        todo = "docker run --gpus all; without a container: install the driver and check nvidia-smi"
         if "CUDA_VISIBLE_DEVICES" in os.environ:
-            todo += "; CUDA_VISIBLE_DEVICES is set and may hide it"
+            todo += "; CUDA_VISIBLE_DEVICES is set and may hide GPUs"
         text = f"{cards} in the machine, none usable ({driver.error or 'none visible'}); {about}"
         return Finding(PROBLEM, "GPU", text, todo, data)
     return Finding(OK, "GPU", "none in this machine: everything runs on the CPU", data=data)
@@ -189,21 +189,21 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
-def dali(version: str | None, cuda_major: int | None, error: str) -> Finding:
+def check_dali(version: str | None, cuda_major: int | None, error: str) -> Finding:
     """DALI itself."""
     data = {"version": version, "cuda_major": cuda_major}
     if version is None:
         todo = (
-            "pip install nvidia-dali-cuda120 (or -cuda130): the build of the driver's CUDA, one of them only"
+            "pip install nvidia-dali-cuda120 (or -cuda130): only one of them, the build for the driver's CUDA"
         )
         return Finding(PROBLEM, "DALI", f"cannot be imported: {error}", todo, data)
     return Finding(OK, "DALI", f"{version}, built for CUDA {cuda_major}", data=data)
 
 
-def cuda_libraries(cuda_major: int | None, has_gpu: bool) -> list[Finding]:
-    """The libraries that DALI opens by name, opened as DALI would."""
+def check_cuda_libraries(cuda_major: int | None, has_gpu: bool) -> list[Finding]:
+    """Open the libraries that DALI opens by name, the same way."""
     if cuda_major is None:
-        text, todo = "not looked for: they are those of DALI's build", "install DALI, as above"
+        text, todo = "not checked: which ones are needed depends on DALI's build", "install DALI, as above"
         return [Finding(NOTE, "CUDA libraries", text, todo)]
     entries: dict[str, dict[str, str | None]] = {}
     missing: dict[str, list[libraries.Library]] = {}
@@ -222,34 +222,34 @@ def cuda_libraries(cuda_major: int | None, has_gpu: bool) -> list[Finding]:
     there = [stem for stem, entry in entries.items() if entry["file"]]
     text = f"of those that DALI opens by name, {len(there)} are found: {', '.join(there) or 'none'}"
     if unused:
-        text += f"; not found, and not used here: {', '.join(unused)}"
+        text += f"; not found, but not used here: {', '.join(unused)}"
     if not has_gpu:
-        text += f"; the driver's not looked for: {', '.join(driver)}"
+        text += f"; not checked, because they belong to the driver: {', '.join(driver)}"
     finding = Finding(OK, "CUDA libraries", text, data={"libraries": entries})
-    return [finding, *(_missing(group, has_gpu) for group in missing.values())]
+    return [finding, *(_report_missing(group, has_gpu) for group in missing.values())]
 
 
-def _missing(group: list[libraries.Library], has_gpu: bool) -> Finding:
-    """Libraries of one package that are not found."""
+def _report_missing(group: list[libraries.Library], has_gpu: bool) -> Finding:
+    """The missing libraries of one package."""
     stem, package, elsewhere = group[0].stem, group[0].package, _installed_elsewhere(group[0])
     if package is None:
         todo = (
-            "it comes with the driver; in a container: NVIDIA_DRIVER_CAPABILITIES=compute,utility,video, or"
+            "part of the driver; in a container: NVIDIA_DRIVER_CAPABILITIES=compute,utility,video, or"
             " docker run --gpus 'all,\"capabilities=compute,utility,video\"'"
         )
     elif elsewhere:
         todo = f"it is in {elsewhere}, where DALI does not look: add that folder to LD_LIBRARY_PATH"
     else:
-        todo = f"pip install {package}, or the CUDA toolkit of DALI's major version"
+        todo = f"pip install {package}, or install the CUDA toolkit of DALI's major version"
     names = ", ".join(library.names[0] for library in group)
     status = group[0].missing if has_gpu else NOTE
     if not has_gpu:
-        todo = f"nothing on the CPU; before a GPU is used: {todo}"
+        todo = f"nothing to do for the CPU; before a GPU is used: {todo}"
     return Finding(status, stem, f"{names} not found: {group[0].use}", todo, {"package": package})
 
 
 def _installed_elsewhere(library: libraries.Library) -> Path | None:
-    """A folder of another package of NVIDIA's that has the library, off DALI's path."""
+    """A folder of another NVIDIA package, outside DALI's search path, that has the library."""
     dali_folder = libraries.package_folder("nvidia.dali")
     if dali_folder is None:
         return None
@@ -259,40 +259,41 @@ def _installed_elsewhere(library: libraries.Library) -> Path | None:
     return None
 
 
-def torch(cuda_major: int | None, has_gpu: bool) -> Finding:
-    """PyTorch, loaded beside DALI in a process of its own."""
+def check_torch(cuda_major: int | None, has_gpu: bool) -> Finding:
+    """PyTorch, loaded together with DALI in its own process."""
     if importlib.util.find_spec("torch") is None:
-        text = "not installed: the trainer needs it, and pipelines.loader; the library does not"
+        text = "not installed: the trainer and pipelines.loader need it, the library does not"
         return Finding(OK, "PyTorch", text, data={"version": None})
-    found, error = together()
+    found, error = load_together()
     data: dict[str, Any] = {"version": found.get("torch"), "cuda": found.get("cuda"), "together": not error}
     if error:
         todo = (
-            "install both for one CUDA major, as requirements.lock has them; see the last line of the error"
+            "install both for the same CUDA major version, as in requirements.lock; see the end of the error"
         )
         return Finding(PROBLEM, "PyTorch", f"does not work in one process with DALI: {error}", todo, data)
     text = f"{found['torch']}, built for {'CUDA ' + found['cuda'] if found['cuda'] else 'the CPU'}"
     if not found["cuda"]:
         if has_gpu:
-            todo = f"install a build for CUDA {cuda_major}: this one trains on the CPU only"
+            todo = f"install a build for CUDA {cuda_major}: this one only trains on the CPU"
             return Finding(PROBLEM, "PyTorch", text, todo, data)
         return Finding(OK, "PyTorch", f"{text}; shares a process with DALI", data=data)
     if cuda_major is not None and int(found["cuda"].split(".")[0]) != cuda_major:
         todo = (
-            f"take DALI and PyTorch of one CUDA major (nvidia-dali-cuda{found['cuda'].split('.')[0]}0, or"
-            f" PyTorch for CUDA {cuda_major}): two sets of CUDA libraries in one process are untried"
+            "use DALI and PyTorch for the same CUDA major version"
+            f" (nvidia-dali-cuda{found['cuda'].split('.')[0]}0, or PyTorch for CUDA {cuda_major}): two sets"
+            " of CUDA libraries in one process are not tested"
         )
         status = PROBLEM if has_gpu else NOTE
         return Finding(status, "PyTorch", f"{text}, DALI for CUDA {cuda_major}", todo, data)
     if has_gpu and not found["gpu"]:
-        todo = "run python -c 'import torch; torch.cuda.init()' for the reason"
+        todo = "for the reason, run python -c 'import torch; torch.cuda.init()'"
         return Finding(PROBLEM, "PyTorch", f"{text}, sees no GPU although the driver does", todo, data)
     shared = "on the GPU" if found["gpu"] else "on the CPU"
     return Finding(OK, "PyTorch", f"{text}; takes DALI's tensors {shared}, in one process", data=data)
 
 
-def together() -> tuple[dict[str, Any], str]:
-    """DALI and PyTorch in one process: what they are, or the error."""
+def load_together() -> tuple[dict[str, Any], str]:
+    """Load DALI and PyTorch in one process; return their versions and the like, or the error."""
     try:
         run = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", _TOGETHER],
@@ -304,7 +305,7 @@ def together() -> tuple[dict[str, Any], str]:
     except (OSError, subprocess.TimeoutExpired) as error:
         return {}, str(error)
     if run.returncode != 0:
-        said = [line for line in run.stderr.splitlines() if line.strip()]
-        return {}, f"{said[-1].strip() if said else 'no message'} (exit status {run.returncode})"
+        messages = [line for line in run.stderr.splitlines() if line.strip()]
+        return {}, f"{messages[-1].strip() if messages else 'no message'} (exit status {run.returncode})"
     found: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
-    return (found, "") if found["sum"] == 15.0 else (found, f"0 + ... + 5 came out as {found['sum']}")
+    return (found, "") if found["sum"] == 15.0 else (found, f"0 + ... + 5 gave {found['sum']}")

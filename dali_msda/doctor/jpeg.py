@@ -1,8 +1,8 @@
-"""JPEG files for timing the decoder, made without an encoder: the library does not need Pillow.
+"""JPEG files for timing the decoder, made without an encoder, because the library does not need Pillow.
 
-A JPEG may be cut into intervals that are decoded independently of one another. One small tile, encoded once
-and kept here, is repeated into an image of any size: photo-like in its spectrum and in bytes per pixel, and
-right if all tiles come out alike.
+A JPEG can have restart intervals, which are decoded independently. One small encoded tile, stored here, is
+repeated into an image of any size. Its spectrum and its bytes per pixel are like a photo's, and it is decoded
+correctly if all tiles are the same.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import base64
 import struct
 
 TILE_HEIGHT, TILE_WIDTH = 16, 64
-# Mean of the decoded tile in red, green and blue.
+# Mean red, green and blue of the decoded tile.
 TILE_MEAN = (117.3, 117.7, 117.5)
 _UNITS = 4  # blocks of 16 x 16 pixels (4:2:0) in a tile
 # A baseline JPEG of one tile: noise with the spectrum of photographs, quality 85.
@@ -36,13 +36,13 @@ _TILE = base64.b64decode(
 )
 
 
-def tiled(rows: int, columns: int) -> bytes:
-    """A JPEG of so many tiles, ``16 * rows`` pixels high and ``64 * columns`` wide."""
+def repeat_tile(rows: int, columns: int) -> bytes:
+    """Make a JPEG of rows x columns tiles: ``16 * rows`` pixels high, ``64 * columns`` wide."""
     frame, scan = _TILE.index(b"\xff\xc0"), _TILE.index(b"\xff\xda")
     (length,) = struct.unpack_from(">H", _TILE, scan + 2)
     start = scan + 2 + length
     size = struct.pack(">HH", TILE_HEIGHT * rows, TILE_WIDTH * columns)
-    # Height and width stand after marker, length and precision.
+    # Height and width come after marker, length and precision.
     header = _TILE[: frame + 5] + size + _TILE[frame + 9 : scan]
     interval = b"\xff\xdd" + struct.pack(">HH", 4, _UNITS)
     data = _TILE[start:-2]

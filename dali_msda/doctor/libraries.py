@@ -1,9 +1,8 @@
 """The shared libraries that DALI opens by name, and where the loader finds them.
 
-DALI links to hardly any library of CUDA: it opens NPP, cuFFT, nvJPEG and the driver by name when it first
-needs them, and says so only then. The names and folders are a table for DALI 2.4 and the nvImageCodec 0.9
-that it decodes with; tests/test_libraries.py reads the installed binaries and compares. Nothing of DALI is
-imported.
+DALI links to hardly any CUDA library: it opens NPP, cuFFT, nvJPEG and the driver by name when it first needs
+them, and only then reports a missing one. The table of names and folders is for DALI 2.4 and nvImageCodec
+0.9, its decoder; tests/test_libraries.py compares it with the installed binaries. Does not import DALI.
 """
 
 from __future__ import annotations
@@ -24,16 +23,15 @@ class Library(NamedTuple):
     stem: str
     """The name up to ``.so``."""
     names: tuple[str, ...]
-    """The names that are tried, the most exact first."""
+    """The names to try, the most exact first."""
     folders: tuple[Path, ...]
-    """Where the RUNPATH of the binaries that name it sends the loader."""
+    """Where the loader looks, by the RUNPATH of the binaries that open it."""
     package: str | None
-    """The package of PyPI that brings it; None: it comes with the driver, and never with a package. In a
-    container the NVIDIA runtime puts it there."""
+    """The PyPI package that has it; None: only the driver does. The NVIDIA runtime adds it to containers."""
     missing: str
-    """The status of a GPU machine without it; `OK`: nothing here misses it."""
+    """The status of a GPU machine without it; `OK`: nothing here needs it."""
     use: str
-    """What it is good for."""
+    """What it is for."""
 
 
 # Folders of the RUNPATHs, below "nvidia" of site-packages.
@@ -52,8 +50,8 @@ _NVIMGCODEC = (
     ),
     *("nvcomp", "libnvcomp/lib64", "/usr/local/cuda/lib64"),
 )
-# Stem, versions, folders, package, what it means if it is missing, use. Packages of CUDA's own libraries end
-# in "-cu12" for CUDA 12 and in nothing from CUDA 13 on, which is {cu}.
+# Stem, versions, folders, package, status if it is missing, use. {cu} is the suffix in the package names of
+# CUDA's own libraries: "-cu12" for CUDA 12, none from CUDA 13 on.
 _TABLE = (
     ("libcuda", ("1",), _DALI, None, PROBLEM, "the driver itself"),
     ("libcufft", ("{cufft}",), _DALI, "nvidia-cufft{cu}", NOTE,
@@ -73,7 +71,7 @@ _TABLE = (
 
 
 def opened_libraries(cuda_major: int) -> list[Library]:
-    """The libraries of the driver and of CUDA that DALI's build for a major version of CUDA opens by name."""
+    """The driver and CUDA libraries that DALI opens by name when it is built for that CUDA major version."""
     dali = package_folder("nvidia.dali")
     site = dali.parent if dali else Path()
     values = {
@@ -96,7 +94,7 @@ def opened_libraries(cuda_major: int) -> list[Library]:
 
 
 def package_folder(name: str) -> Path | None:
-    """Folder of a package that is installed, which is not imported (its parents are)."""
+    """Folder of an installed package, without importing it (its parents are imported)."""
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
@@ -105,10 +103,10 @@ def package_folder(name: str) -> Path | None:
     return Path(places[0]) if places else None
 
 
-def candidates(library: Library) -> Iterator[Path]:
-    """Files that the loader would take for a library, in its order, those of the system left out.
+def find_candidates(library: Library) -> Iterator[Path]:
+    """Files that the loader would try for a library, in its order, without the system's.
 
-    By hand, because a RUNPATH counts for the binary alone that has it, and not for this process.
+    Our own code, because a RUNPATH only applies to the binary that has it, not to this process.
     """
     preset = [Path(part) for part in os.environ.get("LD_LIBRARY_PATH", "").split(":") if part]
     for name in library.names:
@@ -118,19 +116,19 @@ def candidates(library: Library) -> Iterator[Path]:
 
 
 def open_library(library: Library) -> tuple[str | None, str]:
-    """Open a library as DALI would: the file (or the name, for one of the system), and what went wrong.
+    """Open a library as DALI would.
 
     Returns
     -------
     found : str or None
-        None where it cannot be opened.
+        Its file, or only its name for a system library; None if it cannot be opened.
     reason : str
-        What the loader said last, empty if the library is open.
+        The loader's last error, empty if the library was opened.
     """
     reason = "no file of that name in the loader's folders"
-    # A name without a folder is looked up in the system's cache, and is there already if another library
-    # of this process (PyTorch's, say) has brought it.
-    for target in [*map(str, candidates(library)), *library.names]:
+    # A name without a folder is looked up in the system's cache, or is already loaded because another
+    # library of this process (PyTorch's, say) needed it.
+    for target in [*map(str, find_candidates(library)), *library.names]:
         try:
             ctypes.CDLL(target)
         except OSError as error:

@@ -1,6 +1,6 @@
-"""What this machine gives to a data loader: processors, memory, disk, and a place for compiled code.
+"""What this machine offers a data loader: processors, memory, disk, and a place for compiled code.
 
-Every probe answers on every machine: what cannot be read is said to be unknown.
+Every probe works on every machine: what cannot be read is reported as unknown.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import sys
 import tempfile
 from typing import Any
 
-from ..processors import allowed_processors, cgroup_folders, cpu_quota, text_of, usable_processors
-from .report import NOTE, OK, PROBLEM, Finding, probed
+from ..processors import allowed_processors, cgroup_folders, cpu_quota, read_text, usable_processors
+from .report import NOTE, OK, PROBLEM, Finding, run_probe
 
 _GIB = 2**30
-# NCCL and PyTorch's DataLoader hand data over there; Docker's default of 64 MiB is soon full.
+# NCCL and PyTorch's DataLoader exchange data there; Docker's default of 64 MiB soon fills up.
 _SMALL_SHARED_MEMORY = _GIB
 # A checkpoint of ResNet-50 with momentum is 0.2 GB, and several are kept.
 _LITTLE_DISK, _NO_DISK = 5 * _GIB, _GIB // 2
@@ -25,14 +25,14 @@ _PYTHONS = ((3, 11), (3, 13))
 
 
 def findings(gpus: int) -> list[Finding]:
-    """All of this module, for a machine with so many usable GPUs."""
+    """All findings of this module, for a machine with that number of usable GPUs."""
     return [
-        probed("Python", python),
-        probed("processors", lambda: processors(gpus)),
-        probed("memory", memory),
-        probed("shared memory", lambda: shared_memory(gpus)),
-        probed("disk", disk),
-        probed("Numba", numba_cache),
+        run_probe("Python", check_python),
+        run_probe("processors", lambda: check_processors(gpus)),
+        run_probe("memory", check_memory),
+        run_probe("shared memory", lambda: check_shared_memory(gpus)),
+        run_probe("disk", check_disk),
+        run_probe("Numba", check_numba),
     ]
 
 
@@ -40,46 +40,46 @@ def _gib(size: float) -> str:
     return f"{size / _GIB:.1f} GiB"
 
 
-def python() -> Finding:
+def check_python() -> Finding:
     """Interpreter and platform: DALI has wheels for CPython on Linux."""
     version = platform.python_version()
     system = f"{platform.system()} {platform.machine()}"
     data = {"version": version, "system": system, "executable": sys.executable}
     text = f"{platform.python_implementation()} {version} on {system}"
     if not _PYTHONS[0] <= sys.version_info[:2] <= _PYTHONS[1]:
-        return Finding(NOTE, "Python", text, "the tests run on Python 3.11 to 3.13: take one of these", data)
+        return Finding(NOTE, "Python", text, "tested on Python 3.11 to 3.13: use one of these", data)
     if system != "Linux x86_64" or struct.calcsize("P") != 8:
-        return Finding(NOTE, "Python", text, "the tests run on Linux x86_64; others are untried", data)
+        return Finding(NOTE, "Python", text, "tested on Linux x86_64 only", data)
     return Finding(OK, "Python", text, data=data)
 
 
-def processors(gpus: int) -> Finding:
-    """Processors of the machine, of this process, and per GPU."""
+def check_processors(gpus: int) -> Finding:
+    """Processors of the machine, for this process, and per GPU."""
     total, usable, quota = os.cpu_count() or 1, usable_processors(), cpu_quota()
     allowed = allowed_processors()
     data: dict[str, Any] = {"machine": total, "allowed": allowed, "quota": quota, "usable": usable}
     text = f"{usable} of {total} processors usable"
     if quota is not None and quota < allowed:
         todo = (
-            f"the control group allows {quota:g} processors of the {allowed} that programs count: give"
-            f" num_threads={usable} to the pipeline (--workers {usable} to the trainer), or raise the limit"
-            " (docker run --cpus, Kubernetes limits.cpu)"
+            f"the control group allows {quota:g} of the {allowed} processors that programs count: give the"
+            f" pipeline num_threads={usable} (the trainer --workers {usable}), or raise the limit (docker run"
+            " --cpus, Kubernetes limits.cpu)"
         )
         return Finding(NOTE, "processors", text, todo, data)
     if gpus and usable < 4 * gpus:
-        todo = "below 4 per GPU decoding may hold it up: docs/gpu.md of the repository tells what to set"
+        todo = "below 4 per GPU, decoding may be the bottleneck; docs/gpu.md shows what to set"
         return Finding(NOTE, "processors", f"{text}, for {gpus} GPU{'s' * (gpus > 1)}", todo, data)
     return Finding(OK, "processors", text, data=data)
 
 
-def memory() -> Finding:
+def check_memory() -> Finding:
     """Memory of the machine and of the control group, whose limit psutil does not know."""
     try:
         total: int | None = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):
         total = None
     contents = [
-        text_of(f"{folder}/{name}") or ""
+        read_text(f"{folder}/{name}") or ""
         for folder in cgroup_folders()
         for name in ("memory.max", "memory.limit_in_bytes")
     ]
@@ -87,10 +87,10 @@ def memory() -> Finding:
     limit = total if total is None else min([total, *limits])
     data = {"bytes": total, "limit_bytes": limit}
     if total is None or limit is None:
-        return Finding(NOTE, "memory", "unknown", "the system does not tell", data)
+        return Finding(NOTE, "memory", "unknown", "the system does not report it", data)
     text = _gib(total) + (f", of which the control group allows {_gib(limit)}" if limit < total else "")
     if limit < 4 * _GIB:
-        return Finding(NOTE, "memory", text, "below 4 GiB take small batches (batch_size=32)", data)
+        return Finding(NOTE, "memory", text, "below 4 GiB, use small batches (batch_size=32)", data)
     return Finding(OK, "memory", text, data=data)
 
 
@@ -102,8 +102,8 @@ def _size_and_free(path: str) -> tuple[int, int] | None:
     return usage.total, usage.free
 
 
-def shared_memory(gpus: int) -> Finding:
-    """/dev/shm: processes of one machine hand data over there (NCCL, PyTorch's DataLoader)."""
+def check_shared_memory(gpus: int) -> Finding:
+    """/dev/shm: processes of one machine exchange data there (NCCL, PyTorch's DataLoader)."""
     space = _size_and_free("/dev/shm")
     if space is None:
         text, todo = "there is no /dev/shm", "mount a tmpfs there: NCCL and PyTorch's DataLoader use it"
@@ -114,25 +114,25 @@ def shared_memory(gpus: int) -> Finding:
     if free < _SMALL_SHARED_MEMORY:
         todo = (
             "docker run --shm-size=8g, or --ipc=host; in Kubernetes an emptyDir with medium: Memory at"
-            " /dev/shm. Several processes need it, one does not"
+            " /dev/shm. Only several processes need it"
         )
         return Finding(PROBLEM if gpus > 1 else NOTE, "shared memory", text, todo, data)
     return Finding(OK, "shared memory", text, data=data)
 
 
-def disk() -> Finding:
-    """Free disk where results go, which is the working directory, and in the temporary folder."""
+def check_disk() -> Finding:
+    """Free disk in the working directory, where results go, and in the temporary folder."""
     spaces = {"here": _size_and_free("."), "temporary": None}
     try:
         spaces["temporary"] = _size_and_free(tempfile.gettempdir())
-    except FileNotFoundError:  # no temporary folder can be written to
-        return Finding(PROBLEM, "disk", "no temporary folder can be written to", "set TMPDIR to one")
+    except FileNotFoundError:  # no temporary folder is writable
+        return Finding(PROBLEM, "disk", "no temporary folder is writable", "set TMPDIR to a writable folder")
     data = {name: space and space[1] for name, space in spaces.items()}
     known = {name: space[1] for name, space in spaces.items() if space}
     text = ", ".join(f"{_gib(free)} free {_PLACES[name]}" for name, free in known.items()) or "unknown"
     least = min(known.values(), default=0)
     if least < _NO_DISK:
-        return Finding(PROBLEM, "disk", text, "free some, or go to (TMPDIR: name) another disk", data)
+        return Finding(PROBLEM, "disk", text, "free some space, or use another disk (TMPDIR)", data)
     if least < _LITTLE_DISK:
         return Finding(
             NOTE, "disk", text, "a checkpoint of ResNet-50 is 0.2 GB; results go to --output", data
@@ -143,21 +143,21 @@ def disk() -> Finding:
 _PLACES = {"here": "in the working directory", "temporary": "in the temporary folder"}
 
 
-def numba_cache() -> Finding:
-    """Numba, and the folder in which it keeps the compiled kernels between runs."""
+def check_numba() -> Finding:
+    """Numba, and the folder where it caches the compiled kernels."""
     try:
         import numba
     except Exception as error:  # of any type: a broken installation may fail anywhere
-        todo = "pip install numba; mixing on the CPU is compiled by it (backend='graph' goes without it)"
+        todo = "pip install numba: it compiles the mixing on the CPU (backend='graph' works without it)"
         return Finding(PROBLEM, "Numba", f"cannot be imported: {error}", todo, {"version": None})
     data: dict[str, Any] = {"version": numba.__version__, "cache": None}
     if getattr(numba.config, "DISABLE_JIT", 0):
         todo = "unset NUMBA_DISABLE_JIT: the kernels only exist compiled"
         return Finding(PROBLEM, "Numba", f"{numba.__version__}, switched off", todo, data)
     try:
-        # Nothing is compiled here: Numba looks for a folder when it is told to keep the result.
+        # Nothing is compiled here: Numba looks for a folder as soon as it is asked to cache.
         data["cache"] = numba.njit(cache=True)(_gib).stats.cache_path
     except RuntimeError as error:
-        todo = "set NUMBA_CACHE_DIR to a folder that can be written to; until then every process compiles"
-        return Finding(NOTE, "Numba", f"{numba.__version__}, nothing is kept: {error}", todo, data)
-    return Finding(OK, "Numba", f"{numba.__version__}, compiled code is kept", data=data)
+        todo = "set NUMBA_CACHE_DIR to a writable folder; until then every process recompiles"
+        return Finding(NOTE, "Numba", f"{numba.__version__}, cannot cache: {error}", todo, data)
+    return Finding(OK, "Numba", f"{numba.__version__}, caches compiled code", data=data)

@@ -2,11 +2,11 @@
 
     python -m dali_msda.doctor [--json] [--quick]
 
-Looks at Python, processors, memory, disk, the driver, DALI, PyTorch and the libraries of CUDA, then checks
-every method on the CPU and, where there is one, on the first GPU against the NumPy reference, and times it.
-Each problem comes with what to do about it. No GPU is no problem, and the page says what stays unchecked.
+Examines Python, processors, memory, disk, the driver, DALI, PyTorch and the CUDA libraries, then compares
+every method on the CPU and on the first GPU, if any, with the NumPy reference, and times it. Each problem
+comes with a remedy. Having no GPU is not a problem; the page then lists what was not checked.
 
-Exit status: 0 without problems, 1 with some, 2 for wrong options.
+Exit status: 0 no problems, 1 problems found, 2 wrong options.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from ..processors import usable_processors
 from . import gpu, machine
 from .report import NOTE, OK, PROBLEM, Finding, Sections, as_json, lines, summary
 
-# Loading libraries for a GPU takes a while the first time; a driver that hangs does so for ever.
+# Loading libraries for a GPU takes a while the first time; a driver that hangs never returns.
 _GPU_TIMEOUT = 300
 
 _UNCHECKED = {
-    "GPU graph": "that every method gives the same on a GPU; the same graph was run on the CPU above",
+    "GPU graph": "every method on a GPU; the same graph ran on the CPU above",
     "GPU decoding": "nvJPEG, the hardware decoder, their memory and speed",
     "driver": "its version, and PyTorch taking DALI's tensors on the GPU",
 }
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m dali_msda.doctor", description="What works on this machine, on one page."
     )
     parser.add_argument("--json", action="store_true", help="print the same facts as a JSON object")
-    parser.add_argument("--quick", action="store_true", help="check, but time nothing")
+    parser.add_argument("--quick", action="store_true", help="check, but do not time")
     options = parser.parse_args(arguments)
     sections: Sections = {}
     for title, found in examine(timed=not options.quick):
@@ -68,27 +68,27 @@ def examine(*, timed: bool = True) -> Iterator[tuple[str, list[Finding]]]:
     yield title, self_check(bool(gpus), threads, timed=timed)
     if not gpus:
         yield (
-            "Not checked, for want of a GPU: run this where there is one",
+            "Not checked, because there is no GPU: run this on a machine with one",
             [Finding(NOTE, name, text, data={"checked": False}) for name, text in _UNCHECKED.items()],
         )
 
 
 def self_check(gpu: bool, threads: int, *, timed: bool) -> list[Finding]:
-    """Methods and decoders, on the CPU and the GPU."""
+    """Check methods and decoders, on the CPU and the GPU."""
     try:
         from . import selfcheck
     except Exception as error:  # of any type: DALI's operators are imported here
-        todo = "look at the error: python -c 'import dali_msda.operators'"
-        return [Finding(PROBLEM, "self-check", f"cannot be run: {error}", todo)]
-    results = list(selfcheck.run(selfcheck.FORMS[:2], threads, timed=timed))
-    decoders = list(selfcheck.decoders(False, threads)) if timed else []
-    found = [_methods(form, [r for r in results if r["form"] == form]) for form in selfcheck.FORMS[:2]]
-    found += [_decoding("CPU decoding", decoders)] if timed else []
+        todo = "to see the error, run python -c 'import dali_msda.operators'"
+        return [Finding(PROBLEM, "self-check", f"cannot run: {error}", todo)]
+    results = list(selfcheck.check_methods(selfcheck.FORMS[:2], threads, timed=timed))
+    decoders = list(selfcheck.check_decoders(False, threads)) if timed else []
+    found = [_report_methods(form, [r for r in results if r["form"] == form]) for form in selfcheck.FORMS[:2]]
+    found += [_report_decoding("CPU decoding", decoders)] if timed else []
     return found + (_gpu_check(threads, timed=timed) if gpu else [])
 
 
-def _methods(form: str, results: list[dict[str, Any]]) -> Finding:
-    """One form of mixing: all methods in both conventions."""
+def _report_methods(form: str, results: list[dict[str, Any]]) -> Finding:
+    """All methods in one form, with both conventions."""
     data = {"methods": {result["method"]: result for result in results}}
     wrong: dict[str, list[str]] = {}
     for result in results:
@@ -101,7 +101,7 @@ def _methods(form: str, results: list[dict[str, Any]]) -> Finding:
     image, mask, targets = (max(error[name] for error in errors) for name in ("image", "mask", "targets"))
     halves = sorted({error["halves"] for error in errors} - {""})
     text = (
-        f"as the reference; largest error: pixel {image:.4f} (0.5 is rounding, halves go"
+        f"agrees with the reference; largest error: pixel {image:.4f} (0.5 is rounding, halves go"
         f" {' and '.join(halves) or 'nowhere'}), mask {mask:.0e}, target {targets:.0e}"
     )
     rates = {r["method"]: r["images_per_second"] for r in results if r["images_per_second"]}
@@ -113,21 +113,24 @@ def _methods(form: str, results: list[dict[str, Any]]) -> Finding:
 _REMEDIES = {
     "CPU kernel": (
         "do not train with it: delete the folder of compiled code (--json: Numba, cache) and run this again;"
-        " if it stays, backend='graph' goes without compiled code, and the --json output is worth an issue"
+        " if it fails again, use backend='graph', which needs no compiled code, and file an issue with the"
+        " --json output"
     ),
-    "CPU graph": "do not train with it: try DALI 2.4, which is tested; the --json output is worth an issue",
+    "CPU graph": (
+        "do not train with it: try DALI 2.4, the tested version, and file an issue with the --json output"
+    ),
     "GPU graph": (
-        "do not train with it: mend problems of driver and libraries above first; device='cpu' goes without"
-        " the GPU, and the --json output is worth an issue"
+        "do not train with it: first fix the driver and library problems above; device='cpu' works without"
+        " the GPU; file an issue with the --json output"
     ),
 }
 
 
-def _decoding(name: str, results: list[dict[str, Any]]) -> Finding:
+def _report_decoding(name: str, results: list[dict[str, Any]]) -> Finding:
     data = {"decoders": results}
     wrong = [result["error"] for result in results if result["error"]]
     if wrong:
-        todo = "look at nvImageCodec and nvJPEG above; DALI of another release decodes otherwise"
+        todo = "check nvImageCodec and nvJPEG above; another DALI release may decode differently"
         return Finding(PROBLEM, name, "; ".join(dict.fromkeys(wrong)), todo, data)
     rates = ", ".join(
         f"{result['images_per_second']:.0f}"
@@ -138,7 +141,7 @@ def _decoding(name: str, results: list[dict[str, Any]]) -> Finding:
 
 
 def _gpu_check(threads: int, *, timed: bool) -> list[Finding]:
-    """The same on the first GPU, in a process of its own: a driver at odds may end it."""
+    """The same on the first GPU, in its own process, because a faulty driver may kill it."""
     command = [sys.executable, "-m", "dali_msda.doctor.selfcheck", "gpu", str(threads)]
     if not timed:
         command.append("quick")
@@ -154,23 +157,23 @@ def _gpu_check(threads: int, *, timed: bool) -> list[Finding]:
     except (OSError, subprocess.TimeoutExpired, ValueError, IndexError) as error:
         return [Finding(PROBLEM, "GPU graph", f"could not be checked: {error}", _REMEDIES["GPU graph"])]
     if results is None:
-        said = [line for line in run.stderr.splitlines() if line.strip()]
-        text = f"the check ended with status {run.returncode}: {said[-1] if said else 'no message'}"
+        messages = [line for line in run.stderr.splitlines() if line.strip()]
+        last = messages[-1] if messages else "no message"
+        text = f"the check exited with status {run.returncode}: {last}"
         return [Finding(PROBLEM, "GPU graph", text, _REMEDIES["GPU graph"])]
-    found = [_methods("GPU graph", results["methods"]), _hardware(results["hardware_decoder"])]
-    return found + ([_decoding("GPU decoding", results["decoders"])] if timed else [])
+    found = [
+        _report_methods("GPU graph", results["methods"]),
+        _report_hardware_decoder(results["hardware_decoder"]),
+    ]
+    return found + ([_report_decoding("GPU decoding", results["decoders"])] if timed else [])
 
 
-def _hardware(decoder: dict[str, Any]) -> Finding:
+def _report_hardware_decoder(decoder: dict[str, Any]) -> Finding:
     name, engines = "hardware decoder", decoder["engines"]
     if engines is None:
-        todo = (
-            "the decoders work without it; in a container: NVIDIA_DRIVER_CAPABILITIES=compute,utility,video"
-        )
+        todo = "decoding works without it; in a container: NVIDIA_DRIVER_CAPABILITIES=compute,utility,video"
         return Finding(NOTE, name, f"unknown: {decoder['error']}", todo, decoder)
     if not engines:
-        return Finding(
-            OK, name, "this GPU has none: JPEGs are decoded by its cores and the CPU", data=decoder
-        )
-    text = f"{engines} engine{'s' * (engines > 1)} for JPEG: hw_decoder_load decides how much it gets"
+        return Finding(OK, name, "this GPU has none: its cores and the CPU decode JPEGs", data=decoder)
+    text = f"{engines} engine{'s' * (engines > 1)} for JPEG: hw_decoder_load decides how many images they get"
     return Finding(OK, name, text, data=decoder)

@@ -1,4 +1,4 @@
-"""What the doctor found: one kind of record, as a page of text and as JSON."""
+"""The doctor's findings: one kind of record, printed as a page of text or as JSON."""
 
 from __future__ import annotations
 
@@ -16,45 +16,43 @@ class Finding:
     """One fact about this machine."""
 
     status: str
-    """`OK`, `NOTE` (works, but look at it) or `PROBLEM` (something will not work)."""
+    """`OK`, `NOTE` (works, with a caveat) or `PROBLEM` (something will not work)."""
 
     name: str
-    """What was looked at; the same name for the same thing on every machine."""
+    """What was examined; the same on every machine."""
 
     text: str
-    """What is the case, in a line or two."""
+    """The result, in a line or two."""
 
     todo: str = ""
-    """What to do about it; every problem has it."""
+    """The remedy; required for a problem."""
 
     data: dict[str, Any] = field(default_factory=dict)
-    """The same in numbers, for JSON."""
+    """The same facts for JSON."""
 
     def __post_init__(self) -> None:
         if self.status not in (OK, NOTE, PROBLEM):
             raise ValueError(f"status must be one of {OK!r}, {NOTE!r}, {PROBLEM!r}; got {self.status!r}")
         if self.status == PROBLEM and not self.todo:
-            raise ValueError(
-                f"a problem must come with todo, what to do about it; got none for {self.name!r}"
-            )
+            raise ValueError(f"todo must be given with a problem, as its remedy; got none for {self.name!r}")
 
 
 Sections = dict[str, list[Finding]]
 
 
-def probed(name: str, probe: Callable[[], Finding]) -> Finding:
-    """What `probe` finds; on a machine that it was not made for, that it found nothing."""
+def run_probe(name: str, probe: Callable[[], Finding]) -> Finding:
+    """Run `probe`; if it raises, on a machine it was not made for, return a note with the error."""
     try:
         return probe()
     except Exception as error:  # of any type: the rest of the page is still wanted
-        return Finding(NOTE, name, f"cannot be looked at: {error!r}", "an issue with this line would help")
+        return Finding(NOTE, name, f"cannot be examined: {error!r}", "please file an issue with this line")
 
 
 def lines(finding: Finding) -> list[str]:
-    """A finding as lines of the page."""
+    """Format a finding as lines of the page."""
     indent = " " * _INDENT
 
-    def wrapped(text: str, first: str) -> list[str]:
+    def wrap(text: str, first: str) -> list[str]:
         found: list[str] = []
         for part in text.split("\n"):
             wrapper = textwrap.TextWrapper(
@@ -64,8 +62,8 @@ def lines(finding: Finding) -> list[str]:
             first = indent
         return found
 
-    found = wrapped(f"{finding.name}: {finding.text}", f"  {finding.status:<{_INDENT - 2}}")
-    return found + (wrapped(f"-> {finding.todo}", indent) if finding.todo else [])
+    found = wrap(f"{finding.name}: {finding.text}", f"  {finding.status:<{_INDENT - 2}}")
+    return found + (wrap(f"-> {finding.todo}", indent) if finding.todo else [])
 
 
 def summary(findings: Iterable[Finding]) -> str:

@@ -1,8 +1,8 @@
-"""Every method in every form on this machine: against the NumPy reference, and how fast.
+"""Checks every method in every form on this machine against the NumPy reference, and times it.
 
-    python -m dali_msda.doctor.selfcheck gpu      a JSON object, for the doctor, which starts this for a GPU
+    python -m dali_msda.doctor.selfcheck gpu THREADS    prints JSON; the doctor runs this for a GPU
 
-The draws are given, so that the reference has the same ones.
+The draws are fixed, so that the reference uses the same ones.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
@@ -28,21 +27,21 @@ from ..operators import mix
 from . import gpu, jpeg, libraries
 
 FORMS = ("CPU kernel", "CPU graph", "GPU graph")
-# Largest errors allowed, those of the tests: float32 arithmetic against float64. A pixel may be either of two
-# integers that are equally near.
+# Largest errors allowed, as in the tests: float32 arithmetic against float64. If two integers are equally
+# near, a pixel may be either.
 MASK_BOUND, TARGET_BOUND, IMAGE_BOUND = 2e-7, 1e-6, 0.5 + 1e-4
 _CLASSES, _SMOOTHING = 10, 0.1
 _SIZE = (61, 84)
 _LAMS = (0.0, 1e-6, 0.25, 0.36, 0.4999999, 0.5, 0.5, 0.65, 0.75, 0.999999, 1.0)
-# Timings: images of this size and number; rounds of about so many seconds each.
+# Timings: images of this size, in batches of this size; the number of rounds and their approximate length.
 SIDE, BATCH = 224, 64
 _ROUNDS, _ROUND_SECONDS = 5, 0.05
-# 512 x 384 pixels, about 100 kB: what ImageNet's are on average.
+# 512 x 384 pixels, about 100 kB: the average of ImageNet.
 _JPEG_ROWS, _JPEG_COLUMNS = 24, 8
 
 
 class Draws(NamedTuple):
-    """What is given for a batch, one entry per sample."""
+    """The fixed draws of a batch, one entry per sample."""
 
     lam: np.ndarray
     ratio: np.ndarray
@@ -52,19 +51,19 @@ class Draws(NamedTuple):
 
 
 class Errors(NamedTuple):
-    """Largest distances from the reference."""
+    """Largest differences from the reference."""
 
     image: float
-    """Of a uint8 pixel from the exact value, which is at best rounded."""
+    """Of a uint8 pixel from the exact value: 0.5 can be rounding."""
     mask: float
     targets: float
     levels: int
     """Of a pixel from the reference's, which rounds halves up."""
     halves: str
-    """Where halves were rounded to: "up", "down", "to even", "mixed", or "" if there were none."""
+    """How halves were rounded: "up", "down", "to even", "mixed", or "" if there were none."""
 
     def within_bounds(self) -> bool:
-        """Whether each is no more than float32 explains."""
+        """Whether float32 explains all of them."""
         return (
             self.image <= IMAGE_BOUND
             and self.mask <= MASK_BOUND
@@ -73,7 +72,7 @@ class Errors(NamedTuple):
         )
 
 
-def _draws(size: tuple[int, int]) -> Draws:
+def _make_draws(size: tuple[int, int]) -> Draws:
     rng = np.random.default_rng(2022)
     lam = np.concatenate([_LAMS, rng.uniform(size=13)])
     count = len(lam)
@@ -90,7 +89,7 @@ def _source(values: Any, **arguments: Any) -> Any:
     return fn.external_source(source=lambda: list(values), **arguments)
 
 
-def _pipeline(define: Callable[[], Any], batch_size: int, gpu: bool, threads: int) -> Pipeline:
+def _build_pipeline(define: Callable[[], Any], batch_size: int, gpu: bool, threads: int) -> Pipeline:
     pipeline = Pipeline(batch_size, threads, 0 if gpu else None, seed=1)
     with pipeline:
         pipeline.set_outputs(*define())
@@ -102,9 +101,9 @@ def _backend(form: str) -> str:
     return "kernel" if form == "CPU kernel" else "graph"
 
 
-def errors(method: str, convention: str, form: str) -> Errors:
+def measure_errors(method: str, convention: str, form: str) -> Errors:
     """Mix a batch in one of :data:`FORMS` and compare it with the reference."""
-    gpu, draws = form == "GPU graph", _draws(_SIZE)
+    gpu, draws = form == "GPU graph", _make_draws(_SIZE)
     count = len(draws.lam)
     images = np.random.default_rng(7).integers(0, 256, (count, *_SIZE, 3), dtype=np.uint8)
     labels = np.arange(count, dtype=np.int32) % _CLASSES
@@ -130,7 +129,7 @@ def errors(method: str, convention: str, form: str) -> Errors:
         )
         return mixed, targets, params.mask
 
-    outputs = _pipeline(define, count, gpu, 2).run()
+    outputs = _build_pipeline(define, count, gpu, 2).run()
     mixed, targets, masks = (np.array(tensors.as_cpu().as_array()) for tensors in outputs)
     expected, expected_targets, expected_masks = reference.mix(
         images,
@@ -156,12 +155,12 @@ def errors(method: str, convention: str, form: str) -> Errors:
         float(np.abs(masks[..., 0] - expected_masks).max()),
         float(np.abs(targets - expected_targets).max()),
         int(np.abs(mixed.astype(int) - expected).max()),
-        _halves(mixed, exact, expected_masks),
+        _find_rounding(mixed, exact, expected_masks),
     )
 
 
-def _halves(mixed: np.ndarray, exact: np.ndarray, masks: np.ndarray) -> str:
-    """Where values half-way between two integers went, as far as float32 has them exactly."""
+def _find_rounding(mixed: np.ndarray, exact: np.ndarray, masks: np.ndarray) -> str:
+    """How values half-way between two integers were rounded, where float32 holds them exactly."""
     below = np.floor(exact)
     half = (exact == below + 0.5) & (masks * 1024 == np.floor(masks * 1024))[..., np.newaxis]
     if not half.any():
@@ -174,8 +173,8 @@ def _halves(mixed: np.ndarray, exact: np.ndarray, masks: np.ndarray) -> str:
     return "to even" if (mixed[half] % 2 == 0).all() else "mixed"
 
 
-def images_per_second(method: str, form: str, threads: int) -> float:
-    """Images that a pipeline mixes per second, given uint8 images where they are mixed; median of rounds."""
+def time_mixing(method: str, form: str, threads: int) -> float:
+    """Images mixed per second by a pipeline fed with uint8 images on its device; median of rounds."""
     gpu = form == "GPU graph"
     images = np.random.default_rng(7).integers(0, 256, (BATCH, SIDE, SIDE, 3), dtype=np.uint8)
     labels = np.arange(BATCH, dtype=np.int32).reshape(-1, 1)
@@ -187,11 +186,11 @@ def images_per_second(method: str, form: str, threads: int) -> float:
         own = own.gpu() if gpu else own
         return mix(own, _source(labels), method=method, num_classes=1000, backend=_backend(form))
 
-    return _rate(_pipeline(define, BATCH, gpu, threads))
+    return _measure_rate(_build_pipeline(define, BATCH, gpu, threads))
 
 
-def _rate(pipeline: Pipeline) -> float:
-    """Images per second of a pipeline, the last batch of each round brought to the CPU: then all is done."""
+def _measure_rate(pipeline: Pipeline) -> float:
+    """Images per second of a pipeline; each round ends with the copy of its last batch to the CPU."""
 
     def seconds(batches: int) -> float:
         began = time.perf_counter()
@@ -206,44 +205,44 @@ def _rate(pipeline: Pipeline) -> float:
     return statistics.median(batches * size / seconds(batches) for _ in range(_ROUNDS))
 
 
-def decoding(threads: int, hw_decoder_load: float | None = None) -> tuple[float, str]:
-    """JPEGs decoded per second, and what is wrong with them (empty if nothing).
+def time_decoding(threads: int, hw_decoder_load: float | None = None) -> tuple[float, str]:
+    """JPEGs decoded per second, and what is wrong with the images (empty if nothing).
 
     Parameters
     ----------
     threads : int
         Threads of the pipeline.
     hw_decoder_load : float, optional
-        Decode for the GPU, this share on its hardware decoder; None decodes on the CPU.
+        Decode on the GPU, this share on its hardware decoder; None decodes on the CPU.
     """
     gpu = hw_decoder_load is not None
-    encoded = [np.frombuffer(jpeg.tiled(_JPEG_ROWS, _JPEG_COLUMNS), np.uint8)] * BATCH
+    encoded = [np.frombuffer(jpeg.repeat_tile(_JPEG_ROWS, _JPEG_COLUMNS), np.uint8)] * BATCH
 
     def define() -> Any:
         device = {"device": "mixed", "hw_decoder_load": hw_decoder_load} if gpu else {"device": "cpu"}
         return (fn.decoders.image(_source(encoded), **device),)
 
-    pipeline = _pipeline(define, BATCH, gpu, threads)
+    pipeline = _build_pipeline(define, BATCH, gpu, threads)
     image = np.array(pipeline.run()[0].as_cpu().at(BATCH - 1))
     shape = (_JPEG_ROWS, jpeg.TILE_HEIGHT, _JPEG_COLUMNS, jpeg.TILE_WIDTH, 3)
     if image.shape != (shape[0] * shape[1], shape[2] * shape[3], 3):
-        return 0.0, f"an image came out as {image.shape}"
+        return 0.0, f"a decoded image has the shape {image.shape}"
     off = float(np.abs(image.mean(axis=(0, 1)) - jpeg.TILE_MEAN).max())
-    # Decoders look over the edges of tiles for the colours; tiles inside have the same neighbours.
+    # Decoders interpolate colours across tile edges; inner tiles all have the same neighbours.
     tiles = image.reshape(shape)[1:-1, :, 1:-1].astype(int)
     differ = int(np.abs(tiles - tiles[:1, :, :1]).max())
-    wrong = "" if off < 2 and differ <= 2 else f"colours off by {off:.1f}, equal tiles by {differ} levels"
-    return _rate(pipeline), wrong
+    wrong = "" if off < 2 and differ <= 2 else f"colours off by {off:.1f}, tiles differ by {differ} levels"
+    return _measure_rate(pipeline), wrong
 
 
-def run(forms: tuple[str, ...], threads: int, *, timed: bool = True) -> Iterator[dict[str, Any]]:
-    """Check methods in forms, one result for each pair; what fails is a result too.
+def check_methods(forms: tuple[str, ...], threads: int, *, timed: bool = True) -> Iterator[dict[str, Any]]:
+    """Check methods in forms, one result for each pair; a failure is a result too.
 
     Yields
     ------
     dict
-        ``method``, ``form``, ``error`` (empty, or what is wrong), ``errors`` by convention (as far as it
-        came) and ``images_per_second`` (0 if not timed).
+        ``method``, ``form``, ``error`` (empty, or what is wrong), ``errors`` by convention (until something
+        raised) and ``images_per_second`` (0 if not timed).
     """
     for form in forms:
         for method in METHODS:
@@ -251,20 +250,20 @@ def run(forms: tuple[str, ...], threads: int, *, timed: bool = True) -> Iterator
             result["images_per_second"] = 0.0
             try:
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # what they say, the doctor says by itself
+                    warnings.simplefilter("ignore")  # the doctor reports the same by itself
                     for convention in get_args(Convention):
-                        found = errors(method, convention, form)
+                        found = measure_errors(method, convention, form)
                         result["errors"][convention] = found._asdict()
                         if not found.within_bounds():
-                            result["error"] = f"{convention} convention: {_said(found)}"
+                            result["error"] = f"{convention} convention: {_describe(found)}"
                     if timed and method != "none":
-                        result["images_per_second"] = images_per_second(method, form, threads)
-            except Exception as error:  # of any type: DALI raises what its C++ code does
+                        result["images_per_second"] = time_mixing(method, form, threads)
+            except Exception as error:  # of any type: DALI passes on whatever its C++ code raises
                 result["error"] = _one_line(error)
             yield result
 
 
-def _said(found: Errors) -> str:
+def _describe(found: Errors) -> str:
     return (
         f"a pixel is off by {found.image:.3g} (0.5 is rounding), the mask by {found.mask:.2g},"
         f" a target by {found.targets:.2g}"
@@ -272,30 +271,30 @@ def _said(found: Errors) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    said = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {' '.join(said)[:300]}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines)[:300]}"
 
 
-def decoders(gpu: bool, threads: int) -> Iterator[dict[str, Any]]:
-    """Check and time the decoder: on the CPU, or with shares of the hardware decoder on the GPU."""
+def check_decoders(gpu: bool, threads: int) -> Iterator[dict[str, Any]]:
+    """Check and time the decoder: on the CPU, or on the GPU with several shares for the hardware decoder."""
     for load in (0.0, 0.65, 1.0) if gpu else (None,):
         result: dict[str, Any] = {"hw_decoder_load": load, "error": "", "images_per_second": 0.0}
         try:
-            result["images_per_second"], result["error"] = decoding(threads, load)
+            result["images_per_second"], result["error"] = time_decoding(threads, load)
         except Exception as error:  # as above
             result["error"] = _one_line(error)
         yield result
 
 
-def hardware_decoder() -> dict[str, Any]:
-    """Engines of the GPU's JPEG decoder and cores of each, 0 where it has none; asked of nvJPEG."""
+def find_hardware_decoder() -> dict[str, Any]:
+    """Engines of the GPU's JPEG decoder and cores of each, 0 if it has none, from nvJPEG."""
     opened = libraries.opened_libraries(gpu.cuda_major(nvidia.dali))
     file, reason = libraries.open_library(next(library for library in opened if library.stem == "libnvjpeg"))
     return {"engines": None, "error": reason} if file is None else _ask_nvjpeg(ctypes.CDLL(file))
 
 
 def _ask_nvjpeg(nvjpeg: Any) -> dict[str, Any]:
-    # Through ctypes: neither NVML nor a Python package of nvJPEG or nvImageCodec answers this.
+    # Through ctypes, because neither NVML nor a Python package of nvJPEG or nvImageCodec has this.
     handle, engines, cores = ctypes.c_void_p(), ctypes.c_uint(), ctypes.c_uint()
     if status := nvjpeg.nvjpegCreateSimple(ctypes.byref(handle)):
         return {"engines": None, "error": f"nvjpegCreateSimple returned {status}"}
@@ -306,21 +305,21 @@ def _ask_nvjpeg(nvjpeg: Any) -> dict[str, Any]:
     return {"engines": engines.value, "cores_per_engine": cores.value, "error": ""}
 
 
-def on_gpu(threads: int, *, timed: bool = True) -> dict[str, Any]:
+def check_gpu(threads: int, *, timed: bool = True) -> dict[str, Any]:
     """All checks that need a GPU, as one object."""
     return {
-        "methods": list(run(("GPU graph",), threads, timed=timed)),
-        "decoders": list(decoders(True, threads)) if timed else [],
-        "hardware_decoder": hardware_decoder(),
+        "methods": list(check_methods(("GPU graph",), threads, timed=timed)),
+        "decoders": list(check_decoders(True, threads)) if timed else [],
+        "hardware_decoder": find_hardware_decoder(),
     }
 
 
 def main() -> None:
-    """``gpu THREADS [quick]``: print what :func:`on_gpu` returns."""
+    """``gpu THREADS [quick]``: print what :func:`check_gpu` returns."""
     device, threads, *rest = sys.argv[1:]
     if device != "gpu":
-        raise SystemExit(f"{Path(__file__).name} checks a 'gpu' alone; got {device!r}")
-    print(json.dumps(on_gpu(int(threads), timed="quick" not in rest)))
+        raise SystemExit(f"device must be 'gpu'; got {device!r}")
+    print(json.dumps(check_gpu(int(threads), timed="quick" not in rest)))
 
 
 if __name__ == "__main__":

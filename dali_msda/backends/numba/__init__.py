@@ -1,1 +1,1 @@
-"""Compiled operators for the CPU. Numba is imported with the modules of this package, and nowhere else."""
+"""Compiled operators for the CPU. Only the modules of this package import Numba."""

@@ -1,6 +1,6 @@
-"""All that DALI and Numba do not promise: names that a new version may take away.
+"""Everything that uses private names of DALI and Numba, which a new version may remove.
 
-Seen in DALI 2.4 and Numba 0.68.
+Checked with DALI 2.4 and Numba 0.68.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from nvidia.dali.plugin.numba import NumbaFunction, address_as_void_pointer
 
 for _hook in ("_get_run_fn_cpu", "_get_setup_fn_cpu"):
     if not hasattr(NumbaFunction, _hook):
-        raise ImportError(f"DALI's plugin for Numba has no {_hook}: this DALI is newer than what was tested")
+        raise ImportError(f"DALI's plugin for Numba has no {_hook}: this DALI is newer than the tested one")
 
 __all__ = ["CompiledOperator", "address_as_void_pointer", "to_fixed_tuple"]
 
 
 class CompiledOperator(NumbaFunction):
-    """The operator of DALI's Numba plugin, given compiled functions instead of Python ones."""
+    """The operator of DALI's Numba plugin, for compiled functions instead of Python ones."""
 
     def _get_run_fn_cpu(self, run_fn: Any, *types_and_dimensions: Any) -> int:
         return int(run_fn.address)

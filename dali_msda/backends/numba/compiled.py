@@ -1,8 +1,8 @@
 """Compiled functions as DALI operators.
 
-DALI's Numba plugin compiles the functions it is given anew for every operator of every pipeline, which
-takes seconds. Here each C-callable function is compiled once, kept on disk by Numba between runs, and handed
-to the plugin's operator as it is.
+DALI's Numba plugin recompiles its functions for every operator of every pipeline, which takes seconds. Here
+each C-callable function is compiled once, cached on disk by Numba, and passed to the plugin's operator in
+compiled form.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from .compat import address_as_void_pointer
 
 _LIBRARY = Path(__file__).parents[2]
 _POINTER, _INT = numba_types.uint64, numba_types.int32
-# DALI's calls: outputs' data, shapes and numbers of dimensions, their count, the same of the inputs; and
-# shapes and dimensions of outputs, count, of inputs, count, number of samples. Run per batch has that
-# number too; its tables of pointers hold all samples of the first array, then of the next.
+# How DALI calls them. RUN: data, shapes and numbers of dimensions of the outputs, their count, the same of
+# the inputs. SETUP: shapes and dimensions of the outputs, count, of the inputs, count, number of samples.
+# RUN_BATCH has that number too; its pointer tables list all samples of the first array, then of the next.
 RUN = numba_types.void(_POINTER, _POINTER, _POINTER, _INT, _POINTER, _POINTER, _POINTER, _INT)
 RUN_BATCH = numba_types.void(_POINTER, _POINTER, _POINTER, _INT, _POINTER, _POINTER, _POINTER, _INT, _INT)
 SETUP = numba_types.void(_POINTER, _POINTER, _INT, _POINTER, _POINTER, _INT, _INT)
@@ -40,7 +40,7 @@ def integers(address: int, count: int) -> Any:
 
 @numba.njit
 def shape1(shapes: int, index: int) -> Any:
-    """The shape of a one-dimensional array, from a table of pointers to shapes."""
+    """The shape of a one-dimensional array, from a table of shape pointers."""
     return (integers(integers(shapes, index + 1)[index], 1)[0],)
 
 
@@ -67,18 +67,18 @@ def shape4(shapes: int, index: int) -> Any:
 
 @numba.njit
 def data_of(data: int, index: int) -> Any:
-    """The content of an array, from a table of pointers."""
+    """The data of an array, from a table of pointers."""
     return address_as_void_pointer(integers(data, index + 1)[index])
 
 
 @functools.cache
 def _version() -> int:
-    """A number that changes with the source of the library, and with NUMBA_BOUNDSCHECK.
+    """A number that changes with the library's source and with NUMBA_BOUNDSCHECK.
 
-    Numba's cache notices changes of the file of the entry point only, not of what it calls, and would hand
-    out code without the checks when they are asked for.
+    Numba's cache only notices changes in the entry point's file, not in what it calls, and would return code
+    without bounds checks when they are wanted.
     """
-    checked = getattr(numba.config, "BOUNDSCHECK", None)  # set from the environment, unknown to type checkers
+    checked = getattr(numba.config, "BOUNDSCHECK", None)  # from the environment, unknown to type checkers
     digest = hashlib.sha256(b"bounds checked" if checked else b"")
     for path in sorted(_LIBRARY.rglob("*.py")):
         if path.parent.name != "doctor":
@@ -98,30 +98,30 @@ def compiled(
     Parameters
     ----------
     build : callable
-        Makes the function from a version number and `closed_over`, which are numbers and types: what a
-        function closes over is part of its key in Numba's cache, and the version has to be.
+        Makes the function from a version number and `closed_over`, all numbers and types: what a function
+        closes over is part of its key in Numba's cache, and the version must be.
     signature
         `RUN`, `RUN_BATCH` or `SETUP`.
     called : (name, function, fingerprint), optional
-        A compiled function that the made one calls by a global name, and a number that changes with it.
-        Closed over, it would make another key in every process.
+        A compiled function that the new one calls by a global name, and a number that changes with it.
+        If it were closed over, the key would differ in every process.
     """
     version = _version() if called is None else _version() ^ called[2]
     function: Any = build(version, *closed_over)
     if called is not None:
         known = {**function.__globals__, called[0]: called[1]}
         function = FunctionType(function.__code__, known, function.__name__, None, function.__closure__)
-    # In one process code that several processes have compiled comes together, where the name alone has to
-    # tell functions apart: Numba only adds a number, which every process counts from the start.
+    # A process can load code that several others compiled, and then only the name distinguishes functions:
+    # Numba adds just a counter, which starts again in every process.
     key = hashlib.sha256(repr((version, closed_over)).encode()).hexdigest()[:8]
     function.__qualname__ += f"_{key}"
     try:
         return numba.cfunc(signature, cache=True)(function)
     except RuntimeError as error:
-        # Numba found no folder to write to: neither beside the file nor in the user's cache.
+        # Numba found no writable folder: neither beside the file nor in the user's cache.
         warnings.warn(
-            f"dali_msda is compiled anew in every process ({error}); set NUMBA_CACHE_DIR to a folder that"
-            " can be written to",
+            f"dali_msda recompiles its kernels in every process ({error}); set NUMBA_CACHE_DIR to a writable"
+            " folder",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -1,4 +1,4 @@
-"""How what was drawn comes to a compiled operator: in parts, each an input of its own."""
+"""Passes the draws to a compiled operator: in parts, each an input of its own."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from nvidia.dali.pipeline import DataNode
 from ...draws import Draws, byte_constant
 from .compiled import data_of, shape1
 
-# Of an operator of DALI's plugin.
-_MOST_INPUTS = 6
+# The limit of DALI's plugin.
+_MAX_INPUTS = 6
 
 
 class Part(NamedTuple):
@@ -23,14 +23,14 @@ class Part(NamedTuple):
     node: DataNode
     """One-dimensional, CPU."""
     dtype: types.DALIDataType
-    """float64, or uint8 for the bytes of such numbers."""
+    """float64, or uint8 for the bytes of float64 numbers."""
     width: int
-    """Elements for each number."""
+    """Elements per number."""
 
 
 def parts_of(draws: Draws) -> list[Part]:
-    """The parts of the draws, of which an operator takes all beside one other input."""
-    parts = draws.parts if len(draws.parts) < _MOST_INPUTS else [draws.numbers]
+    """The parts of the draws, few enough for an operator with one other input."""
+    parts = draws.parts if len(draws.parts) < _MAX_INPUTS else [draws.numbers]
     return [
         Part(byte_constant(part), types.UINT8, 8) if isinstance(part, bytes) else Part(part, types.FLOAT64, 1)
         for part in parts
@@ -39,9 +39,9 @@ def parts_of(draws: Draws) -> list[Part]:
 
 @numba.njit
 def numbers_of(data: Any, shapes: Any, inputs: Any, widths: Any, total: Any) -> Any:
-    """All numbers in one vector, float64 [total], from the inputs behind the first.
+    """All numbers in one vector, float64 [total], from the inputs after the first.
 
-    `widths` are :attr:`Part.width`, behind a number that stands for the first input.
+    `widths` are :attr:`Part.width`, after a placeholder for the first input.
     """
     numbers, at = np.empty(total, np.float64), 0
     for part in range(1, inputs):

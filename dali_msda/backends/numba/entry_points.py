@@ -1,4 +1,4 @@
-"""The kernels as DALI operators: how each is called, and what shapes it makes."""
+"""The kernels as DALI operators: how each is called, and the shapes of its outputs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 import numba
 import numpy as np
 from numba import carray  # type: ignore[attr-defined]
-from nvidia.dali import types
+from nvidia.dali import fn, types
 from nvidia.dali.pipeline import DataNode
 
-from ...arguments import MixArguments
-from ...checks import IMAGES_MOVED
+from ...arguments import BlendArguments, MixArguments
+from ...checks import IMAGES_MOVED, check_label_range
 from ...draws import Draws
 from ...masks import Separable
 from ...normalization import Normalization
@@ -29,32 +29,32 @@ from .kernels import (
     write_targets,
 )
 
-# What :func:`_build_views` writes for each sample: addresses of its own image and of its partner, and the
+# The view of each sample, from :func:`_build_views`: addresses of its own image and of its partner, and the
 # partner's shape.
 _OWN_ADDRESS, _PARTNER_ADDRESS, _PARTNER_SHAPE, _VIEW = 0, 1, 2, 5
 
 
-# Every builder below makes a function that closes over numbers and types alone: what a function closes over
-# is part of its key in Numba's cache, and the version has to be.
+# Every builder below makes a function that closes over numbers and types only: what a function closes over
+# is part of its key in Numba's cache, and the version must be.
 @numba.njit
-def _partner(own: Any, view: Any, own_address: int) -> Any:
-    """The partner's image, or `own` where the views are not to be trusted."""
-    # The images lie where the views were taken, so the partner is still there too. Should DALI ever move
-    # them in between, this stops the pipeline instead of reading what is no longer an image.
+def _find_partner(own: Any, view: Any, own_address: int) -> Any:
+    """The partner's image, or `own` where the view is no longer valid."""
+    # If the own image is still at its address in the view, so is the partner. Should DALI ever move images in
+    # between, this stops the pipeline instead of reading memory that holds no image.
     moved = view[_OWN_ADDRESS] != own_address
     shape = view[_PARTNER_SHAPE], view[_PARTNER_SHAPE + 1], view[_PARTNER_SHAPE + 2]
     address = own_address if moved else view[_PARTNER_ADDRESS]
     return moved, carray(address_as_void_pointer(address), own.shape if moved else shape, own.dtype)
 
 
-# What `compiled` puts in: the kernel that writes the masks of a method.
+# `compiled` replaces this with the kernel that writes a method's masks.
 _write: Any = None
 
 
 def _build_weights(
     version: int, height_axis: int, dense: bool, width: tuple[int, ...], total: int
 ) -> Callable[..., None]:
-    # `width` is the number of elements of each input per number: 8 of one that holds bytes.
+    # `width` has each input's elements per number: 8 if it holds bytes.
     def run(out, out_shapes, out_ndims, outs, data, shapes, ndims, ins):  # type: ignore[no-untyped-def]
         _source = version
         sides = shape3(shapes, 0)
@@ -117,7 +117,7 @@ def _build_mix(version: int, element: type, dense: bool) -> Callable[..., None]:
     def run(out, out_shapes, out_ndims, outs, data, shapes, ndims, ins):  # type: ignore[no-untyped-def]
         _source = version
         own = carray(data_of(data, 0), shape3(shapes, 0), element)
-        moved, partner = _partner(own, integers(integers(data, 3)[2], _VIEW), integers(data, 1)[0])
+        moved, partner = _find_partner(own, integers(integers(data, 3)[2], _VIEW), integers(data, 1)[0])
         fault = carray(data_of(out, 1), shape1(out_shapes, 1), np.int32)
         mix_image(
             carray(data_of(out, 0), shape3(out_shapes, 0), element),
@@ -139,7 +139,7 @@ def _build_mix_normalized(version: int, channels_first: bool, dense: bool) -> Ca
     def run(out, out_shapes, out_ndims, outs, data, shapes, ndims, ins):  # type: ignore[no-untyped-def]
         _source = version
         own = carray(data_of(data, 0), shape3(shapes, 0), np.uint8)
-        moved, partner = _partner(own, integers(integers(data, 3)[2], _VIEW), integers(data, 1)[0])
+        moved, partner = _find_partner(own, integers(integers(data, 3)[2], _VIEW), integers(data, 1)[0])
         fault = carray(data_of(out, 1), shape1(out_shapes, 1), np.int32)
         mix_normalized(
             carray(data_of(out, 0), shape3(out_shapes, 0), np.float32),
@@ -180,7 +180,7 @@ def _build_views(version: int) -> Callable[..., None]:
         images, image_shapes = integers(data, 2 * samples), integers(shapes, 2 * samples)
         for sample in range(samples):
             partner = carray(address_as_void_pointer(images[samples + sample]), 1, np.int32)[0]
-            if not 0 <= partner < samples:  # the labels' permutation stops the pipeline
+            if not 0 <= partner < samples:  # permuting the labels then stops the pipeline
                 partner = sample
             view = integers(integers(out, samples)[sample], _VIEW)
             view[_OWN_ADDRESS], view[_PARTNER_ADDRESS] = images[sample], images[partner]
@@ -246,10 +246,10 @@ def _build_mask_shapes(version: int, channel_axis: int) -> Callable[..., None]:
 
 
 def partner_views(element: types.DALIDataType, own: DataNode, partner: DataNode) -> DataNode:
-    """Where in memory each sample's own image and its partner lie: int64 [5].
+    """The addresses of each sample's own image and its partner, and the partner's shape: int64 [5].
 
-    Handing addresses on spares the copy of a whole batch that ``fn.permute_batch`` makes. `element` is the
-    type of the images, `partner` the index within the batch (int32 scalar).
+    Passing addresses saves the copy of the batch that ``fn.permute_batch`` makes. `element` is the type of
+    the images, `partner` the index within the batch (int32 scalar).
     """
     operator = CompiledOperator(
         run_fn=compiled(_build_views, RUN_BATCH),
@@ -266,7 +266,7 @@ def partner_views(element: types.DALIDataType, own: DataNode, partner: DataNode)
 def mask_weights(
     element: types.DALIDataType, own: DataNode, draws: Draws, arguments: MixArguments
 ) -> tuple[DataNode, DataNode]:
-    """The masks of a batch from what was drawn, as the kernels take them, and their means.
+    """Make the masks of a batch from its draws, in the kernels' form, and their means.
 
     Returns
     -------
@@ -300,8 +300,8 @@ def mask_weights(
     return weights, lam
 
 
-def joined_mask(mask: Separable) -> tuple[DataNode, DataNode]:
-    """:func:`.kernels.join_mask` over a batch: what :func:`mask_weights` returns, of a caller's nodes."""
+def join_masks(mask: Separable) -> tuple[DataNode, DataNode]:
+    """:func:`.kernels.join_mask` over a batch: like :func:`mask_weights`, from a caller's nodes."""
     operator = CompiledOperator(
         run_fn=compiled(_build_joined, RUN),
         setup_fn=compiled(_build_joined_shapes, SETUP),
@@ -328,8 +328,7 @@ def mix_images(
     """:func:`.kernels.mix_image` over a batch: mixed images, fault and, for a dense mask, the label weight.
 
     `element` is the type of the images, ``types.UINT8`` or ``types.FLOAT``, `partner` the index within the
-    batch. With a `normalization` it is
-    :func:`.kernels.mix_normalized`, for uint8 HWC images only.
+    batch. With a `normalization` it is :func:`.kernels.mix_normalized`, for uint8 HWC images only.
     """
     views = partner_views(element, own, partner)
     first = types.Constant(np.array([channels_first], np.uint8), device="cpu")
@@ -354,17 +353,15 @@ def mix_images(
 
 
 def mix_targets(
-    num_classes: int,
-    label_smoothing: float,
-    labels: DataNode,
-    partner_labels: DataNode,
-    lam: DataNode,
-    *checks: DataNode,
+    labels: DataNode, partner: DataNode, lam: DataNode, arguments: BlendArguments, *checks: DataNode
 ) -> DataNode:
     """:func:`.kernels.write_targets` over a batch, float32 [num_classes].
 
-    `checks`, one or two float32 [1], are not read: they are inputs so that DALI makes the checks first.
+    `labels` are int32 [1], `partner` the index within the batch. `checks`, at most one float32 [1], is not
+    read: as an input, it makes DALI run the check first, as with that of the labels.
     """
+    num_classes = arguments.num_classes
+    checks = (check_label_range(labels, num_classes), *checks)
     operator = CompiledOperator(
         run_fn=compiled(_build_targets, RUN),
         setup_fn=compiled(_build_targets_shapes, SETUP),
@@ -373,15 +370,17 @@ def mix_targets(
         in_types=[types.FLOAT, types.INT32, types.INT32, *[types.FLOAT] * (1 + len(checks))],
         ins_ndim=[1] * (4 + len(checks)),
     )
-    # As long as the targets, and behind that the label smoothing: an operator takes six inputs.
-    numbers = types.Constant(np.array([0] * num_classes + [label_smoothing], np.float32), device="cpu")
-    return operator(numbers, labels, partner_labels, lam, *checks)
+    # One input for two things, because six is the limit: its length sets that of the targets, and its last
+    # number is the label smoothing.
+    numbers = np.array([0] * num_classes + [arguments.label_smoothing], np.float32)
+    partner_labels = fn.permute_batch(labels, indices=partner)
+    return operator(types.Constant(numbers, device="cpu"), labels, partner_labels, lam, *checks)
 
 
-def make_mask(
+def full_mask(
     element: types.DALIDataType, own: DataNode, weights: DataNode, layout: str, *, dense: bool
 ) -> DataNode:
-    """:func:`.kernels.write_mask` over a batch: float32, as high and wide as `own`."""
+    """:func:`.kernels.write_mask` over a batch: float32, with the height and width of `own`."""
     operator = CompiledOperator(
         run_fn=compiled(_build_mask, RUN, layout == "CHW", dense),
         setup_fn=compiled(_build_mask_shapes, SETUP, layout.index("C")),

@@ -15,8 +15,8 @@ from ... import masks
 
 @functools.cache
 def compiled_formula(formula: Callable[..., Any]) -> Any:
-    """A formula as Numba compiles it, together with the plain functions that it calls."""
-    function = _plain(formula)
+    """Compile a formula with Numba, together with the plain functions that it calls."""
+    function = _require_function(formula)
     called = {
         name: compiled_formula(value)
         for name, value in _globals(function)
@@ -35,45 +35,45 @@ def compiled_formula(formula: Callable[..., Any]) -> Any:
 
 
 def fingerprint(formula: Callable[..., Any], *more: object) -> int:
-    """A number that changes with what a formula, or a function that it calls, computes, and with `more`."""
-    digest = hashlib.sha256("\n".join([*_described(_plain(formula), ()), repr(more)]).encode())
+    """A number that changes with `more` and with what a formula, or a function that it calls, computes."""
+    digest = hashlib.sha256("\n".join([*_describe(_require_function(formula), ()), repr(more)]).encode())
     return int.from_bytes(digest.digest()[:4], "little")
 
 
-def _plain(formula: Callable[..., Any]) -> FunctionType:
+def _require_function(formula: Callable[..., Any]) -> FunctionType:
     if not isinstance(formula, FunctionType):
         raise TypeError(f"a mask formula must be a plain function; got {formula!r}")
     return formula
 
 
 def _globals(function: FunctionType) -> list[tuple[str, Any]]:
-    """The global names that a function uses, and what they stand for."""
+    """The global names that a function uses, and their values."""
     known = function.__globals__
     return [(name, known[name]) for name in function.__code__.co_names if name in known]
 
 
-def _described(function: FunctionType, within: tuple[FunctionType, ...]) -> Iterator[str]:
+def _describe(function: FunctionType, within: tuple[FunctionType, ...]) -> Iterator[str]:
     if function in within:
         return
-    yield from _code(function.__code__)
+    yield from _describe_code(function.__code__)
     cells = [(f"cell {i}", cell.cell_contents) for i, cell in enumerate(function.__closure__ or ())]
     for name, value in [*_globals(function), *cells, ("defaults", function.__defaults__)]:
         if isinstance(value, FunctionType):
             yield name
-            yield from _described(value, (*within, function))
+            yield from _describe(value, (*within, function))
         else:
             yield f"{name} {value!r}" if isinstance(value, int | float | tuple | str | None) else name
 
 
-def _code(code: CodeType) -> Iterator[str]:
+def _describe_code(code: CodeType) -> Iterator[str]:
     yield code.co_code.hex()
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from _code(constant)
+            yield from _describe_code(constant)
         else:
             yield repr(constant)
     yield repr((code.co_names, code.co_varnames))
 
 
-# Used by the kernels themselves, whatever the method.
+# Used by the kernels themselves, for every method.
 chosen = compiled_formula(masks.chosen)

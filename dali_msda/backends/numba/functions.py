@@ -1,4 +1,4 @@
-"""The functions of formulas (:class:`dali_msda.masks.Functions`) for Numba, on float64 and its arrays."""
+"""The functions of formulas (:class:`dali_msda.masks.Functions`) for Numba, on float64 numbers and arrays."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ minimum, maximum = np.minimum, np.maximum
 
 @numba.njit
 def constant(number: float) -> float:
-    """The number: literals are float64 here."""
+    """The number itself: literals are float64 here."""
     return number

@@ -1,8 +1,7 @@
-"""Headers of encoded images that DALI's decoders do not survive, although its parsers read them.
+"""Detects image headers that DALI's parsers read but that crash its decoders.
 
-nvImageCodec's parser divides by the width of JPEG 2000's tiles, OpenJPEG writes to memory that is not its own
-after a header that is not whole, and DALI has no type for some samples, which it finds out too late (see
-`pipelines.headers`).
+nvImageCodec's parser divides by the tile width of JPEG 2000, OpenJPEG writes outside its memory after an
+incomplete header, and DALI has no type for some samples, which it notices too late (see `pipelines.headers`).
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from nvidia.dali.pipeline import DataNode
 from .compat import CompiledOperator
 from .compiled import RUN, SETUP, compiled, data_of, integers, shape1
 
-# DALI's random crop squares a side in 32 bits, times the aspect ratio, and stops too late at what comes of
-# that; and it does not survive the lack of memory. The number of pixels is OpenCV's limit.
+# DALI's random crop squares a side in 32 bits, times the aspect ratio, and notices the overflow too late; and
+# running out of memory crashes it. The number of pixels is OpenCV's limit.
 _LONGEST, _LARGEST = 32767, 1 << 30
-# JPEG, ISO/IEC 10918-1, annex B: markers of a frame, and others in between.
-_START_OF_FRAME, _NO_FRAMES, _START_OF_SCAN, _FILL = 0xFFC0, (0xFFC4, 0xFFC8, 0xFFCC), 0xFFDA, 0xFFFF
+# JPEG, ISO/IEC 10918-1, annex B: frame markers, and other markers among their codes.
+_START_OF_FRAME, _NOT_FRAMES, _START_OF_SCAN, _FILL = 0xFFC0, (0xFFC4, 0xFFC8, 0xFFCC), 0xFFDA, 0xFFFF
 # TIFF, TIFF 6.0: tags of the first directory, and a value of the second.
 _BITS_PER_SAMPLE, _SAMPLE_FORMAT, _FLOATING_POINT = 258, 339, 3
 # JPEG 2000, ISO/IEC 15444-1, annex A: markers of the main header, and A.5.1, A.6.1, A.6.4.
@@ -34,8 +33,8 @@ _MOST_LEVELS, _MOST_TILES, _MOST_BITS = 32, 65535, 16
 
 
 @numba.njit
-def _big_endian(data: Any, at: int, count: int) -> Any:
-    """An unsigned integer of `count` bytes, -1 where the data ends before it does."""
+def _read_big_endian(data: Any, at: int, count: int) -> Any:
+    """An unsigned integer of `count` bytes; -1 if the data ends too early."""
     if at < 0 or at + count > data.size:
         return -1
     value = np.int64(0)
@@ -45,10 +44,10 @@ def _big_endian(data: Any, at: int, count: int) -> Any:
 
 
 @numba.njit
-def _number(data: Any, at: int, count: int, little: bool) -> Any:
-    """The same in either order of bytes; 8 bytes give -1 too where they are no place in any file."""
+def _read_number(data: Any, at: int, count: int, little: bool) -> Any:
+    """The same in either byte order; also -1 for 8 bytes too large to be an offset in any file."""
     if not little:
-        return max(_big_endian(data, at, count), -1)
+        return max(_read_big_endian(data, at, count), -1)
     if at < 0 or at + count > data.size:
         return -1
     value = np.int64(0)
@@ -58,57 +57,57 @@ def _number(data: Any, at: int, count: int, little: bool) -> Any:
 
 
 @numba.njit
-def _jpeg(data: Any) -> Any:
-    """Whether DALI has a type for the samples: at most 16 bits."""
+def _is_safe_jpeg(data: Any) -> Any:
+    """Whether DALI has a type for the samples of a JPEG: at most 16 bits."""
     at = 2
     while True:
-        marker, length = _big_endian(data, at, 2), _big_endian(data, at + 2, 2)
-        frame = _START_OF_FRAME <= marker < _START_OF_FRAME + 16 and marker not in _NO_FRAMES
-        if frame and _big_endian(data, at + 4, 1) > _MOST_BITS:
-            return False  # in any frame: of several the parser believes the last
+        marker, length = _read_big_endian(data, at, 2), _read_big_endian(data, at + 2, 2)
+        frame = _START_OF_FRAME <= marker < _START_OF_FRAME + 16 and marker not in _NOT_FRAMES
+        if frame and _read_big_endian(data, at + 4, 1) > _MOST_BITS:
+            return False  # in any frame: if there are several, the parser uses the last
         if marker == _START_OF_SCAN or marker < 0 or length < 0:
             return True
         at += 1 if marker == _FILL else 2 + length
 
 
 @numba.njit
-def _tiff(data: Any) -> Any:
-    """Whether DALI has a type for the samples: at most 16 bits, or 32 of floating point."""
+def _is_safe_tiff(data: Any) -> Any:
+    """Whether DALI has a type for the samples of a TIFF: at most 16 bits, or 32-bit floating point."""
     little, big = data[0] == ord("I"), data[2] == 43 or data[3] == 43
     place, entry = (8, 20) if big else (4, 12)
-    at = _number(data, 8 if big else 4, place, little)
-    count = _number(data, at, 8 if big else 2, little)
+    at = _read_number(data, 8 if big else 4, place, little)
+    count = _read_number(data, at, 8 if big else 2, little)
     if at < 0 or count < 0:
         return False
     first, bits, form = at + (8 if big else 2), 1, 1
     for i in range(min(count, (data.size - first) // entry)):
         start = first + i * entry
-        tag, kind = _number(data, start, 2, little), _number(data, start + 2, 2, little)
+        tag, kind = _read_number(data, start, 2, little), _read_number(data, start + 2, 2, little)
         if tag != _BITS_PER_SAMPLE and tag != _SAMPLE_FORMAT:
             continue
-        values = _number(data, start + 4, place, little)
+        values = _read_number(data, start + 4, place, little)
         size = 4 if kind == 4 else 2
         value = start + 4 + place
         if values * size > place:
-            value = _number(data, value, place, little)
+            value = _read_number(data, value, place, little)
         if tag == _BITS_PER_SAMPLE:
-            bits = _number(data, value, size, little)
+            bits = _read_number(data, value, size, little)
         else:
-            form = _number(data, value, size, little)
+            form = _read_number(data, value, size, little)
     return bits == 32 if form == _FLOATING_POINT else bits <= _MOST_BITS
 
 
 @numba.njit
-def _code_stream(data: Any) -> Any:
-    """Where the code stream of a JPEG 2000 file begins, -1 without one."""
+def _find_code_stream(data: Any) -> Any:
+    """Offset of the code stream in a JPEG 2000 file, -1 without one."""
     if data[0] == 0xFF:
         return 0
     at = 0
     while True:
-        length, kind = _big_endian(data, at, 4), _big_endian(data, at + 4, 4)
+        length, kind = _read_big_endian(data, at, 4), _read_big_endian(data, at + 4, 4)
         content = 8
         if length == _LARGE_BOX:
-            length, content = _big_endian(data, at + 8, 8), 16
+            length, content = _read_big_endian(data, at + 8, 8), 16
         if kind == _CODE_STREAM:
             return at + content
         if length < content or at + length >= data.size:
@@ -117,13 +116,13 @@ def _code_stream(data: Any) -> Any:
 
 
 @numba.njit
-def _sizes(data: Any, at: int, length: int) -> Any:
-    """Whether the segment SIZ at `at` describes an image with pixels, in tiles with pixels."""
-    right, bottom = _big_endian(data, at + 6, 4), _big_endian(data, at + 10, 4)
-    left, top = _big_endian(data, at + 14, 4), _big_endian(data, at + 18, 4)
-    width, height = _big_endian(data, at + 22, 4), _big_endian(data, at + 26, 4)
-    tile_left, tile_top = _big_endian(data, at + 30, 4), _big_endian(data, at + 34, 4)
-    components = _big_endian(data, at + 38, 2)
+def _has_valid_sizes(data: Any, at: int, length: int) -> Any:
+    """Whether the SIZ segment at `at` describes a non-empty image with non-empty tiles."""
+    right, bottom = _read_big_endian(data, at + 6, 4), _read_big_endian(data, at + 10, 4)
+    left, top = _read_big_endian(data, at + 14, 4), _read_big_endian(data, at + 18, 4)
+    width, height = _read_big_endian(data, at + 22, 4), _read_big_endian(data, at + 26, 4)
+    tile_left, tile_top = _read_big_endian(data, at + 30, 4), _read_big_endian(data, at + 34, 4)
+    components = _read_big_endian(data, at + 38, 2)
     if components < 1 or length != 38 + 3 * components or at + 2 + length > data.size:
         return False
     if right <= left or bottom <= top or width < 1 or height < 1:
@@ -141,9 +140,9 @@ def _sizes(data: Any, at: int, length: int) -> Any:
 
 
 @numba.njit
-def _coding(data: Any, at: int, length: int) -> Any:
-    """Whether the segment COD at `at` has values that the standard knows."""
-    style, order, layers = data[at + 4], data[at + 5], _big_endian(data, at + 6, 2)
+def _has_valid_coding(data: Any, at: int, length: int) -> Any:
+    """Whether the COD segment at `at` has values that the standard allows."""
+    style, order, layers = data[at + 4], data[at + 5], _read_big_endian(data, at + 6, 2)
     levels, width, height = data[at + 9], data[at + 10], data[at + 11]
     precincts = levels + 1 if style & 1 else 0
     if style > 7 or order > 4 or layers < 1 or data[at + 8] > 1 or levels > _MOST_LEVELS:
@@ -154,23 +153,23 @@ def _coding(data: Any, at: int, length: int) -> Any:
 
 
 @numba.njit
-def _jpeg_2000(data: Any) -> Any:
-    """Whether the main header is whole and of values that the standard knows."""
-    at = _code_stream(data)
-    if at < 0 or _big_endian(data, at + 2, 2) != _SIZ:
+def _is_safe_jpeg_2000(data: Any) -> Any:
+    """Whether the main header is complete and has values that the standard allows."""
+    at = _find_code_stream(data)
+    if at < 0 or _read_big_endian(data, at + 2, 2) != _SIZ:
         return False
     at += 2
     coding = quantisation = False
     while True:
-        marker, length = _big_endian(data, at, 2), _big_endian(data, at + 2, 2)
+        marker, length = _read_big_endian(data, at, 2), _read_big_endian(data, at + 2, 2)
         if marker == _SOT:
             return coding and quantisation and length == 10 and at + 12 <= data.size
         if marker < _FIRST_OF_HEADER or marker > _LAST_OF_HEADER or length < 2 or at + 2 + length > data.size:
             return False
-        if marker == _SIZ and not _sizes(data, at, length):
+        if marker == _SIZ and not _has_valid_sizes(data, at, length):
             return False
         if marker == _COD:
-            coding = length >= 12 and _coding(data, at, length)
+            coding = length >= 12 and _has_valid_coding(data, at, length)
             if not coding:
                 return False
         quantisation = quantisation or (marker == _QCD and length >= 4)
@@ -178,8 +177,8 @@ def _jpeg_2000(data: Any) -> Any:
 
 
 @numba.njit
-def survivable(data: Any) -> Any:
-    """Whether a header, of whatever is in the file, is none that DALI dies of; others may not read either.
+def is_safe(data: Any) -> Any:
+    """Whether the header of a file of any kind does not crash DALI; decoding may still fail.
 
     Parameters
     ----------
@@ -189,22 +188,22 @@ def survivable(data: Any) -> Any:
         return True
     first, second = data[0], data[1]
     if first == 0xFF and second == 0xD8:
-        return _jpeg(data)
+        return _is_safe_jpeg(data)
     if first == second and (first == ord("I") or first == ord("M")):
-        return _tiff(data)
+        return _is_safe_tiff(data)
     if (first == 0xFF and second == 0x4F) or (first == 0 and data[4] == ord("j") and data[5] == ord("P")):
-        return _jpeg_2000(data)
+        return _is_safe_jpeg_2000(data)
     return True
 
 
 @numba.njit
-def sensible(shape: Any) -> Any:
-    """Whether an image can have a shape.
+def is_plausible(shape: Any) -> Any:
+    """Whether `shape` can be that of an image.
 
     Parameters
     ----------
     shape : int64 [3]
-        Height, width, channels, as nvImageCodec's parsers have it; 0 channels are what they do not know.
+        Height, width, channels from nvImageCodec's parsers; 0 channels if they do not know the number.
     """
     height, width, channels = shape[0], shape[1], shape[2]
     within = 0 < height <= _LONGEST and 0 < width <= _LONGEST and height * width <= _LARGEST
@@ -215,7 +214,7 @@ def _build_data_check(version: int) -> Callable[..., None]:
     def run(out, out_shapes, out_ndims, outs, data, shapes, ndims, ins):  # type: ignore[no-untyped-def]
         _source = version
         encoded = carray(data_of(data, 0), shape1(shapes, 0), np.uint8)
-        carray(data_of(out, 0), 1, np.int32)[0] = -1 if survivable(encoded) else 0
+        carray(data_of(out, 0), 1, np.int32)[0] = -1 if is_safe(encoded) else 0
 
     return run
 
@@ -224,7 +223,7 @@ def _build_shape_check(version: int) -> Callable[..., None]:
     def run(out, out_shapes, out_ndims, outs, data, shapes, ndims, ins):  # type: ignore[no-untyped-def]
         _source = version
         shape = carray(data_of(data, 0), shape1(shapes, 0), np.int64)
-        carray(data_of(out, 0), 1, np.int32)[0] = -1 if sensible(shape) else 0
+        carray(data_of(out, 0), 1, np.int32)[0] = -1 if is_plausible(shape) else 0
 
     return run
 
@@ -238,8 +237,8 @@ def _build_shapes(version: int) -> Callable[..., None]:
     return setup
 
 
-def length_if_survivable(encoded: DataNode) -> DataNode:
-    """-1, which ``fn.reshape`` takes for the length as it is; 0 for an image that nothing must read.
+def length_if_safe(encoded: DataNode) -> DataNode:
+    """-1, with which ``fn.reshape`` keeps the length; 0 for an image that must not be decoded.
 
     Parameters
     ----------
@@ -251,15 +250,15 @@ def length_if_survivable(encoded: DataNode) -> DataNode:
     DataNode
         int32 [1], CPU.
     """
-    return _length(_build_data_check, encoded, types.UINT8)
+    return _make_length(_build_data_check, encoded, types.UINT8)
 
 
-def length_if_sensible(shape: DataNode) -> DataNode:
-    """The same, of shapes from ``fn.peek_image_shape``: int64 [3], CPU."""
-    return _length(_build_shape_check, shape, types.INT64)
+def length_if_plausible(shape: DataNode) -> DataNode:
+    """The same, for shapes from ``fn.peek_image_shape``: int64 [3], CPU."""
+    return _make_length(_build_shape_check, shape, types.INT64)
 
 
-def _length(
+def _make_length(
     build: Callable[[int], Callable[..., None]], given: DataNode, dtype: types.DALIDataType
 ) -> DataNode:
     operator = CompiledOperator(

@@ -1,9 +1,9 @@
 """The compiled kernels: from the numbers of one sample to its mask, its mixed image and its targets.
 
-Weights and products are float32 as in the graph form, in the same order, and uint8 results are rounded to the
+Weights and products are float32 as in the graph form, in the same order, and uint8 results are rounded to
 nearest, halves up. All functions work on plain arrays of one sample; DALI calls them through
-:mod:`.entry_points`. A mask comes as one vector, its base, height, rows (with the scale in them) and columns,
-or as an array with a weight for every pixel.
+:mod:`.entry_points`. A mask is either one vector of base, height, rows (times the scale) and columns, or an
+array with a weight for every pixel.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _U1, _U2, _U3 = _U(1), _U(2), _U(3)
 
 @numba.njit
 def _write_profiles(weights: Any, rows: Any, columns: Any, scale: float) -> Any:
-    """Write ``scale * rows`` and `columns` behind the base; return the mean of ``rows * columns``."""
+    """Write ``scale * rows`` and `columns` after the base; return the mean of ``rows * columns``."""
     height, width = rows.shape[0], columns.shape[1]
     down, across = 0.0, 0.0
     for y in range(height):
@@ -52,7 +52,7 @@ def _write_constant(weights: Any, lam: Any, mask: Any, coin: float, probability:
 
 @numba.njit
 def _write_separable(weights: Any, lam: Any, mask: Any, coin: float, probability: float) -> None:
-    """Write a mask's base, rows and columns, and the label weight, its mean; 1 for a sample not mixed.
+    """Write a mask's base, rows and columns, and its mean, the label weight (1 for a sample not mixed).
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def _write_separable(weights: Any, lam: Any, mask: Any, coin: float, probability
 
 @numba.njit
 def join_mask(weights: Any, lam: Any, base: float, scale: float, rows: Any, columns: Any) -> None:
-    """A caller's base, scale, rows [H] and columns [W], clipped; written as by :func:`_write_separable`."""
+    """Clip a caller's base, scale, rows [H] and columns [W], and write them by :func:`_write_separable`."""
     base = min(max(base, 0.0), 1.0)
     scale = min(max(scale, -base), 1.0 - base)
     down = np.minimum(np.maximum(rows, _ZERO), _ONE).reshape(-1, 1)
@@ -91,16 +91,16 @@ def _write_dense(weights: Any, lam: Any, mask: Any, coin: float, probability: fl
 
 @functools.cache
 def mask_writer(method: Method, slots: tuple[tuple[str, int], ...]) -> Any:
-    """A kernel ``write(weights, lam, numbers, height, width)``: the mask of one sample from what was drawn.
+    """Make a kernel ``write(weights, lam, numbers, height, width)``: one sample's mask from its draws.
 
     Parameters
     ----------
     method : Method
     slots : tuple of (str, int)
-        Where in `numbers`, float64 [n], each draw stands: :attr:`dali_msda.draws.Draws.slots`.
+        The index in `numbers`, float64 [n], of each draw: :attr:`dali_msda.draws.Draws.slots`.
     """
     at = dict(slots)
-    # Numba cannot index an empty tuple: the last one is not read.
+    # Numba cannot index an empty tuple, hence a last element that is never read.
     places, count = (*(at[name] for name in method.values), 0), len(method.values)
     row, coin, probability = at["_row"], at["_coin"], at["_probability"]
     paper, given = at["_paper"], at["_given"]
@@ -125,11 +125,11 @@ def mask_writer(method: Method, slots: tuple[tuple[str, int], ...]) -> Any:
     return numba.njit(write_weights)
 
 
-# The sum may be taken in any order, so that the processor adds several weights at a time; in float32 only of
-# so many that rounding stays below that of the weights.
+# The sum may be taken in any order, so that the processor adds several weights at a time. It is float32 over
+# at most 256 of them, so that its rounding error stays below that of the weights.
 @numba.njit(fastmath={"reassoc"})
-def _repeat(line: Any, weights: Any, repeats: int, low: Any, high: Any) -> Any:
-    """One weight for every element of a line of pixels with `repeats` elements each, clipped to [low, high].
+def _repeat_clipped(line: Any, weights: Any, repeats: int, low: Any, high: Any) -> Any:
+    """Clip weights to [low, high] and write each `repeats` times, once for each element of its pixel.
 
     Returns the sum of the clipped weights (float64).
     """
@@ -159,7 +159,7 @@ def write_mask(mask: Any, weights: Any, channels_first: bool) -> None:
     """Write the mask of one sample with a weight for every pixel: float32, HxWx1 or 1xHxW."""
     flat = mask.reshape(-1)
     if weights.ndim == 2:
-        _repeat(flat, weights.reshape(-1), 1, _ZERO, _ONE)
+        _repeat_clipped(flat, weights.reshape(-1), 1, _ZERO, _ONE)
     else:
         width = mask.shape[2] if channels_first else mask.shape[1]
         height = flat.size // width
@@ -168,59 +168,61 @@ def write_mask(mask: Any, weights: Any, channels_first: bool) -> None:
                 flat[y * width + x] = weights[0] + weights[2 + y] * weights[2 + height + x]
 
 
-def _settled(value: Any, own: Any, partner: Any) -> Any:
-    """The blended float32 `value` as the element type of `own`: uint8 to the nearest, halves up."""
+def _to_element_type(value: Any, own: Any, partner: Any) -> Any:
+    """Convert the blended float32 `value` to the element type of `own`: uint8 to nearest, halves up."""
     raise NotImplementedError("compiled by Numba only")
 
 
-@numba.extending.overload(_settled)
-def _settled_for(value: Any, own: Any, partner: Any) -> Callable[[Any, Any, Any], Any]:
+@numba.extending.overload(_to_element_type)
+def _overload_to_element_type(value: Any, own: Any, partner: Any) -> Callable[[Any, Any, Any], Any]:
     if own == numba.types.uint8:
 
-        def settled(value: Any, own: Any, partner: Any) -> Any:
+        def to_element_type(value: Any, own: Any, partner: Any) -> Any:
             # The fraction is exact; adding 0.5 first would round twice.
             whole = np.int32(value)
             return np.uint8(whole + (value - np.float32(whole) >= np.float32(0.5)))
 
     else:
 
-        def settled(value: Any, own: Any, partner: Any) -> Any:
-            # Two equal pixels mix to themselves, not to their neighbour in float32.
+        def to_element_type(value: Any, own: Any, partner: Any) -> Any:
+            # Two equal pixels mix to themselves, not to the next float32.
             return own if own == partner else value
 
-    return settled
+    return to_element_type
 
 
 @numba.njit
-def _blended(own: Any, partner: Any, weight: Any) -> Any:
+def _blend_element(own: Any, partner: Any, weight: Any) -> Any:
     value = weight * np.float32(own) + (_ONE - weight) * np.float32(partner)
-    return _settled(value, own, partner)
+    return _to_element_type(value, own, partner)
 
 
-def _counted(value: Any, own: Any, partner: Any, weight: Any) -> Any:
-    """The blended `value`, or the one pixel that counts: 0 * NaN is NaN."""
+def _drop_weightless(value: Any, own: Any, partner: Any, weight: Any) -> Any:
+    """The blended `value`, or one pixel if the other has weight 0, because 0 * NaN is NaN."""
     raise NotImplementedError("compiled by Numba only")
 
 
-@numba.extending.overload(_counted)
-def _counted_for(value: Any, own: Any, partner: Any, weight: Any) -> Callable[[Any, Any, Any, Any], Any]:
+@numba.extending.overload(_drop_weightless)
+def _overload_drop_weightless(
+    value: Any, own: Any, partner: Any, weight: Any
+) -> Callable[[Any, Any, Any, Any], Any]:
     if own == numba.types.uint8:
 
-        def counted(value: Any, own: Any, partner: Any, weight: Any) -> Any:
+        def drop_weightless(value: Any, own: Any, partner: Any, weight: Any) -> Any:
             return value
 
     else:
 
-        def counted(value: Any, own: Any, partner: Any, weight: Any) -> Any:
+        def drop_weightless(value: Any, own: Any, partner: Any, weight: Any) -> Any:
             return own if weight == _ONE else partner if weight == _ZERO else value
 
-    return counted
+    return drop_weightless
 
 
-# The loops count with unsigned numbers: only then does Numba know that no index is negative, and vectorise.
+# The loops use unsigned indices: only then does Numba know that none is negative, and vectorise.
 @numba.njit
 def _blend_span(out: Any, own: Any, partner: Any, start: Any, stop: Any, weight: Any) -> None:
-    """Elements `start` to `stop` (uint64) of flat images, with one weight for all of them."""
+    """Blend elements `start` to `stop` (uint64) of flat images, all with one weight."""
     if weight == _ONE:
         for i in range(start, stop):
             out[i] = own[i]
@@ -229,17 +231,17 @@ def _blend_span(out: Any, own: Any, partner: Any, start: Any, stop: Any, weight:
             out[i] = partner[i]
     else:
         for i in range(start, stop):
-            out[i] = _blended(own[i], partner[i], weight)
+            out[i] = _blend_element(own[i], partner[i], weight)
 
 
 @numba.njit
 def _blend_line(
     out: Any, own: Any, partner: Any, to: Any, start: Any, base: Any, row: Any, columns: Any
 ) -> None:
-    """A line with a weight of its own for every element, from `start` of the images to `to` of the result."""
+    """Blend a line with a weight for each element: from `start` in the images, to `to` in the result."""
     for i in range(_U(columns.size)):
         x, y, weight = own[start + i], partner[start + i], base + row * columns[i]
-        out[to + i] = _counted(_blended(x, y, weight), x, y, weight)
+        out[to + i] = _drop_weightless(_blend_element(x, y, weight), x, y, weight)
 
 
 @numba.njit
@@ -251,9 +253,9 @@ def _fits(weights: Any, height: int, width: int) -> Any:
 
 
 @numba.njit
-def _fault(own: Any, partner: Any, weights: Any, channels_first: bool, layout: Any) -> int:
+def _find_fault(own: Any, partner: Any, weights: Any, channels_first: bool, layout: Any) -> int:
     """0, or why the images cannot be mixed: one of the faults of :mod:`dali_msda.checks`."""
-    # The graph turns a fault into an error; here it only must not read past a smaller partner.
+    # The graph turns a fault into an error; this code only has to avoid reading beyond a smaller partner.
     if own.shape != partner.shape:
         return SIZES_DIFFER
     if layout.size > 0 and layout[0] != (_LETTER_C if channels_first else _LETTER_H):
@@ -263,8 +265,8 @@ def _fault(own: Any, partner: Any, weights: Any, channels_first: bool, layout: A
 
 
 @numba.njit
-def _box_of(columns: Any) -> Any:
-    """Where the columns are not 0 (first, last), and whether they are 1 there: a box, or no box at all."""
+def _find_box(columns: Any) -> Any:
+    """Whether the columns that are not 0 are all 1, a box; the first of them, and the one after the last."""
     first, last = columns.size, 0
     for i in range(columns.size):
         if columns[i] != _ZERO:
@@ -286,7 +288,7 @@ def mix_image(
     mixed : array, output
         Shape and dtype of `own`.
     lam : float32 [1], output
-        The label weight, if there is a weight for every pixel; a mask in one vector came with its mean.
+        The label weight, if there is a weight for every pixel; for a mask in one vector it is known already.
     fault : int32 [1], output
         0, or one of the faults of :mod:`dali_msda.checks`; then the image is copied, unmixed.
     own, partner : uint8 or float32, three-dimensional, C-contiguous
@@ -298,7 +300,7 @@ def mix_image(
     layout : uint8 [n]
         The layout that DALI has for the images, as letters; may be empty.
     """
-    fault[0] = _fault(own, partner, weights, channels_first, layout)
+    fault[0] = _find_fault(own, partner, weights, channels_first, layout)
     if fault[0] != 0:
         mixed[:] = own
         lam[0] = _ONE
@@ -315,14 +317,14 @@ def mix_image(
         total = 0.0
         for line in range(lines):
             start = _U(line) * length
-            total += _repeat(columns, weights[line % height], repeats, _ZERO, _ONE)
+            total += _repeat_clipped(columns, weights[line % height], repeats, _ZERO, _ONE)
             _blend_line(out, a, b, start, start, _ZERO, _ONE, columns)
         lam[0] = total / (lines * width)
         return
     base, rows = weights[0], weights[2 : 2 + height]
-    _repeat(columns, weights[2 + height :], repeats, -_INFINITY, _INFINITY)
-    is_box, first, last = _box_of(columns)
-    if is_box:  # all at once as if there were no box, which comes on top: long loops are fast loops
+    _repeat_clipped(columns, weights[2 + height :], repeats, -_INFINITY, _INFINITY)
+    is_box, first, last = _find_box(columns)
+    if is_box:  # the whole image first, then the box over it: long loops are fast loops
         _blend_span(out, a, b, _U(0), _U(out.size), base)
     for line in range(lines):
         start = _U(line) * length
@@ -335,14 +337,14 @@ def mix_image(
 
 @numba.njit
 def _normalize_pixels(out: Any, to: Any, line: Any, mean: Any, scale: Any) -> None:
-    """A line of pixels, channels last; `mean` and `scale` have a number for every element."""
+    """Normalise a line of pixels, channels last; `mean` and `scale` have a number for every element."""
     for i in range(_U(line.size)):
         out[to + i] = (np.float32(line[i]) - mean[i]) * scale[i]
 
 
 @numba.njit
 def _normalize_planes(out: Any, to: Any, plane: Any, line: Any, mean: Any, scale: Any) -> None:
-    """A line of pixels to a line of each of the planes, which are `plane` elements apart."""
+    """Normalise a line of pixels into one line of each plane; planes are `plane` elements apart."""
     channels = _U(mean.size)
     if channels == _U3:  # all three in one loop: read once, and vectorised
         red, green, blue = mean[0], mean[1], mean[2]
@@ -371,12 +373,12 @@ def mix_normalized(
     norm: Any,
     channels_first: bool,
 ) -> None:
-    """Mix one image and normalise it, line by line: what :func:`mix_image` makes is never stored.
+    """Mix one image and normalise it line by line, without storing the mixed image.
 
     Parameters
     ----------
     mixed : float32 [C, H, W] or [H, W, C], output
-        (mixed - mean) / std, channels first where `channels_first` says so; 0 after a fault.
+        (mixed - mean) / std, channels first if `channels_first`; 0 after a fault.
     own, partner : uint8 [H, W, C], C-contiguous
         The images.
     norm : float32 [2, C]
@@ -384,7 +386,7 @@ def mix_normalized(
     lam, fault, weights, layout
         See :func:`mix_image`.
     """
-    fault[0] = _fault(own, partner, weights, False, layout)
+    fault[0] = _find_fault(own, partner, weights, False, layout)
     if fault[0] == 0 and own.shape[2] != norm.shape[1]:
         fault[0] = CHANNELS_DIFFER
     out = mixed.reshape(-1)
@@ -402,13 +404,13 @@ def mix_normalized(
     base, is_box, first, last = _ZERO, False, 0, 0
     if weights.ndim == 1:
         base = weights[0]
-        _repeat(columns, weights[2 + height :], channels, -_INFINITY, _INFINITY)
-        is_box, first, last = _box_of(columns)
+        _repeat_clipped(columns, weights[2 + height :], channels, -_INFINITY, _INFINITY)
+        is_box, first, last = _find_box(columns)
     total = 0.0
     for y in range(height):
         start = y * length
         if weights.ndim == 2:
-            total += _repeat(columns, weights[y], channels, _ZERO, _ONE)
+            total += _repeat_clipped(columns, weights[y], channels, _ZERO, _ONE)
             _blend_line(line, a, b, _U(0), _U(start), _ZERO, _ONE, columns)
         elif is_box:
             row = weights[2 + y]
@@ -434,7 +436,7 @@ def write_targets(targets: Any, lam: Any, label: Any, partner_label: Any, smooth
     on = np.float32(1.0) - smoothing + off
     own, other = label[0], partner_label[0]
     targets[:] = off
-    if 0 <= own < num_classes and 0 <= other < num_classes:  # else a check has stopped the pipeline
+    if 0 <= own < num_classes and 0 <= other < num_classes:  # otherwise a check stops the pipeline
         if own == other:
             targets[own] = on
         else:

@@ -1,4 +1,4 @@
-"""The CPU backend: compiled operators make the masks, mix the images and mix the labels."""
+"""The CPU backend: compiled operators make the masks and mix images and labels."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ from nvidia.dali import fn, types
 from nvidia.dali.pipeline import DataNode
 
 from ...arguments import BlendArguments, MixArguments, MixParams
-from ...checks import label_in_range, no_fault
+from ...checks import check_fault
 from ...draws import Draws
 from ...dtypes import static_dtype
 from ...masks import Dense, Separable
-from ...normalization import asked_for, normalized
-from .entry_points import joined_mask, mask_weights, mix_images, mix_targets
-from .entry_points import make_mask as full_mask
+from ...normalization import Normalization, normalize
+from .entry_points import full_mask, join_masks, mask_weights, mix_images, mix_targets
 
 
 class Weights(NamedTuple):
-    """A mask, as :func:`blend` takes it: float32 nodes on the CPU."""
+    """A mask in the form :func:`blend` takes: float32 nodes on the CPU."""
 
     lam: DataNode | None
-    """The mean of the mask, the label weight, [1]; of a dense mask it is computed as that is applied."""
+    """The mean of the mask, the label weight, [1]; None for a dense mask, averaged when it is applied."""
     node: DataNode
-    """Base, height, scaled rows and columns, [2 + H + W]; or all weights, [H, W], yet to be clipped."""
+    """Base, height, scaled rows and columns, [2 + H + W]; or all weights, [H, W], not yet clipped."""
 
     @property
     def dense(self) -> bool:
@@ -31,11 +30,11 @@ class Weights(NamedTuple):
         return self.lam is None
 
 
-def _element(images: DataNode) -> tuple[types.DALIDataType, DataNode]:
-    """The type that the kernels work in, and the images in it.
+def _to_kernel_dtype(images: DataNode) -> tuple[types.DALIDataType, DataNode]:
+    """A type that the kernels work in, and the images cast to it.
 
-    float16 does not exist in Numba on the CPU, and a type that the graph does not show could be anything:
-    both are mixed as float32.
+    Numba has no float16 on the CPU, and a type that the graph does not show could be anything: both are mixed
+    as float32.
     """
     dtype = static_dtype(images)
     if dtype in (types.UINT8, types.FLOAT):
@@ -44,16 +43,16 @@ def _element(images: DataNode) -> tuple[types.DALIDataType, DataNode]:
 
 
 def make_mask(images: DataNode, draws: Draws, arguments: MixArguments) -> Weights:
-    """The masks of a batch from what was drawn; see :class:`dali_msda.backends.Backend`."""
-    weights, lam = mask_weights(*_element(images), draws, arguments)
+    """Make the masks of a batch from its draws; see :class:`dali_msda.backends.Backend`."""
+    weights, lam = mask_weights(*_to_kernel_dtype(images), draws, arguments)
     return Weights(None if arguments.entry.kind == "dense" else lam, weights)
 
 
 def given_mask(mask: Separable | Dense) -> Weights:
-    """A caller's mask; see :class:`dali_msda.backends.Backend`."""
+    """Convert a caller's mask; see :class:`dali_msda.backends.Backend`."""
     if isinstance(mask, Dense):
         return Weights(None, mask.values)
-    weights, lam = joined_mask(mask)
+    weights, lam = join_masks(mask)
     return Weights(lam, weights)
 
 
@@ -62,8 +61,8 @@ def blend(
 ) -> tuple[DataNode, DataNode, MixParams | None]:
     """Blend a batch on the CPU in compiled code; see :class:`dali_msda.backends.Backend`."""
     layout = arguments.layout
-    element, own = _element(images)
-    normalization = asked_for(arguments)
+    element, own = _to_kernel_dtype(images)
+    normalization = Normalization.from_arguments(arguments)
     fused = normalization if element == types.UINT8 and layout == "HWC" else None
     mixed, fault, lam = mix_images(
         element,
@@ -82,16 +81,8 @@ def blend(
     if own is not images:
         mixed = fn.cast_like(mixed, images)
     if normalization is not None and fused is None:
-        mixed = normalized(mixed, normalization)
-    targets = mix_targets(
-        arguments.num_classes,
-        arguments.label_smoothing,
-        labels,
-        fn.permute_batch(labels, indices=partner),
-        lam,
-        label_in_range(labels, arguments.num_classes),
-        no_fault(fault),
-    )
+        mixed = normalize(mixed, normalization)
+    targets = mix_targets(labels, partner, lam, arguments, check_fault(fault))
     if not arguments.return_params:
         return mixed, targets, None
     mask = full_mask(element, own, weights.node, layout, dense=weights.dense)

@@ -1,7 +1,7 @@
 """Masks for images that DALI's operators mix: made by the kernels, shaped to broadcast over the images.
 
-The images themselves may lie on the GPU, where no kernel sees them. What comes here in their place is an
-array of their shape with no element in it.
+The images may be on the GPU, where no kernel can read them. In their place comes an empty array that has
+their shape: :func:`.faults.shape_of`.
 """
 
 from __future__ import annotations
@@ -12,52 +12,40 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 from numba import carray  # type: ignore[attr-defined]
-from nvidia.dali import fn, types
+from nvidia.dali import types
 from nvidia.dali.pipeline import DataNode
 
 from ...arguments import MixArguments
-from ...checks import LAYOUT_DIFFERS, SIZES_DIFFER
 from ...draws import Draws
-from .compat import CompiledOperator, address_as_void_pointer
-from .compiled import RUN, RUN_BATCH, SETUP, compiled, data_of, integers, shape4
+from ...masks import Dense, Separable
+from .compat import CompiledOperator
+from .compiled import RUN, SETUP, compiled, data_of, integers, shape1, shape2, shape4
 from .drawn import numbers_of, parts_of
 from .formulas import fingerprint
-from .kernels import mask_writer
+from .kernels import join_mask, mask_writer
 
-# Sides of JPEG files end at 65535 pixels.
-_LONGEST = 65536
-
-_LETTER_C, _LETTER_H = ord("C"), ord("H")
-
-# What `compiled` puts in: the kernel that writes the masks of a method.
+# `compiled` replaces this with the kernel that writes a method's masks.
 _write: Any = None
 
 
 class Profiles(NamedTuple):
-    """The parts of the masks of a batch, on the CPU; what a method has no use for is None."""
+    """The parts of the masks of a batch, on the CPU; those that a method does not need are None."""
 
     lam: DataNode
     """The mean of the mask, the label weight, float32 [1]."""
     base: DataNode | None = None
     """float32 1x1x1."""
     rows: DataNode | None = None
-    """Hx1x1 or 1xHx1, with the scale in it: float32, or for a box uint8, 1 inside."""
+    """Hx1x1 or 1xHx1, times the scale: float32, or for a box uint8, 1 inside."""
     columns: DataNode | None = None
     """1xWx1 or 1x1xW, like `rows`."""
     dense: DataNode | None = None
     """float32 HxWx1 or 1xHxW, clipped to [0, 1]."""
 
 
-def shape_of(images: DataNode) -> DataNode:
-    """An array on the CPU as high, wide and deep as an image, with a fourth side of 0: uint8, no element."""
-    nothing = types.Constant(np.zeros((_LONGEST, _LONGEST, _LONGEST, 0), np.uint8), device="cpu")
-    shape = images.shape(dtype=types.INT32)
-    return fn.slice(nothing, start=[0, 0, 0], shape=shape, axes=[0, 1, 2])  # images must be three-dimensional
-
-
 @numba.njit
-def _mean_clipped(weights: Any) -> Any:
-    """Clip to [0, 1] in place; the mean, float64."""
+def _clip_and_average(weights: Any) -> Any:
+    """Clip to [0, 1] in place; return the mean, float64."""
     total = 0.0
     for y in range(weights.shape[0]):
         for x in range(weights.shape[1]):
@@ -81,7 +69,7 @@ def _build_profiles(
         if dense:
             mask = carray(data_of(out, 1), (height, across), np.float32)
             _write(mask, lam, numbers, height, across)
-            lam[0] = _mean_clipped(mask)
+            lam[0] = _clip_and_average(mask)
         else:
             weights = np.empty(2 + height + across, np.float32)
             _write(weights, lam, numbers, height, across)
@@ -120,14 +108,14 @@ def _build_profiles_shapes(version: int, height_axis: int, kind: str, cut: bool)
 
 
 def mask_profiles(shape: DataNode, draws: Draws, arguments: MixArguments, *, cut: bool) -> Profiles:
-    """The masks of a batch from what was drawn.
+    """Make the masks of a batch from its draws.
 
     Parameters
     ----------
     shape : DataNode
-        What :func:`shape_of` returns.
+        From :func:`.faults.shape_of`.
     cut : bool
-        The mask is 1, and 0 inside a box: rows and columns as uint8, no base.
+        The mask is 0 inside a box and 1 outside: rows and columns as uint8, no base.
     """
     method, height_axis = arguments.entry, arguments.layout.index("H")
     parts = parts_of(draws)
@@ -156,66 +144,70 @@ def mask_profiles(shape: DataNode, draws: Draws, arguments: MixArguments, *, cut
     return Profiles(lam, **dict(zip(names, nodes, strict=True)))
 
 
-def _build_faults(version: int, channels_first: bool) -> Callable[..., None]:
-    def run(out, out_shapes, out_ndims, outs, data, shapes, ndims, ins, samples):  # type: ignore[no-untyped-def]
+def _build_given(version: int, dense: bool) -> Callable[..., None]:
+    def run(out, out_shapes, out_ndims, outs, data, shapes, ndims, ins):  # type: ignore[no-untyped-def]
         _source = version
-        partners, image_shapes = integers(data, 2 * samples), integers(shapes, 3 * samples)
-        for sample in range(samples):
-            partner = carray(address_as_void_pointer(partners[samples + sample]), 1, np.int32)[0]
-            indices = carray(address_as_void_pointer(integers(out, samples)[sample]), 1, np.int32)
-            fault = carray(address_as_void_pointer(integers(out, 2 * samples)[samples + sample]), 1, np.int32)
-            indices[0], fault[0] = partner, 0
-            if 0 <= partner < samples:  # else the permutation stops the pipeline
-                own, other = integers(image_shapes[sample], 3), integers(image_shapes[partner], 3)
-                if own[0] != other[0] or own[1] != other[1] or own[2] != other[2]:
-                    fault[0] = SIZES_DIFFER
-            letters = integers(image_shapes[2 * samples + sample], 1)[0]
-            if fault[0] == 0 and letters > 0:
-                address = integers(data, 3 * samples)[2 * samples + sample]
-                first = carray(address_as_void_pointer(address), 1, np.uint8)[0]
-                if first != (_LETTER_C if channels_first else _LETTER_H):
-                    fault[0] = LAYOUT_DIFFERS
+        lam = carray(data_of(out, 0), 1, np.float32)
+        if dense:
+            mask = carray(data_of(out, 1), shape2(shapes, 0), np.float32)
+            mask[:] = carray(data_of(data, 0), shape2(shapes, 0), np.float32)
+            lam[0] = _clip_and_average(mask)
+        else:
+            height, across = shape1(shapes, 0)[0], shape1(shapes, 1)[0]
+            weights = np.empty(2 + height + across, np.float32)
+            join_mask(
+                weights,
+                lam,
+                carray(data_of(data, 2), 1, np.float64)[0],
+                carray(data_of(data, 3), 1, np.float64)[0],
+                carray(data_of(data, 0), height, np.float32),
+                carray(data_of(data, 1), across, np.float32),
+            )
+            carray(data_of(out, 1), height, np.float32)[:] = weights[2 : 2 + height]
+            carray(data_of(out, 2), across, np.float32)[:] = weights[2 + height :]
+            carray(data_of(out, 3), 1, np.float32)[0] = weights[0]
 
     return run
 
 
-def _build_faults_shapes(version: int) -> Callable[..., None]:
+def _build_given_shapes(version: int, height_axis: int, dense: bool) -> Callable[..., None]:
     def setup(out_shapes, out_ndims, outs, shapes, ndims, ins, samples):  # type: ignore[no-untyped-def]
         _source = version
         for sample in range(samples):
             integers(integers(out_shapes, samples)[sample], 1)[0] = 1
-            integers(integers(out_shapes, 2 * samples)[samples + sample], 1)[0] = 1
+            for place in range(1, outs):
+                integers(integers(out_shapes, (place + 1) * samples)[place * samples + sample], 3)[:] = 1
+            first = integers(integers(out_shapes, 2 * samples)[samples + sample], 3)
+            if dense:
+                own = integers(integers(shapes, samples)[sample], 2)
+                first[height_axis], first[height_axis + 1] = own[0], own[1]
+            else:
+                second = integers(integers(out_shapes, 3 * samples)[2 * samples + sample], 3)
+                first[height_axis] = integers(integers(shapes, samples)[sample], 1)[0]
+                second[height_axis + 1] = integers(integers(shapes, 2 * samples)[samples + sample], 1)[0]
 
     return setup
 
 
-def find_faults(
-    shape: DataNode, partner: DataNode, letters: DataNode, channels_first: bool
-) -> tuple[DataNode, DataNode]:
-    """Why an image and its partner cannot be mixed.
+def given_profiles(mask: Separable | Dense, layout: str, check: DataNode) -> Profiles:
+    """Make the masks of a batch from the caller's nodes, on the CPU.
 
-    Parameters
-    ----------
-    shape : DataNode
-        What :func:`shape_of` returns.
-    partner : DataNode
-        Index within the batch, int32 scalar, CPU.
-    letters : DataNode
-        The layout that DALI has for the images, uint8 [n], CPU; may be empty.
-
-    Returns
-    -------
-    indices, fault : DataNode
-        int32 [1]: `partner`, and 0 or one of the faults of :mod:`dali_msda.checks`.
+    `mask` is what :meth:`dali_msda.backends.Backend.given_mask` takes. `check`, int32 [1], is not read: as an
+    input, it makes DALI run the check first.
     """
+    dense, height_axis = isinstance(mask, Dense), layout.index("H")
+    if isinstance(mask, Dense):
+        names, nodes, in_types, sides = ["dense"], [mask.values], [types.FLOAT], [2]
+    else:
+        names, nodes = ["rows", "columns", "base"], [mask.rows, mask.columns, mask.base, mask.scale]
+        in_types, sides = [types.FLOAT, types.FLOAT, types.FLOAT64, types.FLOAT64], [1, 1, 1, 1]
     operator = CompiledOperator(
-        run_fn=compiled(_build_faults, RUN_BATCH, channels_first),
-        setup_fn=compiled(_build_faults_shapes, SETUP),
-        batch_processing=True,
-        out_types=[types.INT32, types.INT32],
-        outs_ndim=[1, 1],
-        in_types=[types.UINT8, types.INT32, types.UINT8],
-        ins_ndim=[4, 0, 1],
+        run_fn=compiled(_build_given, RUN, dense),
+        setup_fn=compiled(_build_given_shapes, SETUP, height_axis, dense),
+        out_types=[types.FLOAT] * (1 + len(names)),
+        outs_ndim=[1, *[3] * len(names)],
+        in_types=[*in_types, types.INT32],
+        ins_ndim=[*sides, 1],
     )
-    indices, fault = operator(shape, partner, letters)
-    return indices, fault
+    lam, *parts = operator(*nodes, check)
+    return Profiles(lam, **dict(zip(names, parts, strict=True)))

@@ -1,7 +1,7 @@
-"""Antialiased bilinear resize with an optional mirror, compiled, for the CPU.
+"""Antialiased bilinear resize with optional mirroring, compiled, for the CPU.
 
-DALI's own resize takes almost as long as decoding the JPEG. This one blends whole rows of pixels first,
-which the processor does many at a time, and rounds once, at the end.
+DALI's own resize takes almost as long as decoding the JPEG. This one first blends whole rows, many pixels at
+a time, and rounds only once, at the end.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from .compiled import RUN, SETUP, compiled, data_of, integers, shape1, shape3
 
 _CHANNELS = 3
 _HALF = np.float32(0.5)
-# Indices that cannot be negative spare a test for each of them, half of the time of the loop over pixels.
+# Unsigned indices need no test for being negative, which took half of the time of the loop over pixels.
 _U = np.uint64
 _U1, _U2, _U3 = _U(1), _U(2), _U(3)
 
 
 @numba.njit
 def _taps(source: int, target: int, mirror: bool) -> Any:
-    """For each target pixel: the first source pixel, how many, and their weights (float32, sum 1).
+    """For each target pixel: its first source pixel, how many there are, and their weights (float32, sum 1).
 
-    A triangle as wide as a target pixel, at least a source pixel, around the target pixel's centre; as
-    torchvision and Pillow have it. With `mirror` the target runs backwards.
+    A triangle around the target pixel's centre, as wide as a target pixel and at least a source pixel, as in
+    torchvision and Pillow. With `mirror` the target runs backwards.
     """
     scale = source / target
     support = max(scale, 1.0)
@@ -53,7 +53,7 @@ def _taps(source: int, target: int, mirror: bool) -> Any:
     return first, count, weights
 
 
-# As in the mixing kernel: loops over slices from 0 are vectorised.
+# As in the mixing kernels, Numba vectorises loops over slices from 0.
 @numba.njit
 def _scale(out: Any, row: Any, weight: Any) -> None:
     for i in range(out.size):
@@ -68,7 +68,7 @@ def _add(out: Any, row: Any, weight: Any) -> None:
 
 @numba.njit
 def _blend_pixels(out: Any, row: Any, first: Any, count: Any, weights: Any) -> None:
-    """One row of pixels from a row of another length, both float32."""
+    """Resample a row of pixels to another length, both float32."""
     at = _U(0)
     for x in range(_U(first.size)):
         red, green, blue = np.float32(0.0), np.float32(0.0), np.float32(0.0)
@@ -96,10 +96,10 @@ def resize_image(resized: Any, image: Any, mirror: bool) -> None:
     Parameters
     ----------
     resized : uint8 [H', W', 3], output
-        Rounded to the nearest, halves up.
+        Rounded to nearest, halves up.
     image : uint8 [H, W, 3], C-contiguous
     mirror : bool
-        Turn left and right around.
+        Swap left and right.
     """
     height, width = resized.shape[0], resized.shape[1]
     top, rows, row_weights = _taps(image.shape[0], height, False)
@@ -148,7 +148,7 @@ def resize_mirrored(images: DataNode, mirrored: DataNode, size: int) -> DataNode
     images : DataNode
         uint8 HxWx3, of any sizes, CPU.
     mirrored : DataNode
-        int32 [1], not 0 for images to turn left and right around, CPU.
+        int32 [1], not 0 for images to mirror, CPU.
     size : int
         Side of the output in pixels.
 
@@ -165,6 +165,6 @@ def resize_mirrored(images: DataNode, mirrored: DataNode, size: int) -> DataNode
         in_types=[types.UINT8, types.INT32, types.UINT8],
         ins_ndim=[3, 1, 2],
     )
-    # Shapes of outputs are known before any data is: the size travels as the shape of an input.
+    # Output shapes are needed before any data is known: the size is passed as the shape of an input.
     canvas = types.Constant(np.zeros((size, size), np.uint8), device="cpu")
     return fn.reshape(operator(images, mirrored, canvas), layout="HWC")
