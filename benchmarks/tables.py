@@ -201,22 +201,28 @@ def start(content: Content) -> Rows:
     return rows
 
 
-def soak(content: Content) -> Rows:
-    """What happened to runs, how often, and what came of it."""
+def soak(*contents: Content) -> Rows:
+    """What happened to runs, how often, and what came of it; a column for each file."""
+    columns = [_soaked(content) for content in contents]
+    return [["", *(column.pop("") for column in columns)]] + [
+        [name, *(column[name] for column in columns)] for name in columns[0]
+    ]
+
+
+def _soaked(content: Content) -> dict[str, str]:
     total, *others = content["results"]
-    rows = [["when", "what happened, and how often"]]
+    cells = {
+        "": f"{total['minutes']:.0f} minutes",
+        "runs": f"{total['runs']} of {total['steps']} steps in all",
+    }
+    cells["lives"] = str(total["lives"])
     disturbances = [record for record in others if "disturbance" in record]
     for when in dict.fromkeys(record["when"] for record in disturbances):
         happened = select(disturbances, when=when)
-        rows.append(
-            [when, ", ".join(f"{it['disturbance'].replace('_', ' ')} {it['times']}" for it in happened)]
-        )
+        cells[when] = ", ".join(f"{it['disturbance'].replace('_', ' ')} {it['times']}" for it in happened)
     statuses = [record for record in others if "status" in record]
     left = ", ".join(f"{record['status']} ({record['processes']})" for record in statuses)
-    rows.append(["exit statuses", f"{left}; -N: by signal N"])
-    lives, minutes = total["lives"], f"{total['minutes']:.0f} minutes"
-    rows.append(["in all", f"{total['runs']} runs, {lives} lives, {total['steps']} steps, {minutes}"])
-    return [*rows, ["faults found", str(total["faults"])]]
+    return cells | {"exit statuses (-N: signal N)": left, "faults found": str(total["faults"])}
 
 
 def compare(content: Content) -> Rows:

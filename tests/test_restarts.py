@@ -140,7 +140,7 @@ def test_metrics_that_were_cut(
     """What is left of a line goes, so that the others stay valid; it is said, and the run is the same."""
     output = tmp_path / "run"
     command = ["--data", photos, "--output", output, *SETTINGS, *AGAIN]
-    stopped = trainer.run(*command, plan=event("step", int(SIGTERM), number=4), model="plain")
+    stopped = trainer.run(*command, plan=event("step", int(SIGTERM), 0.7, number=4), model="plain")
     assert stopped.statuses == [143], stopped.said
     metrics = output / "metrics.jsonl"
     data = metrics.read_bytes()
@@ -255,7 +255,11 @@ BACK = {"event": "step", "number": 8, "do": [{"shell": "mv {run}/away {run}/log.
 @pytest.mark.parametrize(
     ("plan", "statuses", "line"),
     [
-        ([{"event": "step", "number": 4, "do": [SIGTERM]}], [128 + SIGTERM, 0], "Stopped at step 4 of 9"),
+        (
+            [{"event": "step", "number": 4, "do": [SIGTERM, 0.7]}],
+            [128 + SIGTERM, 0],
+            "Stopped at step 4 of 9",
+        ),
         ([{"event": "step", "number": 4, "do": ["bad loss"]}], [1, 0], "error: The loss was not finite"),
         ([AWAY, BACK], [0], "epoch 2: top-1"),
     ],
