@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import train_imagenet
-from configs import asked_for, named_run, names
+from configs import named_run, names, option_from_argv
 from dali_msda import Mixing
 from pipelines.folders import check_dataset
 from pipelines.imagenet import train_pipeline
@@ -425,7 +425,7 @@ def test_a_named_run_from_the_command_line(
     ],
 )
 def test_which_run_is_asked_for(arguments: list[str], name: str | None) -> None:
-    assert asked_for(arguments, "--config") == name
+    assert option_from_argv(arguments, "--config") == name
 
 
 BAD: dict[str, tuple[list[str], str]] = {
