@@ -183,8 +183,8 @@ def test_only_the_loader_needs_torch(tmp_path: Path) -> None:
     assert run_with(tmp_path, files, others).stderr == ""
     run = run_with(tmp_path, files, "import pipelines.loader")
     assert run.stderr.splitlines()[-1] == (
-        "ImportError: pipelines.loader needs PyTorch, which cannot be imported. To install the build for DALI's"
-        " CUDA: pip install 'dali-msda[torch-cuda12]'"
+        "ImportError: pipelines.loader needs PyTorch, which cannot be imported. To install the build for"
+        " DALI's CUDA: pip install 'dali-msda[torch-cuda12]'"
     )
 
 
