@@ -1,4 +1,4 @@
-"""Mixing in a pipeline that somebody else wrote: one line around its definition."""
+"""Mixing in an existing pipeline, with one line around its definition."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .mixing import method_arguments
 from .operators import mix
 from .validation import ArgumentTypeError, ArgumentValueError, check_choice, check_fraction
 
-# How often a pipeline was mixed in: draws of their own for each time.
+# How many times each pipeline has been mixed: each time gets its own draws.
 _mixed: weakref.WeakKeyDictionary[Pipeline, int] = weakref.WeakKeyDictionary()
 
 
@@ -32,40 +32,40 @@ def with_mixing(
     labels: int | str = 1,
     **arguments: Any,
 ) -> Any:
-    """The same pipeline, with two of its outputs mixed; nothing in it has to change.
+    """Mix two outputs of a pipeline without changing the pipeline itself.
 
     Parameters
     ----------
     pipeline_function : callable, type or nvidia.dali.Pipeline
-        A function decorated with ``@pipeline_def``, or one that returns nodes or a Pipeline; a class derived
-        from Pipeline, or an instance that is not built.
+        A function decorated with ``@pipeline_def``, or one that returns nodes or a Pipeline; a subclass of
+        Pipeline, or an instance that is not built yet.
     method : str, optional
         See :func:`mix`.
     num_classes : int
         Length of the targets; see :func:`mix`.
     images, labels : int or str, optional
-        Where they are among the outputs: positions, by default 0 and 1 (-1 is the last), or keys of a dict.
+        Their positions among the outputs, by default 0 and 1 (-1 is the last), or keys of a dict.
     **arguments
-        Arguments of :func:`mix`. Those of the method, `probability` and `lam` may be functions of the batch's
+        Arguments of :func:`mix`. Those of the method, `probability` and `lam` may be functions of the batch
         number, counted from 0 through all epochs: ``probability=lambda batch: float(batch < 100_000)``.
 
     Returns
     -------
     callable, type or nvidia.dali.Pipeline
-        What was given, of the same signature. The outputs keep their places: mixed images, float32 targets
-        instead of the labels, and all others as they were. What :func:`mix` returns beyond these two, as with
-        ``return_params=True``, comes after the last output, or under the names of the parameters in a dict.
+        The same kind of object, with the same signature. The outputs keep their places: mixed images, float32
+        targets instead of the labels, and the others unchanged. Further results of :func:`mix`, as with
+        ``return_params=True``, come after the last output, or in a dict under the names of the parameters.
 
     Raises
     ------
     TypeError, ValueError
-        Something else was given, or, when the pipeline is made: an output that is not there or no node, and
-        what :func:`mix` raises.
+        Another kind of object; or, when the pipeline is made, an output that does not exist or is not a node,
+        and the errors of :func:`mix`.
 
     Notes
     -----
-    Without `seed` the draws follow the pipeline's seed. They take none of the seeds that DALI deals out, so
-    random operators of the pipeline draw what they drew without mixing.
+    Without `seed` the draws follow the pipeline's seed. They use none of the seeds that DALI assigns, so the
+    pipeline's random operators draw the same as without mixing.
     """
     check_choice("method", method, tuple(TABLE))
     for name, place in (("images", images), ("labels", labels)):
@@ -94,11 +94,11 @@ class _Mixing:
     arguments: Mapping[str, Any]
 
     def finish(self, made: Any) -> Any:
-        """Mix what a function made: a pipeline, or its outputs."""
+        """Mix the result of a function: a pipeline, or its outputs."""
         return self.mix_pipeline(made) if isinstance(made, Pipeline) else self.mix_outputs(made)
 
     def mix_pipeline(self, pipeline: Any) -> Any:
-        """Mix outputs of a pipeline that is not built."""
+        """Mix outputs of a pipeline that is not built yet."""
         outputs = outputs_of(pipeline)
         with pipeline:
             mixed = self.mix_outputs(outputs)
@@ -106,7 +106,7 @@ class _Mixing:
         return pipeline
 
     def mix_outputs(self, outputs: Any) -> Any:
-        """Mix two of some outputs, in the current pipeline."""
+        """Mix two of the outputs, in the current pipeline."""
         if not isinstance(outputs, tuple | list | dict):
             outputs = (outputs,)
         images, labels = (_find(outputs, name, getattr(self, name)) for name in ("images", "labels"))
@@ -129,7 +129,7 @@ class _Mixing:
         return outputs._make(found) if hasattr(outputs, "_make") and not more else tuple(found)
 
     def _value(self, name: str, argument: Any) -> Any:
-        """The argument, or a node with what a function gives."""
+        """The argument, or for a function a node with its values."""
         changes = name in ("probability", "lam", "alpha", *self._method.defaults)
         return values_of(name, argument, self._check) if changes and callable(argument) else argument
 
@@ -145,7 +145,7 @@ class _Mixing:
 
 
 def _find(outputs: Any, name: str, place: int | str) -> Any:
-    """The key or position of an output, which must be a node."""
+    """The key or non-negative position of an output; raise unless it is a node."""
     if isinstance(outputs, dict):
         if place not in outputs:
             raise ArgumentValueError(name, f"one of the keys {', '.join(map(repr, outputs))}", place)
@@ -164,10 +164,10 @@ def _find(outputs: Any, name: str, place: int | str) -> Any:
 
 
 def _derived_seed() -> dict[str, int]:
-    """A seed of its own for each time that a pipeline is mixed in; empty where the pipeline has no seed.
+    """A new seed each time that a pipeline is mixed; none if the pipeline has no seed.
 
-    DALI deals its seeds out in the order in which it reaches random operators without one: they would go to
-    the mixing, and other random operators of the pipeline would draw other numbers.
+    DALI assigns its seeds to random operators in order. If the mixing took some of them, the pipeline's own
+    random operators would draw other numbers.
     """
     pipeline = Pipeline.current()
     if pipeline is None or pipeline.seed is None:
@@ -178,14 +178,14 @@ def _derived_seed() -> dict[str, int]:
 
 
 def _mixed_function(function: Any, mixing: _Mixing) -> Any:
-    # With conditionals DALI rewrites the function, so also what calls it; what follows needs no rewriting.
+    # With conditionals DALI rewrites the function and its caller; the code after it needs no rewriting.
     finish = do_not_convert(mixing.finish)
 
     @functools.wraps(function)
     def create(*args: Any, **kwargs: Any) -> Any:
         return finish(function(*args, **kwargs))
 
-    # For pipeline_def, which does not follow __wrapped__ to the arguments.
+    # For pipeline_def, which does not follow __wrapped__ to find the arguments.
     create.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
     return create
 
@@ -194,8 +194,8 @@ def _mixed_class(base: Any, mixing: _Mixing) -> Any:
     class Defined(base):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             if self.__dict__.setdefault("_in_init", False):
-                # The class has taken the name of the one that it is made from, and that one's
-                # super(Name, self).__init__ has come here: it means its own base.
+                # This class replaces its base under the same name, so super(Name, self).__init__ in
+                # the base comes here, although it means the base's own base.
                 super(base, self).__init__(*args, **kwargs)
                 return
             self._in_init = True
