@@ -18,7 +18,8 @@ from .methods import MIXING
 
 _LIBRARY = Path(__file__).parent
 _FRAME = re.compile(r'^  File "(.+)", line (\d+), in (\S+)\n(?:    (.*)\n)?', re.MULTILINE)
-_COMMENT = re.compile(r"  # (.+)$", re.MULTILINE)
+# What must hold, "NAME must be X", or a list of faults.
+_COMMENT = re.compile(r"  # ((?:a )?\w+ must .+|(?!type:|noqa:)\w+: .+)$", re.MULTILINE)
 # The functions that users call; what else they are called through is inside the library.
 _PUBLIC = ("mix", "blend", "with_mixing", "draw", "apply", "mix_labels")
 _FAULTS = {
@@ -83,7 +84,7 @@ def _explained(text: str) -> str | None:
     own = [at for at, frame in enumerate(frames) if Path(frame.path).is_relative_to(_LIBRARY)]
     if not message or not own:
         return None
-    words = _sentence(frames[own[-1]], frames[own[0] : own[-1] + 1], message)
+    words = _sentence([frames[at] for at in reversed(own)], message)
     return None if words is None else f"{_caller(frames, own)}: {words}"
 
 
@@ -99,10 +100,10 @@ def _caller(frames: list[_Frame], own: list[int]) -> str:
     return f"msda.{inside[0]}" if inside else "msda"
 
 
-def _sentence(check: _Frame, frames: list[_Frame], message: str) -> str | None:
-    """What must hold, and what came."""
+def _sentence(frames: list[_Frame], message: str) -> str | None:
+    """What must hold, and what came; of the library's frames, from the innermost."""
     bounds = re.search(r"input_shape=\{([\d, ]+)\}, slice_anchor=\{(-?\d+)", message)
-    comment = _comment_of(check)
+    comment = next(filter(None, map(_comment_of, frames)), None)
     if comment and comment.startswith("1: "):  # a list of faults
         return _FAULTS.get(int(bounds[2])) if bounds else None
     if beta := re.search(r"`(?:alpha|beta)` must be .*got `(.+?)` for sample at index (\d+)", message):
@@ -118,10 +119,10 @@ def _sentence(check: _Frame, frames: list[_Frame], message: str) -> str | None:
             comment, got = comment.replace("num_classes", bounds[1]), f"; got {bounds[2]}"
         comment = re.sub(r"^a label must", "labels must", comment)
         return re.sub(r"^(\w+): ", r"\1 must be ", comment) + got
-    if check.function != "vector":
+    if frames[0].function != "vector":
         return None
     # A node of the caller's is not as long as it has to be; one of these lines says which.
-    names = re.search(r"\b(lam|probability|center)\b", "\n".join(frame.code for frame in reversed(frames)))
+    names = re.search(r"\b(lam|probability|center)\b", "\n".join(frame.code for frame in frames))
     name = names[1] if names else "an argument of the method"
     return f"{name} must be a node with {'two numbers' if name == 'center' else 'one number'} per sample{got}"
 
