@@ -119,7 +119,7 @@ def _sentence(frames: list[_Frame], message: str) -> str | None:
             comment, got = comment.replace("num_classes", bounds[1]), f"; got {bounds[2]}"
         comment = re.sub(r"^a label must", "labels must", comment)
         return re.sub(r"^(\w+): ", r"\1 must be ", comment) + got
-    if frames[0].function != "vector":
+    if frames[0].function != "as_vector":
         return None
     # A node of the caller's is not as long as it has to be; one of these lines says which.
     names = re.search(r"\b(lam|probability|center)\b", "\n".join(frame.code for frame in frames))
