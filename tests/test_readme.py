@@ -1,4 +1,4 @@
-"""The README and docs/methods.md: their Python runs; their commands, options and files exist."""
+"""The README and two pages of docs: their Python runs; their commands, options and files exist."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from tests.training_runs import train
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
-PAGES = {"README": README, "methods": (ROOT / "docs" / "methods.md").read_text()}
+PAGES = {
+    "README": README,
+    **{name: (ROOT / "docs" / f"{name}.md").read_text() for name in ("methods", "pipelines")},
+}
 PYTHON: dict[str, str] = {
     f"{page}-{number}": block
     for page, text in PAGES.items()
@@ -37,6 +40,7 @@ REPLACEMENTS = {
     "device_id=0": "device_id=None",
     'device="mixed"': 'device="cpu"',
     'device="gpu"': 'device="cpu"',
+    '("cuda")': '("cpu")',
     "batch_size=256": "batch_size=4",
     "num_threads=8": "num_threads=1",
     "outputs/.../best.pt": "outputs/run/best.pt",
@@ -44,6 +48,9 @@ REPLACEMENTS = {
 # Checks after a block, found by a phrase in it.
 CHECKS = {
     "best.pt": "assert weights and all(torch.is_tensor(value) for value in weights.values())",
+    "mixed_pipe =": "assert mixed_pipe().run()[1].as_tensor().shape() == [4, 1000]",
+    "DALIClassificationIterator(": "assert loss.isfinite() and 0 <= accuracy <= 1, (loss, accuracy)",
+    "def explained(": "assert list(explained([1])) == [1]",
     "DALILoader(": "assert (images.shape, targets.shape) == ((4, 3, 224, 224), (4, 1000))",
     "Mixing(": "pipeline.build()\nassert pipeline.run()[0].as_tensor().shape() == [4, 160, 160, 3]",
     "msda.register(": "assert msda.diamond.__name__ == 'diamond'",
