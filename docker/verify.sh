@@ -231,13 +231,12 @@ stage_train() {
     [[ -s $output/best.pt ]] || fail "no best.pt"
 }
 
-# What changes while a container works: the files below a folder and what it has printed.
+# A checksum of what a working container changes: the files in a folder and its output.
 traces() { # FOLDER
     { find "$1" -printf '%p %s\n' 2>/dev/null || true; "${runner[@]}" logs "$container" 2>&1 || true; } | cksum
 }
 
-# Waits until a file below a folder holds a text, however slow the machine is: as long as the container runs
-# and something changes.
+# Waits for a text in a file of a folder, however slow the machine, while the container runs and something changes.
 wait_for() { # TEXT FOLDER FILE
     local before="" now since=$SECONDS why=""
     until grep -qs "$1" "$2/$3"; do

@@ -55,10 +55,8 @@ class DALILoader:
         Unknown layout; `multiple` below 1, or above 1 without `drop_last`; an order with another batch size;
         without an order, no reader, several readers, or one that does not pad; `drop_last` without a full
         batch; a pipeline resumed from a checkpoint without `state`, or the reverse.
-
     RuntimeError
-        By DALI, for a batch that it cannot make; where the mixing is concerned in the words of
-        :func:`dali_msda.explain`.
+        DALI cannot make a batch; mixing errors are explained by :func:`dali_msda.explain`.
 
     Notes
     -----
@@ -109,7 +107,7 @@ class DALILoader:
         # Without a size or reader, DALI's iterator does not count. Its counting (2.4) makes empty batches for
         # shards of different sizes, or starts the next epoch with leftover padding.
         names = ["images", "targets", "kept"][: pipeline.num_outputs]
-        with _explained():  # it makes the first batch
+        with _explain_errors():  # it makes the first batch
             self._batches = DALIGenericIterator([pipeline], names)
 
     def state(self) -> dict[str, Any]:
@@ -156,14 +154,14 @@ class DALILoader:
     def finish_epoch(self) -> None:
         """Take the remaining batches of the epoch, padding included, so that all shards are equally long."""
         for _ in range(self._position, self.longest):
-            with _explained():
+            with _explain_errors():
                 next(self._batches)
         self._position = 0
         self._epoch += 1
 
     def next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the next batch of the epoch, which must have one. Without `drop_last` it may be empty."""
-        with _explained():
+        with _explain_errors():
             (batch,) = next(self._batches)
         real = self._shard_size() - self._position * self._order.batch_size
         self._position += 1
@@ -187,13 +185,13 @@ class DALILoader:
 
 
 @contextlib.contextmanager
-def _explained() -> Iterator[None]:
-    """Raise what DALI raises about mixing in the words of :func:`dali_msda.explain`."""
+def _explain_errors() -> Iterator[None]:
+    """Raise DALI's mixing errors with the text of :func:`dali_msda.explain`."""
     try:
         yield
     except RuntimeError as error:
-        if words := msda.explain(error):
-            raise RuntimeError(words) from error
+        if explanation := msda.explain(error):
+            raise RuntimeError(explanation) from error
         raise
 
 
