@@ -35,3 +35,8 @@ def outputs_of(pipeline: Pipeline) -> Any:
             f" {type(pipeline).__name__} without"
         )
     return outputs
+
+
+def origin_of(node: Any) -> tuple[str, int]:
+    """The class of the operator that a node comes from, and which of its outputs it is."""
+    return type(getattr(node.source, "_op", None)).__name__, node.index or 0

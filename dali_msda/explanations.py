@@ -77,7 +77,7 @@ def _texts(error: BaseException | None) -> Iterator[str]:
 
 
 def _explained(text: str) -> str | None:
-    if re.search(r"Could not serialize the operator: `\S*CompiledOperator", text):
+    if re.search(r"Could not serialize the operator: `dali_msda\.CompiledOperator", text):
         return "msda: backend must be 'graph' for a pipeline to be serialized; got compiled operators"
     traceback, _, message = text.partition("encountered:")
     frames = [_Frame(path, int(line), name, code) for path, line, name, code in _FRAME.findall(traceback)]

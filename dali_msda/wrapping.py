@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from .compat import outputs_of
 from .methods import TABLE, Method
 from .mixing import method_arguments
 from .operators import mix
+from .record_labels import class_ids
 from .validation import ArgumentTypeError, ArgumentValueError, check_choice, check_fraction
 
 # How many times each pipeline has been mixed: each time gets its own draws.
@@ -28,8 +29,8 @@ def with_mixing(
     method: str = "hmix",
     *,
     num_classes: int | None = None,
-    images: int | str = 0,
-    labels: int | str = 1,
+    images: int | str | Sequence[int | str] = 0,
+    labels: int | str | None = 1,
     **arguments: Any,
 ) -> Any:
     """Mix two outputs of a pipeline without changing the pipeline itself.
@@ -44,7 +45,8 @@ def with_mixing(
     num_classes : int
         Length of the targets; see :func:`mix`.
     images, labels : int or str, optional
-        Their positions among the outputs, by default 0 and 1 (-1 is the last), or keys of a dict.
+        Their positions among the outputs, by default 0 and 1 (-1 is the last), or keys of a dict. Several
+        `images` are views of the same samples that share their draws. ``labels=None`` mixes images alone.
     **arguments
         Arguments of :func:`mix`. Those of the method, `probability` and `lam` may be functions of the batch
         number, counted from 0 through all epochs: ``probability=lambda batch: float(batch < 100_000)``.
@@ -53,8 +55,9 @@ def with_mixing(
     -------
     callable, type or nvidia.dali.Pipeline
         The same kind of object, with the same signature. The outputs keep their places: mixed images, float32
-        targets instead of the labels, and the others unchanged. Further results of :func:`mix`, as with
-        ``return_params=True``, come after the last output, or in a dict under the names of the parameters.
+        targets instead of the labels, and the others unchanged. Further results of :func:`mix` come after the
+        last output, or in a dict by name: the partners' labels and lam with ``output="pair"``; ``lam``,
+        ``partner`` and ``mask`` with ``return_params=True``.
 
     Raises
     ------
@@ -66,14 +69,19 @@ def with_mixing(
     -----
     Without `seed` the draws follow the pipeline's seed. They use none of the seeds that DALI assigns, so the
     pipeline's random operators draw the same as without mixing.
+
+    ``fn.readers.mxnet`` returns float32 labels, as RecordIO stores them. With `num_classes` they are taken as
+    class ids, which must be whole numbers.
     """
     check_choice("method", method, tuple(TABLE))
-    for name, place in (("images", images), ("labels", labels)):
-        if isinstance(place, bool) or not isinstance(place, int | str):
+    several = isinstance(images, tuple | list)
+    for name, place in [("images", place) for place in _as_tuple(images)] + [("labels", labels)]:
+        wrong = isinstance(place, bool) or not isinstance(place, int | str)
+        if wrong and (name, place) != ("labels", None):
             raise ArgumentTypeError(name, "the position or key of an output", place)
     if num_classes is not None:
         arguments["num_classes"] = num_classes
-    mixing = _Mixing(images, labels, {"method": method, **arguments})
+    mixing = _Mixing(_as_tuple(images), several, labels, {"method": method, **arguments})
     if isinstance(pipeline_function, Pipeline):
         return mixing.mix_pipeline(pipeline_function)
     if isinstance(pipeline_function, type) and issubclass(pipeline_function, Pipeline):
@@ -89,8 +97,10 @@ def with_mixing(
 class _Mixing:
     """What to mix, and how."""
 
-    images: int | str
-    labels: int | str
+    images: tuple[int | str, ...]
+    several: bool
+    """Whether :func:`mix` takes, and returns, a list of images."""
+    labels: int | str | None
     arguments: Mapping[str, Any]
 
     def finish(self, made: Any) -> Any:
@@ -109,24 +119,42 @@ class _Mixing:
         """Mix two of the outputs, in the current pipeline."""
         if not isinstance(outputs, tuple | list | dict):
             outputs = (outputs,)
-        images, labels = (_find(outputs, name, getattr(self, name)) for name in ("images", "labels"))
-        if images == labels:
-            raise ValueError(f"images and labels must be two outputs; got {images!r} for both")
+        images = [_find(outputs, "images", place) for place in self.images]
+        labels = [] if self.labels is None else [_find(outputs, "labels", self.labels)]
+        if len({*images, *labels}) < len(images) + len(labels):
+            places = ", ".join(map(repr, images + labels))
+            raise ValueError(f"images and labels must be different outputs; got {places}")
+        mixed, more = self._mix([outputs[place] for place in images], *(outputs[place] for place in labels))
+        found = dict(zip(images + labels, mixed, strict=True))
+        if isinstance(outputs, dict):
+            if taken := more.keys() & outputs.keys():
+                raise ValueError(
+                    f"outputs must have other keys than what comes with them; got {min(taken)!r}"
+                )
+            return {**outputs, **found, **more}
+        results = [found.get(place, output) for place, output in enumerate(outputs)] + list(more.values())
+        if isinstance(outputs, list):
+            return results
+        return outputs._make(results) if hasattr(outputs, "_make") and not more else tuple(results)
+
+    def _mix(self, images: list[Any], labels: Any = None) -> tuple[list[Any], dict[str, Any]]:
+        """Mixed images and targets, and by name what else there is."""
         arguments = {name: self._value(name, argument) for name, argument in self.arguments.items()}
         if arguments.get("seed") is None:
             arguments |= _derived_seed()
-        mixed, targets, *rest = mix(outputs[images], outputs[labels], **arguments)
-        more: dict[str, Any] = {}
-        for result in rest:
-            more |= result._asdict()
-        if isinstance(outputs, dict):
-            return {**outputs, images: mixed, labels: targets, **more}
-        found = list(outputs)
-        found[images], found[labels] = mixed, targets
-        found += more.values()
-        if isinstance(outputs, list):
-            return found
-        return outputs._make(found) if hasattr(outputs, "_make") and not more else tuple(found)
+        if labels is not None and "num_classes" in arguments:
+            labels = class_ids(labels)
+        made = mix(images if self.several else images[0], labels, **arguments)
+        mixed, *rest = made if isinstance(made, tuple) else (made,)
+        results, more = list(mixed) if self.several else [mixed], {}
+        if labels is not None:
+            targets, *rest = rest
+            if isinstance(targets, tuple):
+                targets, more["partner_labels"], more["lam"] = targets
+            results.append(targets)
+        for params in rest:
+            more |= params._asdict()
+        return results, more
 
     def _value(self, name: str, argument: Any) -> Any:
         """The argument, or for a function a node with its values."""
@@ -161,6 +189,10 @@ def _find(outputs: Any, name: str, place: int | str) -> Any:
             f"{name} must be a DALI node; got {type(outputs[place]).__name__} as output {place!r}"
         )
     return place
+
+
+def _as_tuple(images: Any) -> tuple[Any, ...]:
+    return tuple(images) if isinstance(images, tuple | list) else (images,)
 
 
 def _derived_seed() -> dict[str, int]:

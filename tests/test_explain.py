@@ -227,6 +227,7 @@ def test_serializing(backend: str) -> None:
     if backend != "graph":
         with pytest.raises(RuntimeError) as caught:
             pipeline.serialize()
+        assert "only backend='graph' can be serialized" in str(caught.value)
         assert msda.explain(caught.value) == (
             "msda: backend must be 'graph' for a pipeline to be serialized; got compiled operators"
         )
