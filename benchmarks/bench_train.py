@@ -30,8 +30,9 @@ from training.config import Config, resolve
 from training.distributed import Processes
 from training.hardware import choose_hardware, start_device
 from training.inputs import list_dataset
-from training.learner import Learner, create_model, create_optimizer, create_schedule
+from training.learner import Learner, create_model, create_schedule
 from training.loaders import Loaders
+from training.optimizers import create_optimizer
 from training.progress import Progress
 
 Batch = tuple[torch.Tensor, torch.Tensor]

@@ -13,6 +13,7 @@ start at zero.
 from dali_msda import Mixing
 from pipelines.records import Augmentation
 from training.config import Config
+from training.optimization import Optimization
 
 
 def imagenet(method: str, **arguments: float) -> Config:
@@ -20,10 +21,13 @@ def imagenet(method: str, **arguments: float) -> Config:
     return Config(
         arch="resnet50",  # the paper
         epochs=300,  # the paper
-        lr=0.1,  # the paper
+        optimization=Optimization(
+            "sgd",  # the paper
+            lr=0.1,  # the paper
+            momentum=0.9,  # CutMix's recipe: with Nesterov's momentum
+            weight_decay=1e-4,  # CutMix's recipe
+        ),
         batch_size=256,  # CutMix's recipe
-        momentum=0.9,  # CutMix's recipe: with Nesterov's momentum
-        weight_decay=1e-4,  # CutMix's recipe
         decay_all=True,  # CutMix's recipe
         warmup_epochs=0.0,  # CutMix's recipe
         lr_schedule="step",  # CutMix's recipe

@@ -29,8 +29,9 @@ from training.architectures import TORCHVISION
 from training.config import Config, resolve
 from training.distributed import Processes
 from training.export import export
-from training.learner import Learner, create_model, create_optimizer, create_schedule
-from training.model import build_model, checkpoint_activations, parameter_groups
+from training.learner import Learner, create_model, create_schedule
+from training.model import build_model, checkpoint_activations
+from training.optimizers import create_optimizer, parameter_groups
 from training.options import saved_settings
 from training.progress import Progress
 

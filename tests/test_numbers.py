@@ -21,7 +21,8 @@ from tests.training_runs import SMALL, lines, status, train
 from training.architectures import TORCHVISION
 from training.figures import rounded
 from training.learner import Learner
-from training.model import build_model, build_schedule, parameter_groups
+from training.model import build_model, build_schedule
+from training.optimizers import parameter_groups
 
 # -- Numbers that are none ----------------------------------------------------------------------------------
 

@@ -29,7 +29,9 @@ from training.distributed import Processes
 from training.learner import LOSSES, Learner
 from training.loaders import Loaders
 from training.mix_schedule import MixSchedule
-from training.model import build_model, build_schedule, checkpoint_activations, parameter_groups
+from training.model import build_model, build_schedule, checkpoint_activations
+from training.optimization import Optimization
+from training.optimizers import parameter_groups
 
 # -- Average of the weights ---------------------------------------------------------------------------------
 
@@ -386,7 +388,8 @@ def test_named_runs() -> None:
     for name, config in found.items():
         mixing = config.mixing
         assert name == f"imagenet_{mixing.method}"
-        assert (config.arch, config.epochs, config.lr, config.image_size) == ("resnet50", 300, 0.1, 224)
+        assert (config.arch, config.epochs, config.image_size) == ("resnet50", 300, 224)
+        assert config.optimization == Optimization("sgd", lr=0.1, momentum=0.9, weight_decay=1e-4)
         alphas = {value for argument, value in mixing.arguments.items() if "alpha" in argument}
         assert alphas == {"none": set(), "mixup": {0.8}}.get(mixing.method, {1.0})
         assert mixing.arguments.get("ratio") == (0.75 if mixing.method == "hmix" else None)

@@ -17,10 +17,11 @@ from .demo import choose_size, data_folder
 from .distributed import Processes
 from .hardware import choose_hardware, start_device
 from .inputs import Listing, list_dataset
-from .learner import Learner, create_model, create_optimizer, create_schedule
+from .learner import Learner, create_model, create_schedule
 from .loaders import Loaders
 from .model import Average
 from .nonfinite import FiniteWatch, NotFiniteError
+from .optimizers import create_optimizer
 from .output import Claim, Output
 from .progress import Progress
 from .random_states import RandomStates, seed_all
