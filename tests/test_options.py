@@ -138,7 +138,7 @@ def test_names_are_those_of_before() -> None:
     new |= {"init_entry", "new_classifier", "class_names", "absent_classes"}
     new |= {"crop_aspect_ratio", "mirror_probability", "bad_files_limit", "storage_patience"}
     new |= {"val_labels", "allow_empty_classes", "from_config", "aux_loss_weight", "val_resize_size"}
-    new |= {"optimizer", "optimizer_betas", "optimizer_eps"}
+    new |= {"optimizer", "optimizer_betas", "optimizer_eps", "ema_warmup"}
     assert now.keys() - FLAT.keys() == new
     assert [option.name for option in options()] == list(now)
 

@@ -175,6 +175,9 @@ class Config:
     """Keep a moving average of the weights with this decay, in [0, 1), and evaluate it as well: the best
     checkpoint is then the one with its best top-1. Default: none."""
 
+    ema_warmup: bool = False
+    """Begin with a lower --ema-decay: at most (1 + step) / (10 + step)."""
+
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where DALI and the model run; auto takes a GPU where there is one."""
 
@@ -429,6 +432,8 @@ def _check_together(config: Config, ranks: Ranks) -> None:
         "left out with --new-classifier, which takes no classes from the weights",
     )
     require(config, not config.eval_only or config.resume is None, "resume", "left out with --eval-only")
+    warms_up = config.ema_warmup and config.ema_decay is None
+    require(config, not warms_up, "ema_warmup", "used with --ema-decay")
     require(
         config,
         not (config.compile and config.grad_checkpointing),

@@ -163,6 +163,6 @@ class Learner:
         self._scaler.update()
         self.schedule.step()
         if self.average is not None:
-            self.average.update()
+            self.average.update(self.schedule.last_epoch)  # which counts steps
         self.right = right[0] if len(right) == 1 else torch.stack(right).sum()
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()

@@ -96,6 +96,9 @@ class Average:
         What is averaged, on its device; its parameters and buffers are those that every update looks at.
     decay : float
         In [0, 1): the share of the average that stays.
+    warmup : bool
+        Until (1 + step) / (10 + step) reaches `decay`, that share stays instead, so that the random weights
+        of the start are soon forgotten. It is the formula of TensorFlow's ``ExponentialMovingAverage``.
 
     Attributes
     ----------
@@ -110,10 +113,11 @@ class Average:
     counter between host and device, and so waits for the device at every step.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float, *, warmup: bool = False) -> None:
         self.module: nn.Module = AveragedModel(model).module
         self.started = False
-        self._update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        self._decay = decay
+        self._warmup = warmup
         averages = itertools.chain(self.module.parameters(), self.module.buffers())
         values = itertools.chain(model.parameters(), model.buffers())
         self._groups: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
@@ -122,11 +126,14 @@ class Average:
             group[0].append(average.detach())
             group[1].append(value.detach())
 
-    def update(self) -> None:
-        """Take the model's values of now into the average."""
+    def update(self, step: int) -> None:
+        """Take the model's values of now into the average; `step` is the number of the step, from 1."""
+        # A function of the step, so that a resumed run has nothing else to know.
+        decay = min(self._decay, (1 + step) / (10 + step)) if self._warmup else self._decay
+        update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         for averages, values in self._groups.values():
             if self.started:
-                self._update(averages, values, 0)  # its last argument is for other kinds of averages
+                update(averages, values, 0)  # its last argument is for other kinds of averages
             else:
                 torch._foreach_copy_(averages, values)
         self.started = True

@@ -102,7 +102,9 @@ def _train(
     weights = config.init_weights if state.saved is None else None
     model = state.register("model", create_model(config, identity.classes, device, processes, weights))
     try_model(model, config, device, processes)
-    average = None if config.ema_decay is None else state.register("ema", Average(model, config.ema_decay))
+    average = None
+    if config.ema_decay is not None:
+        average = state.register("ema", Average(model, config.ema_decay, warmup=config.ema_warmup))
 
     # Batches.
     patience = Patience(config.storage_patience)
