@@ -73,7 +73,7 @@ def create_learner(config: Config, num_classes: int, batches: int) -> Learner:
     device = start_device(config, processes)
     model = create_model(config, [str(label) for label in range(num_classes)], device, processes, None)
     progress.plan(config, batches)
-    optimizer = create_optimizer(config, model)
+    optimizer = create_optimizer(config, model, processes)
     scaler = GradScaler(device.type, enabled=config.amp == "fp16")
     return Learner(config, processes, model, optimizer, scaler, create_schedule(config, optimizer, progress))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import re
@@ -15,12 +16,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision.models import VisionTransformer
 
 import train_imagenet
 from configs import named_run
 from tests.trainer_process import ROOT, Trainer
 from tests.training_runs import SMALL, assert_same_run, lines, losses, status
 from training.config import DEMO, Config
+from training.distributed import Processes
 from training.model import build_model
 from training.optimization import DEFAULTS, Optimization
 from training.optimizers import create_optimizer
@@ -97,7 +100,7 @@ def test_steps_are_those_of_the_formulas(name: str, decay_all: bool) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3))
     before = {key: value.detach().double().numpy().copy() for key, value in model.named_parameters()}
-    optimizer = create_optimizer(Config(optimization=optimization, decay_all=decay_all), model)
+    optimizer = create_optimizer(Config(optimization=optimization, decay_all=decay_all), model, Processes())
     gradients: dict[str, list[Array]] = {key: [] for key in before}
     for _ in range(STEPS):
         for key, parameter in model.named_parameters():
@@ -116,7 +119,7 @@ def test_steps_are_those_of_the_formulas(name: str, decay_all: bool) -> None:
 def test_what_does_not_decay(name: Any) -> None:
     """With each optimiser: neither biases nor gains, class token and position embedding of a ViT."""
     model = build_model("vit_b_32", 3)
-    optimizer = create_optimizer(Config(optimization=Optimization(name)), model)
+    optimizer = create_optimizer(Config(optimization=Optimization(name)), model, Processes())
     names = {parameter: key for key, parameter in model.named_parameters()}
     found = {group["weight_decay"]: group["params"] for group in optimizer.param_groups}
     assert found.keys() == {DEFAULTS[name]["weight_decay"], 0.0}
@@ -198,6 +201,66 @@ def test_a_checkpoint_of_another_optimizer_is_refused(trainer: Trainer, photos: 
     assert "--optimizer sgd there, adamw here" in error
     assert "--momentum 0.9 there, None here" in error
     assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+
+
+# -- Checkpoints of before ---------------------------------------------------------------------------------
+
+
+def decayed_before(name: str) -> bool:
+    """By the names of a VisionTransformer: all but normalisations, and what is called just "bias"."""
+    return not (name.rpartition(".")[2] == "bias" or ".ln" in name)
+
+
+def test_groups_of_before_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    """A ViT continues as it would have then, bit for bit, also from its next checkpoint; one line says so."""
+    torch.manual_seed(0)
+    sizes = {"image_size": 8, "patch_size": 4, "num_layers": 2, "num_heads": 1}
+    model = VisionTransformer(**sizes, hidden_dim=4, mlp_dim=6, num_classes=3)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    config = Config(optimization=Optimization("sgd", lr=0.1, weight_decay=0.1))
+    names = [name for name, _ in model.named_parameters()]
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in model.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        optimizer.step()
+
+    def resumed(model: nn.Module, state: dict[str, Any]) -> tuple[nn.Module, torch.optim.Optimizer]:
+        copied = copy.deepcopy(model)
+        optimizer = create_optimizer(config, copied, Processes())
+        optimizer.load_state_dict(copy.deepcopy(state))
+        return copied, optimizer
+
+    parameters = dict(model.named_parameters())
+    groups = [
+        {"params": [parameters[n] for n in names if decayed_before(n) is decays], "weight_decay": decay}
+        for decays, decay in ((True, 0.1), (False, 0.0))
+    ]
+    old = torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True, fused=True)
+    step(model, old, 1)
+    again, optimizer = resumed(model, old.state_dict())
+    assert capsys.readouterr().out == (
+        "The checkpoint is of an earlier version, in which 4 more parameters (class_token, in_proj_bias,"
+        " pos_embedding) had weight decay: in this run they keep it\n"
+    )
+    for seed in (2, 3):
+        step(model, old, seed)
+        step(again, optimizer, seed)
+        again, optimizer = resumed(again, optimizer.state_dict())
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
+
+
+def test_groups_that_nobody_had_are_refused() -> None:
+    """Of another model: in PyTorch's words, as the settings would have been before."""
+    model = nn.Linear(2, 2)
+    optimizer = create_optimizer(Config(), model, Processes())
+    state = optimizer.state_dict()
+    state["param_groups"][0]["params"] = [0, 1, 2]
+    with pytest.raises(ValueError, match="parameter group"):
+        optimizer.load_state_dict(state)
 
 
 # -- Options -----------------------------------------------------------------------------------------------

@@ -119,9 +119,11 @@ def _train(
     train_loader = state.register("loader", loaders.train(images["train"]), per_rank=True)
     val_loader = processes.together(lambda: loaders.val(images["val"]))
     progress.plan(config, processes.together(lambda: len(train_loader)))
+    if (note := progress.note_of_before()) is not None:
+        processes.say(note)
 
     # Optimiser and schedule.
-    optimizer = state.register("optimizer", create_optimizer(config, model))
+    optimizer = state.register("optimizer", create_optimizer(config, model, processes))
     scaler = state.register("scaler", GradScaler(device.type, enabled=config.amp == "fp16"))
     schedule = create_schedule(config, optimizer, progress)
     learner = Learner(config, processes, model, optimizer, scaler, schedule, average)
