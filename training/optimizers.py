@@ -42,7 +42,7 @@ def _create(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     if chosen.method == "adamw":
         return torch.optim.AdamW(groups, lr=chosen.lr, betas=chosen.betas, eps=chosen.eps, fused=True)
     try:
-        from timm.optim import Lamb  # only here: users without LAMB need no timm
+        from timm.optim import Lamb  # only here: SGD and AdamW need no timm
     except ImportError as error:
         raise ValueError(f"--optimizer lamb needs a timm that can be imported; got {plain(error)}") from error
     # It clips nothing itself: the step does, for all optimisers, see Learner.
