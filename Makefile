@@ -1,50 +1,49 @@
-# The commands of this repository; `make help` lists them. Each that needs the locked Python
-# environment makes it in .venv first, once for each requirements.lock.
+# The commands of this repository; `make help` lists them. Commands that need the locked Python environment make
+# it in .venv first, once for each requirements.lock.
 #
-#   make train ARGS="--data 'my images' --mix gmix"    ARGS go to the command through the shell
+#   make train ARGS="--data 'my images' --mix gmix"    ARGS are parsed by the shell
 #   make test ARGS="tests/test_packaging.py -n 0"
-#   make env PYTHON=python3.12                         the interpreter that a new .venv is made with
+#   make env PYTHON=python3.12                         the interpreter for a new .venv
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .PHONY: help env train test bounds lint format wheel lock audit sbom image clean
 
 ENV_PYTHON := .venv/bin/python
-# Tests run side by side, one process per core; each takes up to 2 GB of memory. ARGS="-n 0": one after another.
+# Tests run in parallel, one process per core, each with up to 2 GB of memory. ARGS="-n 0" runs them in sequence.
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1 /p' Makefile | while read -r name text; do \
 	    printf '  make %-8s %s\n' "$$name" "$$text"; done
 
-train: env ## train (ARGS are the trainer's options; without any, the demo run)
+train: env ## train (ARGS are the trainer's options; without them, the demo run)
 	$(ENV_PYTHON) train_imagenet.py $(value ARGS)
 
 test: env ## run the tests (ARGS are pytest's options)
 	$(ENV_PYTHON) -m pytest $(PARALLEL) $(value ARGS)
 
-bounds: env ## run the kernels' tests with every array access checked (NUMBA_BOUNDSCHECK)
+bounds: env ## run the kernels' tests with bounds checks (NUMBA_BOUNDSCHECK)
 	NUMBA_BOUNDSCHECK=1 $(ENV_PYTHON) -m pytest $(PARALLEL) -W error::pytest.PytestUnraisableExceptionWarning \
 		tests/test_kernel.py tests/test_entry_points.py tests/test_properties.py tests/test_masks.py tests/test_headers.py
 
-lint: env ## check the formatting, the lint rules and the types
+lint: env ## check formatting, lint rules and types
 	$(ENV_PYTHON) -m ruff format --check .
 	$(ENV_PYTHON) -m ruff check .
 	$(ENV_PYTHON) -m mypy
 
-format: env ## format the code and fix what the lint rules can fix
+format: env ## format the code and apply automatic fixes
 	$(ENV_PYTHON) -m ruff check --fix-only .
 	$(ENV_PYTHON) -m ruff format .
 
-# setuptools packs whatever an earlier build left in build/lib, so each build starts without one.
+# setuptools would also pack files of earlier builds in build/lib, so they are removed first.
 wheel: env ## build the library's wheel into dist/
 	rm -rf build/lib build/bdist.*
 	$(ENV_PYTHON) -m build --wheel --no-isolation
 
-# 3.11 is the oldest supported Python: the lock holds the versions for it and, where they differ,
-# those for the newer ones, whichever Python runs this. The image's lock is the part of it that training
-# takes, in the same versions.
-lock: ## write requirements.lock anew from pyproject.toml (ARGS=--upgrade takes newer versions)
+# 3.11 is the oldest supported Python: the lock has its versions and, if they differ, those for newer Pythons,
+# whichever Python runs this. The image's lock is the part that training needs, with the same versions.
+lock: ## rewrite requirements.lock from pyproject.toml (ARGS=--upgrade for newer versions)
 	"$(or $(value PYTHON),python3)" -m venv --clear build/lock
 	build/lock/bin/python -m pip install --quiet --disable-pip-version-check uv
 	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate \
@@ -54,15 +53,15 @@ lock: ## write requirements.lock anew from pyproject.toml (ARGS=--upgrade takes 
 	    --generate-hashes --custom-compile-command 'make lock' --group train \
 	    --constraint requirements.lock -o docker/requirements.lock pyproject.toml
 
-# Not in the lock: what looks at it from outside may be newer than it. --strict, because a package that the
-# service does not know would pass for one without vulnerabilities otherwise.
-audit: ## look up known vulnerabilities of all that is locked (ARGS are pip-audit's options)
+# pip-audit is not locked, so that it is always current. --strict makes a package that the service does not know
+# an error; otherwise it would count as one without vulnerabilities.
+audit: ## look up known vulnerabilities of the locked packages (ARGS are pip-audit's options)
 	"$(or $(value PYTHON),python3)" -m venv --clear build/audit
 	build/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
 	build/audit/bin/pip-audit --strict --require-hashes --disable-pip --progress-spinner off \
 	    -r requirements.lock $(value ARGS)
 
-sbom: ## write what the image's lock holds to dist/sbom.json (CycloneDX)
+sbom: ## write the packages of the image's lock to dist/sbom.json (CycloneDX)
 	"$(or $(value PYTHON),python3)" -m venv --clear build/sbom
 	build/sbom/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom
 	mkdir -p dist
@@ -77,9 +76,9 @@ clean: ## remove build products and caches (keeps outputs/, data/ and .venv)
 	find . \( -name .git -o -name .venv -o -name outputs -o -name data \) -prune \
 	    -o -type d -name __pycache__ -prune -exec rm -rf {} +
 
-# The shell script behind `make env`. .venv is ready when .venv/requirements.lock, copied there after
-# the install, equals requirements.lock. An environment without that copy is completed in place if it
-# has pip and a fitting Python; one that an install was broken off in, or of another lock, is made anew.
+# The shell script behind `make env`. .venv is ready when .venv/requirements.lock, copied there after the
+# install, equals requirements.lock. An environment without that copy is completed in place if it has pip and a
+# supported Python. It is rebuilt if an install was interrupted or the lock has changed.
 define MAKE_ENVIRONMENT
 set -eu
 unset PYTHONPATH PYTHONHOME
@@ -104,14 +103,14 @@ sys.exit(not (kind == "CPython" and (3, 11) <= sys.version_info[:2] <= (3, 13) a
               and libc[0] == "glibc" and tuple(map(int, libc[1].split(".")[:2])) >= (2, 28)))'
 base='import sys; print(getattr(sys, "_base_executable", sys.executable))'
 
-# An environment made anew keeps the interpreter of the last one, unless PYTHON names another.
-asked=${PYTHON:-python3 python3.13 python3.12 python3.11}
-if [ -n "${PYTHON:-}" ]; then set -- "$PYTHON"; else set -- .venv/bin/python $asked; fi
+# A rebuilt environment keeps its interpreter, unless PYTHON is set.
+candidates=${PYTHON:-python3 python3.13 python3.12 python3.11}
+if [ -n "${PYTHON:-}" ]; then set -- "$PYTHON"; else set -- .venv/bin/python $candidates; fi
 python=
 bare=
 found=
 for name; do
-    # The interpreter itself, not one in an activated environment, which could be .venv.
+    # The base interpreter, because an activated environment could be .venv itself.
     candidate=$("$name" -c "$base" 2>/dev/null) || continue
     if description=$("$candidate" -c "$probe" 2>/dev/null); then
         if "$candidate" -c 'import ensurepip' 2>/dev/null; then python=$candidate with_pip=; break; fi
@@ -123,18 +122,18 @@ for name; do
 done
 if [ -z "$python" ] && [ -n "$bare" ]; then
     version=$(expr "$bare" : '.*CPython \([0-9]*\.[0-9]*\)')
-    stop "found $bare, which has neither ensurepip nor pip, and making .venv takes one of them;" \
+    stop "found $bare, which has neither ensurepip nor pip; .venv needs one of them;" \
         "on Debian or Ubuntu: sudo apt-get install python$version-venv"
 fi
 [ -n "$python" ] ||
-    stop "the locked environment takes CPython 3.11, 3.12 or 3.13 with glibc 2.28 or newer, found" \
-        "${found:-none (looked for $asked)}; install one (sudo apt-get install python3.11-venv, or: uv" \
-        "python install 3.13), or name one: make env PYTHON=/path/to/python3.13"
+    stop "the locked environment needs CPython 3.11, 3.12 or 3.13 with glibc 2.28 or newer; got" \
+        "${found:-none (looked for $candidates)}; install one (sudo apt-get install python3.11-venv, or: uv" \
+        "python install 3.13), or choose one: make env PYTHON=/path/to/python3.13"
 
-# One install at a time: two commands started together, or the pip that a killed one left running.
+# One install at a time: other commands, or the pip of a killed one, may still be running.
 if command -v flock >/dev/null; then
     exec 9<requirements.lock
-    flock --nonblock 9 || { echo "Waiting for another install into .venv to end"; flock 9; }
+    flock --nonblock 9 || { echo "Waiting for another install into .venv"; flock 9; }
     if ready; then exit 0; fi
 fi
 echo "Installing the locked environment into .venv, about 9 GB, a few minutes, once ($python)"
@@ -152,15 +151,15 @@ if .venv/bin/python -c 'import pip' 2>/dev/null; then
 else
     set -- "$python" -m pip --python .venv/bin/python
 fi
-# pip unpacks some 4 GB beside what it installs: more than a /tmp in memory may hold.
+# pip unpacks about 4 GB of temporary files, too much for a /tmp in memory.
 mkdir -p .venv/tmp
 TMPDIR=$PWD/.venv/tmp "$@" install --quiet --disable-pip-version-check --no-input --only-binary :all: \
     --require-hashes -r requirements.lock ||
-    stop "pip could not install requirements.lock, as it says above; make env starts over"
+    stop "pip could not install requirements.lock, see above; make env starts over"
 cp requirements.lock .venv/requirements.lock
 rm -rf .venv/tmp .venv/.incomplete
 endef
 
 env: export MAKE_ENVIRONMENT := $(value MAKE_ENVIRONMENT)
-env: ## make the environment in .venv, if it is not there (PYTHON names the interpreter)
+env: ## make the environment in .venv if it is missing (PYTHON sets the interpreter)
 	@sh -c "$$MAKE_ENVIRONMENT"

@@ -27,7 +27,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
     # Ctrl-C ends the process without a traceback, also before and after `main` looks after it.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from configs import asked_for, named_run
+from configs import named_run, option_from_argv
 from pipelines.files import expand_home
 from pipelines.screen import keep_printing
 from training.config import ALIASES, DEMO, Config, complain, resolve
@@ -48,7 +48,7 @@ def settings_of(arguments: list[str]) -> Config:
     Where it does not give them, they are those that --init-weights names, those of --from-config or --config,
     those of the run without data, or the defaults, in this order.
     """
-    name, repeated = asked_for(arguments, "--config"), asked_for(arguments, "--from-config")
+    name, repeated = option_from_argv(arguments, "--config"), option_from_argv(arguments, "--from-config")
     if repeated is not None:
         if name is not None:
             raise ValueError(f"--from-config must be left out with --config {name}; got {repeated}")
@@ -57,7 +57,7 @@ def settings_of(arguments: list[str]) -> Config:
         default = dataclasses.replace(named_run(name), config=name)
     else:
         default = Config() if _names(arguments, "--data", "--help", "-h") else DEMO
-    weights = asked_for(arguments, *_WEIGHTS)
+    weights = option_from_argv(arguments, *_WEIGHTS)
     if weights is not None and (file := expand_home(weights)).is_file():
         sized = _names(arguments, "--image-size")
         val_sized = sized or _names(arguments, "--val-image-size")

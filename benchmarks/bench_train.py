@@ -30,8 +30,9 @@ from training.config import Config, resolve
 from training.distributed import Processes
 from training.hardware import choose_hardware, start_device
 from training.inputs import list_dataset
-from training.learner import Learner, create_model, create_optimizer, create_schedule
+from training.learner import Learner, create_model, create_schedule
 from training.loaders import Loaders
+from training.optimizers import create_optimizer
 from training.progress import Progress
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -72,7 +73,7 @@ def create_learner(config: Config, num_classes: int, batches: int) -> Learner:
     device = start_device(config, processes)
     model = create_model(config, [str(label) for label in range(num_classes)], device, processes, None)
     progress.plan(config, batches)
-    optimizer = create_optimizer(config, model)
+    optimizer = create_optimizer(config, model, processes)
     scaler = GradScaler(device.type, enabled=config.amp == "fp16")
     return Learner(config, processes, model, optimizer, scaler, create_schedule(config, optimizer, progress))
 

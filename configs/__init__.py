@@ -1,6 +1,6 @@
 """Named runs: ``train_imagenet.py --config NAME --data DIR``.
 
-One file each, with its settings in ``CONFIG``; its docstring tells result, time and hardware.
+Each is a file with its settings in ``CONFIG`` and result, time and hardware in its docstring.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from training.config import Config
 
 
 def names() -> list[str]:
-    """The named runs, sorted."""
+    """List the named runs, sorted."""
     files = Path(__file__).parent.glob("*.py")
     return sorted(path.stem for path in files if not path.stem.startswith("_"))
 
 
 def named_run(name: str) -> Config:
-    """The settings of a named run.
+    """Load the settings of a named run.
 
     Raises
     ------
     ValueError
-        There is none of that name; the message lists them.
+        The name is unknown; the message lists all names.
     """
     if name not in names():
         raise ValueError(f"--config must be one of {', '.join(names())}; got {name}")
@@ -33,8 +33,8 @@ def named_run(name: str) -> Config:
     return config
 
 
-def asked_for(arguments: Sequence[str], *options: str) -> str | None:
-    """What follows an option, of any of these names, on a command line; the last one counts."""
+def option_from_argv(arguments: Sequence[str], *options: str) -> str | None:
+    """Find the value of an option, under any of these names, on a command line; the last one counts."""
     found = None
     for position, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")

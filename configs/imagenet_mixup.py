@@ -2,8 +2,8 @@
 
     python train_imagenet.py --config imagenet_mixup --data DIR
 
-Top-1 in the paper: 77.78 %; it tells neither time nor hardware. This configuration was not run to its end
-yet: no result, time or hardware of this project to state.
+Top-1 in the paper: 77.78 %; time and hardware not given. This configuration has not been run to the end yet,
+so there is no result, time or hardware of this project.
 """
 
 from ._imagenet import imagenet

@@ -2,8 +2,8 @@
 
     python train_imagenet.py --config imagenet_none --data DIR
 
-Top-1 in the paper: 75.68 %; it tells neither time nor hardware. This configuration was not run to its end
-yet: no result, time or hardware of this project to state.
+Top-1 in the paper: 75.68 %; time and hardware not given. This configuration has not been run to the end yet,
+so there is no result, time or hardware of this project.
 """
 
 from ._imagenet import imagenet

@@ -21,6 +21,7 @@ from .mixing import Mixing
 
 if TYPE_CHECKING:
     from .arguments import MixParams
+    from .explanations import explain
     from .operators import MixFunction, blend, mix
     from .wrapping import with_mixing
 
@@ -35,7 +36,13 @@ __version__ = "0.1.0"
 
 _OLDEST_DALI = (2, 4)  # also the newest one tested: pyproject.toml caps it
 
-_NEED_DALI = {"MixParams": "arguments", "blend": "operators", "mix": "operators", "with_mixing": "wrapping"}
+_NEED_DALI = {
+    "MixParams": "arguments",
+    "blend": "operators",
+    "mix": "operators",
+    "explain": "explanations",
+    "with_mixing": "wrapping",
+}
 
 __all__ = [
     "METHODS",
@@ -49,6 +56,7 @@ __all__ = [
     "Uniform",
     "blend",
     "cutmix",
+    "explain",
     "gmix",
     "hmix",
     "mix",

@@ -1,4 +1,4 @@
-"""Arguments that change during training, as nodes."""
+"""Turns arguments that change during training into nodes."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from .validation import ArgumentError, ArgumentValueError
 
 
 def values_of(name: str, function: Callable[[int], float], check: Callable[[str, object], None]) -> DataNode:
-    """The values of a function of the batch's number, in the current pipeline.
+    """Make a node with the values of a function of the batch number, in the current pipeline.
 
     Parameters
     ----------
     name : str
-        Of the argument.
+        The argument's name.
     function : callable
-        Takes the number of the batch: that of DALI's ``BatchInfo.iteration``. It counts through all epochs of
-        a reader, and from 0 in each epoch of an external source that raises StopIteration at its end. With
-        DALI's checkpoints it continues.
+        Takes the batch number, DALI's ``BatchInfo.iteration``. It counts through all epochs of a reader, and
+        from 0 in each epoch of an external source that raises StopIteration at its end. With DALI's
+        checkpoints it continues.
     check : callable
-        Takes the name and a value, and raises for one that the argument does not take.
+        Takes the name and a value, and raises if the value is not valid for the argument.
 
     Returns
     -------

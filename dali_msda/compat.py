@@ -1,6 +1,6 @@
-"""What the library needs of DALI's pipelines beyond their public names; a new version may take it away.
+"""Everything that uses private names of DALI's pipelines, which a new version may remove.
 
-Seen in DALI 2.4. The compiled operators have a file of their own: ``backends/numba/compat.py``.
+Checked with DALI 2.4. For the compiled operators see ``backends/numba/compat.py``.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from nvidia.dali.pipeline import Pipeline
 
 
 def outputs_of(pipeline: Pipeline) -> Any:
-    """What the definition of a pipeline returned, before it is built.
+    """The outputs of a pipeline that is not built yet.
 
     Returns
     -------
     tuple, list or node
-        As ``set_outputs`` was given it or as ``define_graph`` returns it.
+        As passed to ``set_outputs`` or returned by ``define_graph``.
 
     Raises
     ------
     ValueError
-        The pipeline is built, or has no outputs.
+        The pipeline is already built, or has no outputs.
     """
     if pipeline._py_graph_built:
         raise ValueError("pipeline must not be built yet; got one that is: mix before build() and run()")
@@ -35,3 +35,8 @@ def outputs_of(pipeline: Pipeline) -> Any:
             f" {type(pipeline).__name__} without"
         )
     return outputs
+
+
+def origin_of(node: Any) -> tuple[str, int]:
+    """The class of the operator that a node comes from, and which of its outputs it is."""
+    return type(getattr(node.source, "_op", None)).__name__, node.index or 0

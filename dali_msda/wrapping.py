@@ -1,11 +1,11 @@
-"""Mixing in a pipeline that somebody else wrote: one line around its definition."""
+"""Mixing in an existing pipeline, with one line around its definition."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,10 @@ from .compat import outputs_of
 from .methods import TABLE, Method
 from .mixing import method_arguments
 from .operators import mix
+from .record_labels import class_ids
 from .validation import ArgumentTypeError, ArgumentValueError, check_choice, check_fraction
 
-# How often a pipeline was mixed in: draws of their own for each time.
+# How many times each pipeline has been mixed: each time gets its own draws.
 _mixed: weakref.WeakKeyDictionary[Pipeline, int] = weakref.WeakKeyDictionary()
 
 
@@ -28,52 +29,59 @@ def with_mixing(
     method: str = "hmix",
     *,
     num_classes: int | None = None,
-    images: int | str = 0,
-    labels: int | str = 1,
+    images: int | str | Sequence[int | str] = 0,
+    labels: int | str | None = 1,
     **arguments: Any,
 ) -> Any:
-    """The same pipeline, with two of its outputs mixed; nothing in it has to change.
+    """Mix two outputs of a pipeline without changing the pipeline itself.
 
     Parameters
     ----------
     pipeline_function : callable, type or nvidia.dali.Pipeline
-        A function decorated with ``@pipeline_def``, or one that returns nodes or a Pipeline; a class derived
-        from Pipeline, or an instance that is not built.
+        A function decorated with ``@pipeline_def``, or one that returns nodes or a Pipeline; a subclass of
+        Pipeline, or an instance that is not built yet.
     method : str, optional
         See :func:`mix`.
     num_classes : int
         Length of the targets; see :func:`mix`.
     images, labels : int or str, optional
-        Where they are among the outputs: positions, by default 0 and 1 (-1 is the last), or keys of a dict.
+        Their positions among the outputs, by default 0 and 1 (-1 is the last), or keys of a dict. Several
+        `images` are views of the same samples that share their draws. ``labels=None`` mixes images alone.
     **arguments
-        Arguments of :func:`mix`. Those of the method, `probability` and `lam` may be functions of the batch's
+        Arguments of :func:`mix`. Those of the method, `probability` and `lam` may be functions of the batch
         number, counted from 0 through all epochs: ``probability=lambda batch: float(batch < 100_000)``.
 
     Returns
     -------
     callable, type or nvidia.dali.Pipeline
-        What was given, of the same signature. The outputs keep their places: mixed images, float32 targets
-        instead of the labels, and all others as they were. What :func:`mix` returns beyond these two, as with
-        ``return_params=True``, comes after the last output, or under the names of the parameters in a dict.
+        The same kind of object, with the same signature. The outputs keep their places: mixed images, float32
+        targets instead of the labels, and the others unchanged. Further results of :func:`mix` come after the
+        last output, or in a dict by name: the partners' labels and lam with ``output="pair"``; ``lam``,
+        ``partner`` and ``mask`` with ``return_params=True``.
 
     Raises
     ------
     TypeError, ValueError
-        Something else was given, or, when the pipeline is made: an output that is not there or no node, and
-        what :func:`mix` raises.
+        Another kind of object; or, when the pipeline is made, an output that does not exist or is not a node,
+        and the errors of :func:`mix`.
 
     Notes
     -----
-    Without `seed` the draws follow the pipeline's seed. They take none of the seeds that DALI deals out, so
-    random operators of the pipeline draw what they drew without mixing.
+    Without `seed` the draws follow the pipeline's seed. They use none of the seeds that DALI assigns, so the
+    pipeline's random operators draw the same as without mixing.
+
+    ``fn.readers.mxnet`` returns float32 labels, as RecordIO stores them. With `num_classes` they are taken as
+    class ids, which must be whole numbers.
     """
     check_choice("method", method, tuple(TABLE))
-    for name, place in (("images", images), ("labels", labels)):
-        if isinstance(place, bool) or not isinstance(place, int | str):
+    several = isinstance(images, tuple | list)
+    for name, place in [("images", place) for place in _as_tuple(images)] + [("labels", labels)]:
+        wrong = isinstance(place, bool) or not isinstance(place, int | str)
+        if wrong and (name, place) != ("labels", None):
             raise ArgumentTypeError(name, "the position or key of an output", place)
     if num_classes is not None:
         arguments["num_classes"] = num_classes
-    mixing = _Mixing(images, labels, {"method": method, **arguments})
+    mixing = _Mixing(_as_tuple(images), several, labels, {"method": method, **arguments})
     if isinstance(pipeline_function, Pipeline):
         return mixing.mix_pipeline(pipeline_function)
     if isinstance(pipeline_function, type) and issubclass(pipeline_function, Pipeline):
@@ -89,16 +97,18 @@ def with_mixing(
 class _Mixing:
     """What to mix, and how."""
 
-    images: int | str
-    labels: int | str
+    images: tuple[int | str, ...]
+    several: bool
+    """Whether :func:`mix` takes, and returns, a list of images."""
+    labels: int | str | None
     arguments: Mapping[str, Any]
 
     def finish(self, made: Any) -> Any:
-        """Mix what a function made: a pipeline, or its outputs."""
+        """Mix the result of a function: a pipeline, or its outputs."""
         return self.mix_pipeline(made) if isinstance(made, Pipeline) else self.mix_outputs(made)
 
     def mix_pipeline(self, pipeline: Any) -> Any:
-        """Mix outputs of a pipeline that is not built."""
+        """Mix outputs of a pipeline that is not built yet."""
         outputs = outputs_of(pipeline)
         with pipeline:
             mixed = self.mix_outputs(outputs)
@@ -106,30 +116,48 @@ class _Mixing:
         return pipeline
 
     def mix_outputs(self, outputs: Any) -> Any:
-        """Mix two of some outputs, in the current pipeline."""
+        """Mix two of the outputs, in the current pipeline."""
         if not isinstance(outputs, tuple | list | dict):
             outputs = (outputs,)
-        images, labels = (_find(outputs, name, getattr(self, name)) for name in ("images", "labels"))
-        if images == labels:
-            raise ValueError(f"images and labels must be two outputs; got {images!r} for both")
+        images = [_find(outputs, "images", place) for place in self.images]
+        labels = [] if self.labels is None else [_find(outputs, "labels", self.labels)]
+        if len({*images, *labels}) < len(images) + len(labels):
+            places = ", ".join(map(repr, images + labels))
+            raise ValueError(f"images and labels must be different outputs; got {places}")
+        mixed, more = self._mix([outputs[place] for place in images], *(outputs[place] for place in labels))
+        found = dict(zip(images + labels, mixed, strict=True))
+        if isinstance(outputs, dict):
+            if taken := more.keys() & outputs.keys():
+                raise ValueError(
+                    f"outputs must have other keys than what comes with them; got {min(taken)!r}"
+                )
+            return {**outputs, **found, **more}
+        results = [found.get(place, output) for place, output in enumerate(outputs)] + list(more.values())
+        if isinstance(outputs, list):
+            return results
+        return outputs._make(results) if hasattr(outputs, "_make") and not more else tuple(results)
+
+    def _mix(self, images: list[Any], labels: Any = None) -> tuple[list[Any], dict[str, Any]]:
+        """Mixed images and targets, and by name what else there is."""
         arguments = {name: self._value(name, argument) for name, argument in self.arguments.items()}
         if arguments.get("seed") is None:
             arguments |= _derived_seed()
-        mixed, targets, *rest = mix(outputs[images], outputs[labels], **arguments)
-        more: dict[str, Any] = {}
-        for result in rest:
-            more |= result._asdict()
-        if isinstance(outputs, dict):
-            return {**outputs, images: mixed, labels: targets, **more}
-        found = list(outputs)
-        found[images], found[labels] = mixed, targets
-        found += more.values()
-        if isinstance(outputs, list):
-            return found
-        return outputs._make(found) if hasattr(outputs, "_make") and not more else tuple(found)
+        if labels is not None and "num_classes" in arguments:
+            labels = class_ids(labels)
+        made = mix(images if self.several else images[0], labels, **arguments)
+        mixed, *rest = made if isinstance(made, tuple) else (made,)
+        results, more = list(mixed) if self.several else [mixed], {}
+        if labels is not None:
+            targets, *rest = rest
+            if isinstance(targets, tuple):
+                targets, more["partner_labels"], more["lam"] = targets
+            results.append(targets)
+        for params in rest:
+            more |= params._asdict()
+        return results, more
 
     def _value(self, name: str, argument: Any) -> Any:
-        """The argument, or a node with what a function gives."""
+        """The argument, or for a function a node with its values."""
         changes = name in ("probability", "lam", "alpha", *self._method.defaults)
         return values_of(name, argument, self._check) if changes and callable(argument) else argument
 
@@ -145,7 +173,7 @@ class _Mixing:
 
 
 def _find(outputs: Any, name: str, place: int | str) -> Any:
-    """The key or position of an output, which must be a node."""
+    """The key or non-negative position of an output; raise unless it is a node."""
     if isinstance(outputs, dict):
         if place not in outputs:
             raise ArgumentValueError(name, f"one of the keys {', '.join(map(repr, outputs))}", place)
@@ -163,11 +191,15 @@ def _find(outputs: Any, name: str, place: int | str) -> Any:
     return place
 
 
-def _derived_seed() -> dict[str, int]:
-    """A seed of its own for each time that a pipeline is mixed in; empty where the pipeline has no seed.
+def _as_tuple(images: Any) -> tuple[Any, ...]:
+    return tuple(images) if isinstance(images, tuple | list) else (images,)
 
-    DALI deals its seeds out in the order in which it reaches random operators without one: they would go to
-    the mixing, and other random operators of the pipeline would draw other numbers.
+
+def _derived_seed() -> dict[str, int]:
+    """A new seed each time that a pipeline is mixed; none if the pipeline has no seed.
+
+    DALI assigns its seeds to random operators in order. If the mixing took some of them, the pipeline's own
+    random operators would draw other numbers.
     """
     pipeline = Pipeline.current()
     if pipeline is None or pipeline.seed is None:
@@ -178,14 +210,14 @@ def _derived_seed() -> dict[str, int]:
 
 
 def _mixed_function(function: Any, mixing: _Mixing) -> Any:
-    # With conditionals DALI rewrites the function, so also what calls it; what follows needs no rewriting.
+    # With conditionals DALI rewrites the function and its caller; the code after it needs no rewriting.
     finish = do_not_convert(mixing.finish)
 
     @functools.wraps(function)
     def create(*args: Any, **kwargs: Any) -> Any:
         return finish(function(*args, **kwargs))
 
-    # For pipeline_def, which does not follow __wrapped__ to the arguments.
+    # For pipeline_def, which does not follow __wrapped__ to find the arguments.
     create.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
     return create
 
@@ -194,8 +226,8 @@ def _mixed_class(base: Any, mixing: _Mixing) -> Any:
     class Defined(base):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             if self.__dict__.setdefault("_in_init", False):
-                # The class has taken the name of the one that it is made from, and that one's
-                # super(Name, self).__init__ has come here: it means its own base.
+                # This class replaces its base under the same name, so super(Name, self).__init__ in
+                # the base comes here, although it means the base's own base.
                 super(base, self).__init__(*args, **kwargs)
                 return
             self._in_init = True

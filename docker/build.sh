@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the image from this checkout, with its labels; the arguments are options of `docker build`.
+# Builds the image from this checkout, with labels. The arguments are options of `docker build`.
 #
 #   docker/build.sh                                         as dali-msda
 #   IMAGE=my-name ENGINE=podman docker/build.sh --build-arg BASE=python:3.11-slim-bookworm@sha256:...
@@ -10,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml)
 commit=$(git rev-parse HEAD 2>/dev/null || true)
 if [[ -n $commit && -n $(git status --porcelain) ]]; then commit+=-dirty; fi
-# Of a commit 12 digits are enough to name it, and -dirty stays behind them.
+# 12 digits of the commit, and -dirty if present.
 id=$version${commit:+-${commit:0:12}${commit:40}}
 
 read -ra engine <<<"${ENGINE:-docker}"

@@ -1,29 +1,29 @@
 #!/usr/bin/env bash
-# Builds docker/Dockerfile and tries the image: as a user of no entry in /etc/passwd, with a read-only root,
-# without capabilities and without a network. No GPU and no Docker engine is needed: podman, as root too, will do.
+# Builds docker/Dockerfile and tests the image: as a user without an entry in /etc/passwd, with a read-only root,
+# without capabilities and without a network. Needs no GPU, and docker or podman, also as root.
 #
 #   docker/verify.sh                            all stages, in this order:
-#       build         the image; what its layers and parts weigh; what must not be in it is not
+#       build         the image; the sizes of its layers and parts; it has no files that it must not have
 #       doctor        python -m dali_msda.doctor
 #       train         the run without --data, --mix hmix
-#       stop          SIGTERM in the middle of an epoch; the checkpoint is good, the run goes on from it
-#       reproducible  a second build without cache has the same files; the same seed in two containers has
+#       stop          SIGTERM in the middle of an epoch; the run resumes from the checkpoint
+#       reproducible  a second build without cache has the same files; the same seed in two containers gives
 #                     the same losses
 #       tests         the test suite, in the target `test`
-#   docker/verify.sh build train                some of them; the later ones take the image of an earlier build
+#   docker/verify.sh build train                some of them; without build, they use the image of an earlier build
 #
-# ENGINE        the command, "docker" or "podman --some-option"; by default the first of them that works
-# BASE          the base image. By default the Dockerfile's, if it is there or there is no debootstrap to
-#               make a small Debian with Python from the machine's own apt sources
+# ENGINE        the command, "docker" or "podman --some-option"; by default the first one that works
+# BASE          the base image. By default the Dockerfile's; if that has not been pulled and debootstrap is
+#               installed, a small Debian with Python, made from the machine's apt sources
 # IMAGE         the name of the image (dali-msda)
-# TRAIN_ARGS    more options for the stage train, --epochs 1 for instance
+# TRAIN_ARGS    more options for the stage train, such as --epochs 1
 # PATIENCE      seconds without any progress after which the stage stop gives up (600)
 # TEST_ARGS     options of pytest for the stage tests
-# RUN_OPTIONS   more options for every run, "--gpus all" for instance
-# PIP_CONF, CA  a pip.conf for the build and a certificate bundle, which it finds as /run/secrets/ca.crt;
-#               by default both come from this machine's pip
+# RUN_OPTIONS   more options for every run, such as "--gpus all"
+# PIP_CONF, CA  a pip.conf and a certificate bundle (/run/secrets/ca.crt in the build); by default both come from
+#               this machine's pip
 #
-# The log is build/verify.log, what the runs write is in build/verify/.
+# The log is build/verify.log; the runs write to build/verify/.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -32,7 +32,7 @@ chosen=("$@")
 if [[ $# == 0 ]]; then chosen=("${stages[@]}"); fi
 for name in "${chosen[@]}"; do
     if [[ " ${stages[*]} " != *" $name "* ]]; then
-        echo "verify.sh: there is no stage $name; the stages are: ${stages[*]}" >&2
+        echo "verify.sh: STAGE must be one of ${stages[*]}; got $name" >&2
         exit 2
     fi
 done
@@ -62,7 +62,7 @@ make_base() {
     root=$(mktemp -d "$work/base.XXXX")
     say "base: debootstrap of Debian $suite with python3"
     debootstrap --variant=minbase --include=python3,python3-venv "$suite" "$root" "$mirror" >"$work/debootstrap.log"
-    # As in the images of Debian there are no lists, no cache and no documents; no word of the mirror either.
+    # Like Debian's images: no package lists, no cache, no documents, and no mention of the mirror.
     rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/* "$root"/usr/share/{doc,man,info,locale}/* \
         "$root"/var/log/* "$root"/etc/apt/sources.list "$root"/tmp/* "$root"/debootstrap
     tar -C "$root" -c . | "${engine[@]}" import - "$made_base" >/dev/null
@@ -80,13 +80,12 @@ find_engine() {
         engine=(podman)
         runner=()
     else
-        fail "neither docker nor podman works here (on Debian: apt-get install podman runc)"
+        fail "neither docker nor podman works (on Debian: apt-get install podman runc)"
     fi
 }
 
-# Whether podman's default runtime can run anything is known once there is an image to try with. That is crun,
-# which refuses cgroups of versions 1 and 2 side by side; and podman raises limits by itself, which a root
-# without CAP_SYS_RESOURCE may not do.
+# podman's default runtime can be tested only with an image. It is crun, which rejects cgroups of versions 1 and 2
+# side by side. Also, podman raises limits, which root may not do without CAP_SYS_RESOURCE.
 limits=()
 find_runner() {
     local output
@@ -96,7 +95,7 @@ find_runner() {
     runner=(podman --runtime runc --cgroup-manager cgroupfs)
     limits=(--ulimit nofile=8192:8192 --ulimit nproc=8192:8192)
     output=$("${runner[@]}" run --rm --network none "${limits[@]}" "$image" -c pass 2>&1) ||
-        fail "podman runs no container here: $output"
+        fail "podman cannot run containers: $output"
 }
 
 image_id() { "${engine[@]}" image inspect --format '{{.Id}}' "$1"; }
@@ -134,7 +133,7 @@ build() { # NAME [OPTION...]
     fi
     options+=(--secret "id=pip.conf,src=$conf")
     [[ -z $ca ]] || options+=(--secret "id=ca.crt,src=$ca")
-    # The steps of a build need no container of their own where podman is not allowed to make one.
+    # Without chroot isolation podman needs a container for each build step, which it may not be allowed to make.
     [[ ${engine[0]} != podman ]] || options+=(--layers --isolation chroot)
     IMAGE=$name ENGINE="${engine[*]}" docker/build.sh --network host --build-arg BASE="$base" "${options[@]}" "$@" ||
         status=$?
@@ -153,15 +152,15 @@ run() {
         "${run_options[@]}" "${options[@]}" "$@"
 }
 
-# A folder that the container's user can write to.
+# Makes a folder that is writable for the user of the container.
 folder() { # NAME
     rm -rf "${work:?}/$1"
     mkdir -p "$work/$1"
     chmod 1777 "$work/$1"
 }
 
-# The name, version and content of all packages, and of the project: one line each.
-# Compiled files hold the time of their source, so they differ from build to build.
+# Lists name and version of all packages, and hashes of their files and the project's: one line each.
+# Compiled files contain the time of their source, so they differ between builds.
 list_files='
 import hashlib, importlib.metadata, pathlib, sys
 for name, version in sorted((d.metadata["Name"].lower(), d.version) for d in importlib.metadata.distributions()):
@@ -181,10 +180,10 @@ stage_build() {
     commit=$(git rev-parse HEAD)
     find_base
     say "base image: $base"
-    build "$image" >"$work/build.log" 2>&1 || { tail -n 40 "$work/build.log"; fail "the build; all of its output: $work/build.log"; }
+    build "$image" >"$work/build.log" 2>&1 || { tail -n 40 "$work/build.log"; fail "the build; full output: $work/build.log"; }
     say "layers:"
     "${engine[@]}" history --no-trunc --format '{{.Size}}  {{.CreatedBy}}' "$image" | cut -c 1-150 | grep -v '^0  *B'
-    say "bytes in all: $("${engine[@]}" image inspect --format '{{.Size}}' "$image")"
+    say "bytes in total: $("${engine[@]}" image inspect --format '{{.Size}}' "$image")"
     say "MB by part:"
     run --rm --entrypoint sh -- "$image" -c '
         cd /opt/venv/lib/python3*/site-packages
@@ -195,21 +194,21 @@ stage_build() {
         == '10001:10001 ["/opt/venv/bin/python"] SIGTERM' ]] || fail "user, entry point or stop signal"
     "${engine[@]}" image inspect --format '{{json .Config.Env}}' "$image" |
         grep -q "\"DALI_MSDA_COMMIT=$commit" || fail "the image is not of this commit"
-    say "no compiler, no pip, no cache, no secret; the root cannot be written to, /tmp and /outputs can:"
+    say "no compiler, no pip, no cache, no secrets; the root is read-only, /tmp and /outputs are writable:"
     # shellcheck disable=SC2016 # for the shell in the container
     run --rm --entrypoint sh -- "$image" -euc '
         id
         for tool in gcc cc g++ clang ld make git; do
-            if command -v $tool; then echo "FAILED: there is $tool"; exit 1; fi
+            if command -v $tool; then echo "FAILED: found $tool"; exit 1; fi
         done
         for path in /root/.cache /run/secrets/pip.conf /run/secrets/ca.crt /opt/pip /opt/venv/lib/python3*/site-packages/pip /app/tests; do
-            if [ -e "$path" ]; then echo "FAILED: there is $path"; exit 1; fi
+            if [ -e "$path" ]; then echo "FAILED: found $path"; exit 1; fi
         done
         for folder in / /app /opt/venv /usr /var /home; do
-            if touch "$folder/x" 2>/dev/null; then echo "FAILED: $folder can be written to"; exit 1; fi
+            if touch "$folder/x" 2>/dev/null; then echo "FAILED: $folder is writable"; exit 1; fi
         done
         touch /tmp/x /outputs/x
-        if find / -xdev -type f -perm -0002 ! -path "/proc/*" 2>/dev/null | grep .; then echo "FAILED: anyone can write to these"; exit 1; fi'
+        if find / -xdev -type f -perm -0002 ! -path "/proc/*" 2>/dev/null | grep .; then echo "FAILED: these are writable for everyone"; exit 1; fi'
     say "without arguments it shows the help:"
     run --rm -- "$image" >"$work/help.txt"
     head -n 4 "$work/help.txt"
@@ -223,22 +222,21 @@ stage_doctor() {
 
 stage_train() {
     folder train
-    # Just the command of the README, with a folder for the results.
+    # The command of the README, with a folder for the results.
     run --rm -v "$work/train:/outputs" -- "$image" train_imagenet.py --mix hmix "${train_args[@]}" 2>"$work/train.stderr" ||
         { tail -n 20 "$work/train.stderr"; fail "the training"; }
     local output
     output=$(echo "$work"/train/*)
     grep -E '"(image|commit)"' "$output/config.json"
-    [[ -s $output/best.pt ]] || fail "there is no best.pt"
+    [[ -s $output/best.pt ]] || fail "no best.pt"
 }
 
-# What changes while a container works: the files below a folder and what it has printed.
+# A checksum of what a working container changes: the files in a folder and its output.
 traces() { # FOLDER
     { find "$1" -printf '%p %s\n' 2>/dev/null || true; "${runner[@]}" logs "$container" 2>&1 || true; } | cksum
 }
 
-# Waits until a file below a folder holds a text, however slow the machine is: as long as the container runs
-# and something changes.
+# Waits for a text in a file of a folder, however slow the machine, while the container runs and something changes.
 wait_for() { # TEXT FOLDER FILE
     local before="" now since=$SECONDS why=""
     until grep -qs "$1" "$2/$3"; do
@@ -273,11 +271,11 @@ stage_stop() {
     [[ $status == 143 ]] || fail "exit status $status, not 143 (128 + SIGTERM)"
     last=$(last_step)
     say "stopped at step $last; $(ls "$work/stop/run/checkpoints")"
-    [[ $last -lt 200 ]] || fail "the run was over before it was stopped"
-    say "the same command goes on:"
+    [[ $last -lt 200 ]] || fail "the run finished before it was stopped"
+    say "the same command resumes:"
     run --rm -v "$work/stop:/outputs" -- "$image" "${command[@]}" /outputs/run 2>/dev/null
     [[ $(last_step) == 200 ]] || fail "it ended at step $(last_step), not 200"
-    say "and has the losses of a run that was never stopped:"
+    say "with the losses of an uninterrupted run:"
     run --rm -v "$work/stop:/outputs" -- "$image" "${command[@]}" /outputs/whole >/dev/null 2>&1
     same_losses "$work/stop" run whole
 }
@@ -286,7 +284,7 @@ last_step() {
     sed -n 's/.*"step": \([0-9]*\).*/\1/p' "$work/stop/run/metrics.jsonl" | tail -n 1
 }
 
-# Compares two metrics.jsonl but for the times in them.
+# Compares two metrics.jsonl, except for times.
 same_losses() { # FOLDER RUN RUN
     run --rm -v "$1:/outputs:ro" -- "$image" -c '
 import json, sys
@@ -296,22 +294,22 @@ first, second = ([{key: value for key, value in json.loads(line).items()
 if first != second:
     sys.exit(f"FAILED: {len(first)} and {len(second)} lines; first differing: "
              f"{next((pair for pair in zip(first, second) if pair[0] != pair[1]), None)}")
-print(f"verify: the losses of {len(first)} lines are the same, to the last bit; the last line: {first[-1]}")' "$2" "$3"
+print(f"verify: the losses of {len(first)} lines are the same, bit for bit; the last line: {first[-1]}")' "$2" "$3"
 }
 
 stage_reproducible() {
     find_base
     say "a second build, without cache"
     local options=(--no-cache) name
-    # Its stages, 9 GB each, are of no use afterwards; Docker's builder drops them when it needs the space.
+    # Its stages, 9 GB each, are not needed afterwards; Docker's builder removes them when it needs space.
     [[ ${engine[0]} != podman ]] || options+=(--layers=false --force-rm)
     build "$image-again" "${options[@]}" >"$work/again.log" 2>&1 || { tail -n 40 "$work/again.log"; fail "the second build"; }
     run --rm -- "$image" -c "$list_files" --files >"$work/files-1.txt"
     run --rm -- "$image-again" -c "$list_files" --files >"$work/files-2.txt"
-    [[ $(image_id "$image") != "$(image_id "$image-again")" ]] || fail "both names are of one image"
+    [[ $(image_id "$image") != "$(image_id "$image-again")" ]] || fail "both names are the same image"
     "${engine[@]}" rmi -f "$image-again" >/dev/null
     diff "$work/files-1.txt" "$work/files-2.txt" || fail "the two builds differ"
-    say "$(grep -c == "$work/files-1.txt") packages of the same versions, $(grep -vc == "$work/files-1.txt") files of the same content"
+    say "$(grep -c == "$work/files-1.txt") packages with the same versions, $(grep -vc == "$work/files-1.txt") files with the same content"
     folder same
     for name in first second; do
         say "seed 3, $name container"
@@ -324,8 +322,8 @@ stage_reproducible() {
 stage_tests() {
     find_base
     build "$image-test" --target test >"$work/build-test.log" 2>&1 ||
-        { tail -n 40 "$work/build-test.log"; fail "the build of the target test"; }
-    # Some tests put a small program of their own into /tmp.
+        { tail -n 40 "$work/build-test.log"; fail "the build of the test image"; }
+    # Some tests write small programs to /tmp.
     tmp_exec="exec" run --rm -e OMP_NUM_THREADS="${OMP_NUM_THREADS:-}" -- "$image-test" -m pytest -p no:cacheprovider "${test_args[@]}"
 }
 

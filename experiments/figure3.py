@@ -1,4 +1,4 @@
-"""The paper's figure 3: what every method makes of the same two images, and its mask.
+"""The paper's figure 3: the same two images mixed by every method, and the masks.
 
     python -m experiments.figure3 [OUTPUT.png]
 
@@ -24,8 +24,8 @@ from pipelines.files import replace_whole
 LAM, RATIO, SIZE, CENTER = 0.65, 0.5, 224, (95, 125)
 
 
-def shown() -> list[Method]:
-    """The methods whose mask follows from lam and a centre; "stochastic" is one of two others."""
+def single_methods() -> list[Method]:
+    """Methods whose mask depends only on lam and a centre; "stochastic" picks one of two others."""
     return [
         method
         for method in TABLE.values()
@@ -34,14 +34,14 @@ def shown() -> list[Method]:
 
 
 def mix_two(own: Path, partner: Path) -> dict[str, tuple[np.ndarray, np.ndarray | None, float | None]]:
-    """The two images and what every method makes of them: title -> image, mask, label weight."""
+    """Mix two images by every method: title -> image, mask, label weight."""
     pipeline = Pipeline(batch_size=2, num_threads=1, device_id=None, seed=0)
     with pipeline:
         encoded, labels = fn.readers.file(files=[str(own), str(partner)], labels=[0, 1])
         images = fn.resize(fn.decoders.image(encoded), size=[SIZE, SIZE], mode="not_smaller")
         images = fn.crop(images, crop=[SIZE, SIZE])
         outputs = [images]
-        for method in shown():
+        for method in single_methods():
             mixed, _, params = msda.mix(
                 images,
                 labels,
@@ -61,14 +61,14 @@ def mix_two(own: Path, partner: Path) -> dict[str, tuple[np.ndarray, np.ndarray 
         "own image": (arrays[0][0], None, None),
         "partner": (arrays[0][1], None, None),
     }
-    for number, method in enumerate(shown()):
+    for number, method in enumerate(single_methods()):
         mixed, mask, lam = arrays[1 + 3 * number : 4 + 3 * number]
         panels[method.title] = (mixed[0], mask[0, :, :, 0], float(lam[0]))
     return panels
 
 
 def draw(panels: dict[str, tuple[np.ndarray, np.ndarray | None, float | None]], output: Path) -> None:
-    """Image row and mask row, white where the own image shows."""
+    """Draw a row of images and a row of masks, white for the own image."""
     matplotlib.use("Agg")
     from matplotlib import patches, pyplot
 
@@ -92,7 +92,7 @@ def draw(panels: dict[str, tuple[np.ndarray, np.ndarray | None, float | None]], 
 
 
 def main() -> None:
-    """Make the images, mix them, draw."""
+    """Make two images, mix them, draw the figure."""
     output = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/methods.png")
     with tempfile.TemporaryDirectory() as folder:
         data = make_demo_dataset(Path(folder) / "demo", train_per_class=4, val_per_class=1)

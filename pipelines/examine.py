@@ -220,7 +220,7 @@ def _explain_exit(exit_code: int | None) -> _Failure:
     name = signal.Signals(-exit_code).name
     if -exit_code == signal.SIGKILL:
         return _Failure(f"the decoding process was killed ({name}), perhaps out of memory", certain=False)
-    return _Failure(f"the decoder crashed ({name})")
+    return _Failure(f"the decoder crashed its process ({name})")
 
 
 def _failed_result(item: Item, failure: _Failure) -> Result:

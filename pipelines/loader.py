@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from typing import Any, get_args
@@ -17,6 +18,7 @@ except ImportError as error:
     ) from error
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
+import dali_msda as msda
 from dali_msda.validation import check_choice
 
 from .records import Layout, Shard
@@ -53,6 +55,8 @@ class DALILoader:
         Unknown layout; `multiple` below 1, or above 1 without `drop_last`; an order with another batch size;
         without an order, no reader, several readers, or one that does not pad; `drop_last` without a full
         batch; a pipeline resumed from a checkpoint without `state`, or the reverse.
+    RuntimeError
+        DALI cannot make a batch; mixing errors are explained by :func:`dali_msda.explain`.
 
     Notes
     -----
@@ -103,7 +107,8 @@ class DALILoader:
         # Without a size or reader, DALI's iterator does not count. Its counting (2.4) makes empty batches for
         # shards of different sizes, or starts the next epoch with leftover padding.
         names = ["images", "targets", "kept"][: pipeline.num_outputs]
-        self._batches = DALIGenericIterator([pipeline], names)
+        with _explain_errors():  # it makes the first batch
+            self._batches = DALIGenericIterator([pipeline], names)
 
     def state(self) -> dict[str, Any]:
         """The position after the last batch returned, whatever DALI has prefetched.
@@ -149,13 +154,15 @@ class DALILoader:
     def finish_epoch(self) -> None:
         """Take the remaining batches of the epoch, padding included, so that all shards are equally long."""
         for _ in range(self._position, self.longest):
-            next(self._batches)
+            with _explain_errors():
+                next(self._batches)
         self._position = 0
         self._epoch += 1
 
     def next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the next batch of the epoch, which must have one. Without `drop_last` it may be empty."""
-        (batch,) = next(self._batches)
+        with _explain_errors():
+            (batch,) = next(self._batches)
         real = self._shard_size() - self._position * self._order.batch_size
         self._position += 1
         images, targets = batch["images"][:real], batch["targets"][:real]
@@ -175,6 +182,17 @@ class DALILoader:
             if len(batch[0]) > 0:
                 yield batch
         self.finish_epoch()
+
+
+@contextlib.contextmanager
+def _explain_errors() -> Iterator[None]:
+    """Raise DALI's mixing errors with the text of :func:`dali_msda.explain`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if explanation := msda.explain(error):
+            raise RuntimeError(explanation) from error
+        raise
 
 
 def _read_order(pipeline: Pipeline) -> tuple[Order, bool]:

@@ -1,4 +1,4 @@
-"""Printing that never ends a run, whatever the characters and the terminal, and that goes to a file as well.
+"""Print without ever ending a run, whatever the characters and the terminal, and log it to a file.
 
 Imports nothing heavy.
 """
@@ -18,20 +18,20 @@ _FULL_PIPE_SECONDS = 1.0
 
 
 class Log:
-    """The lines that are printed, for a file that is made when there is a place for it.
+    """The printed lines, kept until a file for them is opened, then written to it.
 
-    An error of the file ends nothing: its lines are tried again with the next one. Of what is drawn over, as
-    a progress bar, what stands there in the end is a line.
+    Errors of the file are ignored: unwritten lines are retried with the next one. Of overwritten text, such
+    as a progress bar, only the last state is kept.
     """
 
     def __init__(self) -> None:
         self._path: Path | None = None
-        # While the storage is away; more of them is no loss to anybody.
+        # Lines to write while the storage is away. Older lines are dropped.
         self._waiting: deque[bytes] = deque(maxlen=10_000)
-        self._begun: dict[int, bytes] = {}  # the line of each descriptor that has no end yet
+        self._begun: dict[int, bytes] = {}  # the incomplete line of each descriptor
 
     def add(self, descriptor: int, data: bytes) -> None:
-        """Take what is printed."""
+        """Add printed text."""
         *lines, begun = (self._begun.get(descriptor, b"") + data).split(b"\n")
         self._begun[descriptor] = begun[begun.rfind(b"\r") + 1 :]
         for line in lines:
@@ -41,11 +41,11 @@ class Log:
             self._write()
 
     def note(self, line: bytes) -> None:
-        """Take a line, without a look at the file now: it may be out of reach."""
+        """Add a line without writing it yet, because the file may be out of reach."""
         self._waiting.append(line.rstrip() + b"\n")
 
     def open(self, path: Path) -> None:
-        """Write all lines, those that came before as well, to the end of a file."""
+        """Append all lines, including earlier ones, to a file."""
         with contextlib.suppress(OSError):
             path.touch()
         self._path = path
@@ -55,7 +55,7 @@ class Log:
         if self._path is None:
             return
         try:
-            # By its name each time, and never made again: see `training.appending`.
+            # Opened by name each time, and never created again: see `training.appending`.
             descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND)
         except OSError:
             return
@@ -77,7 +77,7 @@ _log = Log()
 
 
 def screen_log() -> Log:
-    """What this process has printed since :func:`keep_printing`."""
+    """The log of what this process has printed since :func:`keep_printing`."""
     return _log
 
 

@@ -58,8 +58,8 @@ class Order:
     def positions(self, batch: int) -> list[int]:
         """Positions in the source of the samples of a batch; batches count from 0 through all epochs.
 
-        For sources with random access; DALI's readers shuffle in an order of their own. The part is padded
-        with its last sample.
+        For sources with random access; DALI's readers have another order. The part is padded with its last
+        sample.
         """
         epoch, number = divmod(batch, self.batches)
         order = _shuffled(self.size, self.seed or 0, epoch) if self.shuffle else range(self.size)

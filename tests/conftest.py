@@ -1,11 +1,11 @@
-"""Small image sets, made once, which no test changes; and runs of the trainer."""
+"""Small image sets, made once and never changed; and runs of the trainer."""
 
 from __future__ import annotations
 
 import os
 
-# Tests run side by side, each with one thread: threads that wait for each other while something else runs on
-# their cores make PyTorch many times slower, and their number changes sums. Before PyTorch is imported.
+# Tests run in parallel, each with one thread: threads that wait for each other on busy cores make PyTorch
+# many times slower, and their number changes sums. Set before PyTorch is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import signal
@@ -20,35 +20,35 @@ from tests import devices
 from tests.image_sets import CLASSES, TRAIN_COUNTS, VAL_COUNTS, photo, plain, write_split
 from tests.trainer_process import Trainer, plain_classifier
 
-# Under nohup, or in the background of a script, signals are ignored, and every process that is started then
-# inherits that: the tests of signals could not end a run. One that is handled, by nothing, is not inherited.
+# Under nohup, or in the background of a script, signals are ignored, and child processes inherit that: tests
+# of signals could not stop a run. A handler is not inherited: an empty one restores the default in children.
 for number in (signal.SIGHUP, signal.SIGINT):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, lambda *_: None)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """With ``-m gpu``: a package that is missing costs the tests that import it, and no others."""
+    """With ``-m gpu``, a missing package disables only the tests that import it."""
     if config.getoption("markexpr") == "gpu":
         config.option.continue_on_collection_errors = True
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With ``-m gpu``: only what takes a device. A machine with a GPU may lack what other tests import."""
+    """With ``-m gpu``, collect only files with devices: other tests may need packages that are missing."""
     if config.getoption("markexpr") != "gpu" or not collection_path.name.startswith("test_"):
         return None
-    return None if _takes_a_device(collection_path) else True
+    return None if _uses_devices(collection_path) else True
 
 
-def _takes_a_device(path: Path) -> bool:
+def _uses_devices(path: Path) -> bool:
     return "from tests.devices import" in path.read_text()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a GPU where there is none."""
+    """Skip tests that need a GPU if there is none."""
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
-    if unseen := {item.path.name for item in on_gpu if not _takes_a_device(item.path)}:
-        raise pytest.UsageError(f"-m gpu would not see {unseen}: take the device from tests.devices")
+    if unseen := {item.path.name for item in on_gpu if not _uses_devices(item.path)}:
+        raise pytest.UsageError(f"-m gpu would not find {unseen}: get the device from tests.devices")
     if on_gpu and (reason := devices.missing()):
         for item in on_gpu:
             item.add_marker(pytest.mark.skip(reason=reason))
@@ -56,7 +56,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def coded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """23 training and 17 validation images of three classes; each shows nothing but its index."""
+    """23 training and 17 validation images of three classes; each has the colour of its index."""
     root = tmp_path_factory.mktemp("coded")
     write_split(root / "train", TRAIN_COUNTS, plain)
     write_split(root / "val", VAL_COUNTS, plain)
@@ -65,7 +65,7 @@ def coded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def primaries(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four images of each of three classes, which are plain red, green and blue."""
+    """Three classes with four images each, plain red, green and blue."""
     root = tmp_path_factory.mktemp("primaries")
     for position, name in enumerate(CLASSES):
         (root / name).mkdir()
@@ -93,7 +93,7 @@ def halves(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def ramps(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """64 images whose red is the column and whose green is the row."""
+    """64 images with the column in red and the row in green."""
     rows, columns = np.mgrid[0:256, 0:256]
     image = np.stack([columns, rows, 0 * rows], axis=2).astype(np.uint8)
     return _copies(tmp_path_factory.mktemp("ramps"), image, 64)
@@ -110,7 +110,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trainer() -> Iterator[Trainer]:
-    """A process that runs the trainer in processes of its own."""
+    """A process that runs the trainer in child processes."""
     trainer = Trainer()
     yield trainer
     trainer.close()
@@ -118,5 +118,5 @@ def trainer() -> Iterator[Trainer]:
 
 @pytest.fixture
 def plain_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The trainer takes a small model, without BatchNorm and dropout."""
+    """Makes the trainer use a small model, without BatchNorm and dropout."""
     monkeypatch.setattr("training.learner.build_model", plain_classifier)

@@ -78,6 +78,7 @@ def fake_gpu() -> Iterator[Waits]:
             ("is_available", True),
             ("device_count", 1),
             ("is_bf16_supported", True),
+            ("is_current_stream_capturing", False),
             ("set_device", None),
             ("max_memory_reserved", 0),
             ("get_rng_state", torch.zeros(16, dtype=torch.uint8)),

@@ -1,10 +1,10 @@
-"""Cut and flipped files of every format, through all that decodes, in processes that must not die of them.
+"""Send damaged files of every format through every decoder, in processes that must not crash.
 
     python -m tests.fuzzing --files 20000
 
-A file follows from its number. What a process dies of is written to a folder, and the exit status is 1.
-tests/test_headers.py tries the first few. "whole" and "crop" are the pipelines of validation and training;
-"examine" is what the check does, and the trainer when it looks for bad files.
+Each file is derived from its number. Files that crash a process are written to a folder, and the exit status
+is 1. tests/test_headers.py tries the first few. "whole" and "crop" are the pipelines of validation and
+training; "examine" is the decoder of the check, which the trainer also uses to find bad files.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.damage import encode
 from tests.sources import memory_class
 
 PATHS = ("whole", "crop", "examine")
-BATCH = 32  # above four images a thread, so that headers are read in several threads
+BATCH = 32  # more than four images per thread, so that headers are read in several threads
 _THREADS = 2
 _MODES = {
     "JPEG": ("RGB", "L", "CMYK"),
@@ -47,7 +47,7 @@ _OPTIONS: dict[str, tuple[dict[str, Any], ...]] = {
 
 
 def originals() -> list[tuple[str, bytes]]:
-    """A whole file of every format and mode, and its name."""
+    """An undamaged file of every format and mode, with its name."""
     return [
         (f"{form} {mode} {size} {options}", encode(form, mode, size, **options))
         for form, modes in _MODES.items()
@@ -58,8 +58,8 @@ def originals() -> list[tuple[str, bytes]]:
     ]
 
 
-def damaged(number: int, whole: list[tuple[str, bytes]]) -> tuple[str, bytes]:
-    """The file of a number: what it was, and what it is; damage to headers is the more frequent."""
+def damage(number: int, whole: list[tuple[str, bytes]]) -> tuple[str, bytes]:
+    """Derive a damaged file from a number; returns name and content. Headers are damaged most often."""
     rng = random.Random(number)
     name, content = rng.choice(whole)
     data = bytearray(content)
@@ -83,7 +83,7 @@ def damaged(number: int, whole: list[tuple[str, bytes]]) -> tuple[str, bytes]:
     return name, bytes(data)
 
 
-def _pipeline(path: str, source: Any) -> Pipeline:
+def _make_pipeline(path: str, source: Any) -> Pipeline:
     common: dict[str, Any] = {
         "batch_size": BATCH,
         "num_threads": _THREADS,
@@ -98,36 +98,36 @@ def _pipeline(path: str, source: Any) -> Pipeline:
     return pipeline
 
 
-def decode_in_batches(path: str, numbers: range, say: Callable[[int], None]) -> Counter[str]:
-    """One damaged file in each batch, first in that of validation; what came of them."""
+def decode_in_batches(path: str, numbers: range, report: Callable[[int], None]) -> Counter[str]:
+    """Decode batches with one damaged file each, and count outcomes."""
     whole, good = originals(), encode("JPEG", size=(33, 17))
     source = memory_class()(("a",), [(good, 0)] * BATCH)
     counts: Counter[str] = Counter()
-    pipeline = _pipeline(path, source)
+    pipeline = _make_pipeline(path, source)
     for number in numbers:
-        say(number)
-        source.samples[0] = damaged(number, whole)[1], 0
+        report(number)
+        source.samples[0] = damage(number, whole)[1], 0
         try:
             pipeline.run()
         except RuntimeError:
             counts["refused"] += 1
-            pipeline = _pipeline(path, source)
+            pipeline = _make_pipeline(path, source)
         else:
             counts["decoded"] += 1
     return counts
 
 
 def examine_all(numbers: range) -> tuple[Counter[str], dict[int, str]]:
-    """What came of the files, and those that a process died of."""
+    """Decode files as the check does; returns counts of outcomes, and the files that crashed a process."""
     whole = originals()
-    source = memory_class()(("a",), [(damaged(number, whole)[1], 0) for number in numbers])
+    source = memory_class()(("a",), [(damage(number, whole)[1], 0) for number in numbers])
     errors = examine(source, range(len(source)))
     fatal = {numbers[position]: error for position, error in errors.items() if "process" in error}
     return Counter(refused=len(errors), decoded=len(source) - len(errors)), fatal
 
 
 def fuzz(path: str, numbers: range) -> tuple[Counter[str], dict[int, str]]:
-    """The same, in processes of their own; one that died is followed by another."""
+    """Decode files in separate processes, restarted after a crash; returns counts and crashes."""
     if path == "examine":
         return examine_all(numbers)
     counts: Counter[str] = Counter()
@@ -151,7 +151,7 @@ def fuzz(path: str, numbers: range) -> tuple[Counter[str], dict[int, str]]:
 
 
 def main() -> int:
-    """Run from the command line; the exit status."""
+    """Run from the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzzing", description=__doc__)
     parser.add_argument("--files", type=int, default=20000)
     parser.add_argument("--first", type=int, default=0)
@@ -162,17 +162,17 @@ def main() -> int:
     if options.one:
         print(json.dumps(decode_in_batches(options.one, numbers, lambda n: print(n, flush=True))))
         return 0
-    died = False
+    crashed = False
     for path in PATHS:
         counts, fatal = fuzz(path, numbers)
         print(path, dict(counts), flush=True)
-        for number, what in fatal.items():
-            died = True
+        for number, reason in fatal.items():
+            crashed = True
             options.output.mkdir(parents=True, exist_ok=True)
-            name, data = damaged(number, originals())
+            name, data = damage(number, originals())
             (options.output / str(number)).write_bytes(data)
-            print(f"  {number}: {name}, {what}", flush=True)
-    return int(died)
+            print(f"  {number}: {name}, {reason}", flush=True)
+    return int(crashed)
 
 
 if __name__ == "__main__":

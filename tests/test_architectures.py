@@ -29,8 +29,9 @@ from training.architectures import TORCHVISION
 from training.config import Config, resolve
 from training.distributed import Processes
 from training.export import export
-from training.learner import Learner, create_model, create_optimizer, create_schedule
-from training.model import build_model, checkpoint_activations, parameter_groups
+from training.learner import Learner, create_model, create_schedule
+from training.model import build_model, checkpoint_activations
+from training.optimizers import create_optimizer, parameter_groups
 from training.options import saved_settings
 from training.progress import Progress
 
@@ -230,7 +231,7 @@ def test_loss_of_auxiliary_heads(
     model = create_model(config, ["a", "b", "c"], CPU, Processes(), None)
     images, targets = torch.randn(2, 3, size, size), torch.tensor([[0.7, 0.3, 0.0], [0.0, 0.1, 0.9]])
     before = copy.deepcopy(model)
-    optimizer, progress = create_optimizer(config, model), Progress()
+    optimizer, progress = create_optimizer(config, model, Processes()), Progress()
     progress.plan(config, 10)
     schedule = create_schedule(config, optimizer, progress)
     learner = Learner(config, Processes(), model, optimizer, GradScaler("cpu", enabled=False), schedule)

@@ -428,7 +428,7 @@ def test_files_that_need_too_much_time_or_memory(tmp_path: Path, monkeypatch: py
     assert [reasons[f"a/{index:03d}.png"] for index in range(4)] == ["empty file"] * 4
     assert reasons["a/slow.png"] == "not decoded within 1.5 s"
     assert reasons["a/large.png"] == ("the decoding process was killed (SIGKILL), perhaps out of memory")
-    assert reasons["a/fatal.png"] == "the decoder crashed (SIGFPE)"
+    assert reasons["a/fatal.png"] == "the decoder crashed its process (SIGFPE)"
     monkeypatch.undo()
     status, report = run(data, output)
     assert list(report["unusable"]["set"]) == [*(f"a/{index:03d}.png" for index in range(4)), "a/fatal.png"]

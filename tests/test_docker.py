@@ -1,4 +1,4 @@
-"""The files of the image, without building it: docker/verify.sh does that."""
+"""The files for the image, without building it; docker/verify.sh builds it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def instructions(text: str) -> list[tuple[str, str]]:
 
 
 def stages() -> dict[str, list[tuple[str, str]]]:
-    """The instructions of each stage by its name; those before the first under ""."""
+    """The instructions by name of the stage; "" has those before the first stage."""
     result: dict[str, list[tuple[str, str]]] = {"": []}
     current = ""
     for name, rest in instructions(DOCKERFILE.read_text()):
@@ -61,7 +61,7 @@ def lock(path: Path) -> dict[str, set[str]]:
 
 
 def test_python_is_process_one_and_gets_the_signals() -> None:
-    """No shell in between: a shell as process 1 does not pass SIGTERM on."""
+    """Not a shell, which would not forward SIGTERM as process 1."""
     (entry,) = arguments("final", "ENTRYPOINT")
     assert json.loads(entry) == ["/opt/venv/bin/python"]
     assert arguments("final", "STOPSIGNAL") == ["SIGTERM"]
@@ -75,7 +75,7 @@ def test_help_without_arguments() -> None:
 
 @pytest.mark.parametrize("stage", ["final", "test"])
 def test_user_is_a_number_and_not_root(stage: str) -> None:
-    """Kubernetes' runAsNonRoot takes numbers only."""
+    """Kubernetes' runAsNonRoot accepts only numbers."""
     user = arguments(stage, "USER")[-1]
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user), user
 
@@ -92,7 +92,7 @@ def test_base_is_an_argument() -> None:
 
 
 def test_final_stage_runs_nothing() -> None:
-    """What is only copied leaves no caches, lists or tools behind."""
+    """A stage that only copies contains no caches, package lists or tools."""
     assert arguments("final", "RUN") == []
     assert all(rest.startswith("--from=") for rest in arguments("final", "COPY"))
 
@@ -111,11 +111,11 @@ def test_caches_are_where_any_user_can_write() -> None:
     environment = dict(re.findall(r"(\w+)=(\S+)", " ".join(arguments("final", "ENV"))))
     assert environment["HOME"] == "/tmp"
     assert environment["NUMBA_CACHE_DIR"].startswith("/tmp/")
-    assert environment["USER"]  # getpass.getuser() has no other source where /etc/passwd lacks the user
+    assert environment["USER"]  # getpass.getuser() needs it if /etc/passwd does not have the user
 
 
 def test_driver_libraries() -> None:
-    """nvJPEG's hardware decoder opens libnvcuvid, which comes into a container with `video` only."""
+    """nvJPEG's hardware decoder opens libnvcuvid, which containers get only with `video`."""
     (found,) = re.findall(r"NVIDIA_DRIVER_CAPABILITIES=(\S+)", " ".join(arguments("final", "ENV")))
     assert found.split(",") == ["compute", "utility", "video"]
     assert f"NVIDIA_DRIVER_CAPABILITIES={found}`" in (ROOT / "docs" / "gpu.md").read_text()
@@ -140,8 +140,8 @@ def test_config_json_gets_commit_and_image() -> None:
         assert f"--build-arg {argument}=" in build
 
 
-def test_what_is_left_out_exists_and_is_not_imported() -> None:
-    """The list of what the image does not need names files of the repository, none that training imports."""
+def test_removed_files_exist_and_are_not_imported() -> None:
+    """The files removed from the image are in the repository, and training imports none of them."""
     (clean,) = (run for run in arguments("source", "RUN") if run.startswith("rm "))
     left_out = clean.split("&&")[0].split()[2:]
     assert "tests" in left_out
@@ -159,7 +159,7 @@ def test_what_is_left_out_exists_and_is_not_imported() -> None:
 
 
 def ignored(path: str) -> bool:
-    """Whether .dockerignore leaves `path` out, for the patterns that it has: names, and **/names."""
+    """Whether .dockerignore excludes `path`; supports the patterns NAME and **/NAME."""
     patterns = [
         line for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] not in ("", "#")
     ]
@@ -187,13 +187,13 @@ def ignored(path: str) -> bool:
         "dali_msda.egg-info/PKG-INFO",
     ],
 )
-def test_context_holds_no_products(path: str) -> None:
+def test_context_has_no_build_products(path: str) -> None:
     assert ignored(path)
 
 
-def test_context_holds_all_sources() -> None:
+def test_context_has_all_sources() -> None:
     if not (ROOT / ".git").exists() or shutil.which("git") is None:
-        pytest.skip("which files are sources is known in a checkout only")
+        pytest.skip("only a checkout knows which files are sources")
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert [path for path in listed.stdout.splitlines() if ignored(path)] == []
 
@@ -226,8 +226,8 @@ def test_scripts(name: str) -> None:
 
 
 @pytest.mark.parametrize("image", ["dali-msda", "another"])
-def test_build_gives_one_name(image: str) -> None:
-    """With a second one the image of the tests would take the place of the image."""
+def test_build_sets_one_tag(image: str) -> None:
+    """With a second tag, the test image would replace the image."""
     environment = {**os.environ, "ENGINE": "echo", "IMAGE": image if image == "another" else ""}
     run = subprocess.run(
         [ROOT / "docker" / "build.sh", "--target", "test"],
@@ -242,16 +242,16 @@ def test_build_gives_one_name(image: str) -> None:
     assert words[-3:] == ["--target", "test", "."]
 
 
-def test_verify_refuses_an_unknown_stage() -> None:
+def test_verify_rejects_an_unknown_stage() -> None:
     run = subprocess.run(
         [ROOT / "docker" / "verify.sh", "build", "trian"], capture_output=True, text=True, check=False
     )
     assert run.returncode == 2
-    assert "no stage trian" in run.stderr
+    assert "STAGE must be one of build doctor train stop reproducible tests; got trian" in run.stderr
 
 
-def test_verify_notices_that_a_build_failed(tmp_path: Path) -> None:
-    """It would try an older image of that name otherwise, or none."""
+def test_verify_stops_when_a_build_fails(tmp_path: Path) -> None:
+    """Otherwise it would test an older image of that name, or none."""
     shutil.copytree(ROOT / "docker", tmp_path / "docker")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     engine = tmp_path / "engine"
@@ -327,17 +327,17 @@ def test_verify_waits_for_progress(steps: int, then: str, said: str, tmp_path: P
 # -- The locks ------------------------------------------------------------------------------------------
 
 
-def test_image_takes_versions_and_hashes_of_the_lock() -> None:
+def test_image_has_versions_and_hashes_of_the_lock() -> None:
     whole, image = lock(ROOT / "requirements.lock"), lock(ROOT / "docker" / "requirements.lock")
-    # Markers may be narrower where only the development packages take a requirement on other Pythons.
-    named = {entry.split(" ;")[0]: hashes for entry, hashes in whole.items()}
+    # Markers may be narrower if only development packages need a requirement on other Pythons.
+    locked = {entry.split(" ;")[0]: hashes for entry, hashes in whole.items()}
     wanted = {entry.split(" ;")[0]: hashes for entry, hashes in image.items()}
     assert wanted
-    assert {entry: named.get(entry) for entry in wanted} == wanted
+    assert {entry: locked.get(entry) for entry in wanted} == wanted
     assert all(wanted.values())
 
 
-def test_image_has_what_training_takes_and_no_more() -> None:
+def test_image_has_exactly_what_training_needs() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     names = {Requirement(entry).name for entry in lock(ROOT / "docker" / "requirements.lock")}
     train = [*project["project"]["dependencies"], *project["dependency-groups"]["train"]]
@@ -346,7 +346,7 @@ def test_image_has_what_training_takes_and_no_more() -> None:
 
 
 def test_one_cuda_major() -> None:
-    """torch's and DALI's libraries of CUDA 12, those that DALI loads at run time among them."""
+    """CUDA 12 libraries of torch and DALI, including those that DALI loads at run time."""
     names = {Requirement(entry).name for entry in lock(ROOT / "docker" / "requirements.lock")}
     libraries = {name for name in names if re.search(r"-cu\d+$", name)}
     assert {"nvidia-npp-cu12", "nvidia-cufft-cu12", "nvidia-cudnn-cu12"} <= libraries

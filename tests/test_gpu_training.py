@@ -19,6 +19,7 @@ from training.distributed import Processes
 from training.learner import Learner
 from training.loaders import Loaders
 from training.model import build_model
+from training.optimization import Optimization
 from training.recipe import train
 from training.run import Run
 from training.signals import StopSignals
@@ -105,11 +106,15 @@ def waits_by_step(run: Run, waits: Waits, monkeypatch: pytest.MonkeyPatch) -> li
     return found
 
 
+CLIPPING = Optimization(clip_grad_norm=1.0)
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "float32": {"amp": "none"},
-    "everything": {"ema_decay": 0.9, "clip_grad_norm": 1.0, "accumulate": 2, "loss": "bce"},
-    "fp16": {"amp": "fp16", "clip_grad_norm": 1.0, "ema_decay": 0.9},
+    "everything": {"ema_decay": 0.9, "optimization": CLIPPING, "accumulate": 2, "loss": "bce"},
+    "fp16": {"amp": "fp16", "optimization": CLIPPING, "ema_decay": 0.9},
+    "adamw": {"optimization": Optimization("adamw")},
+    "adamw, fp16": {"amp": "fp16", "optimization": Optimization("adamw", clip_grad_norm=1.0)},
+    "lamb": {"optimization": Optimization("lamb")},
     "checkpointing": {"grad_checkpointing": True},
     "other model": {"arch": "mobilenet_v3_small", "ema_decay": 0.9},
 }

@@ -72,7 +72,7 @@ def knows_folders(source: str) -> bool:
 
 
 def test_few_files_know_folders() -> None:
-    """The others know only the contract of a source, so another format needs no change there."""
+    """The others know only the protocol of a source, so another format needs no change there."""
     paths = [path for folder in ("pipelines", "training", "train_imagenet") for path in modules(folder)]
     users = {str(path.relative_to(ROOT)) for path in paths if knows_folders(path.read_text())}
     assert users == {"pipelines/folders.py", "pipelines/check.py", "pipelines/_findings.py"}

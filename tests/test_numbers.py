@@ -21,7 +21,8 @@ from tests.training_runs import SMALL, lines, status, train
 from training.architectures import TORCHVISION
 from training.figures import rounded
 from training.learner import Learner
-from training.model import build_model, build_schedule, parameter_groups
+from training.model import build_model, build_schedule
+from training.optimizers import parameter_groups
 
 # -- Numbers that are none ----------------------------------------------------------------------------------
 
@@ -257,6 +258,28 @@ def test_how_far_a_run_goes(name: str, whole: Path, trainer: Trainer, photos: Pa
         wanted, got = (torch.load(folder / "last.pt", weights_only=True) for folder in (whole, output))
         for key, value in wanted["model"].items():
             assert torch.equal(got["model"][key], value), key
+
+
+@pytest.mark.parametrize("version", [3, 4])
+def test_a_squeezed_schedule_of_before(version: int, trainer: Trainer, photos: Path, tmp_path: Path) -> None:
+    """Up to version 3 --max-steps was what the learning rate was planned over: one line, and on it goes."""
+    output = tmp_path / "run"
+    command = ["--data", photos, *SMALL, "--output", output]
+    assert trainer.run(*command, "--max-steps", 2, model="plain").statuses == [0]
+    for path in output.rglob("*.pt"):
+        content = torch.load(path, weights_only=True)
+        ranks = [{key: rank[key] for key in rank.keys() - {"window"}} for rank in content["ranks"]]
+        path.unlink()
+        torch.save(content | ({"version": 3, "ranks": ranks} if version == 3 else {}), path)
+    line = (
+        "The checkpoint is of an earlier version, which planned the learning rate over --max-steps 2: from"
+        " here on it is planned over --epochs, 6 steps\n"
+    )
+    for says in (version == 3, False):  # not again of the checkpoint that the first of them wrote
+        outcome = trainer.run(*command, "--resume", "auto", model="plain")
+        assert outcome.statuses == [0], outcome.said
+        assert outcome.said.count(line) == says
+    assert [line["step"] for line in of_training(lines(output))] == list(range(1, 7))
 
 
 # -- Weight decay -------------------------------------------------------------------------------------------

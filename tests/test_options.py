@@ -21,6 +21,7 @@ from tests.training_runs import SMALL, status, without_clock
 from training.checkpoints import pack, unpack
 from training.config import DEMO, Config, resolve
 from training.mix_schedule import MixSchedule
+from training.optimization import Optimization
 from training.options import options, parse, recorded_run, saved_settings, settings
 from training.resume import check_same
 
@@ -81,6 +82,8 @@ CONFIGS = pytest.mark.parametrize(
             augmentation=Augmentation(crop_area=(0.3, 0.4), mirror_probability=0.0, auto_augment="rand"),
         ),
         Config(mixing=Mixing("hmix", ratio=0.0, label_smoothing=0.1, convention="paper", probability=0.0)),
+        Config(optimization=Optimization("adamw", betas=(0.8, 0.95), clip_grad_norm=2.0)),
+        Config(optimization=Optimization("lamb", eps=1e-7)),
     ],
 )
 
@@ -116,7 +119,13 @@ def test_what_is_given_overrides_a_record(tmp_path: Path) -> None:
     given = ["--from-config", str(file), "--mix", "none", "--image-size", "96", "--no-decay-all", "--lr=2"]
     now = resolve(train_imagenet.settings_of(given))
     assert now == resolve(
-        Config(data=tmp_path, from_config=file, mixing=Mixing("none"), image_size=96, lr=2.0)
+        Config(
+            data=tmp_path,
+            from_config=file,
+            mixing=Mixing("none"),
+            image_size=96,
+            optimization=Optimization(lr=2.0),
+        )
     )
     with pytest.raises(ValueError, match=r"--from-config must be left out with --config imagenet_hmix; got"):
         train_imagenet.settings_of([*given, "--config", "imagenet_hmix"])
@@ -129,6 +138,7 @@ def test_names_are_those_of_before() -> None:
     new |= {"init_entry", "new_classifier", "class_names", "absent_classes"}
     new |= {"crop_aspect_ratio", "mirror_probability", "bad_files_limit", "storage_patience"}
     new |= {"val_labels", "allow_empty_classes", "from_config", "aux_loss_weight", "val_resize_size"}
+    new |= {"optimizer", "optimizer_betas", "optimizer_eps", "ema_warmup"}
     assert now.keys() - FLAT.keys() == new
     assert [option.name for option in options()] == list(now)
 
@@ -265,7 +275,7 @@ def test_help_is_that_of_the_records(capsys: pytest.CaptureFixture[str], stripe:
     assert "0.8 for mixup, 1 for cutmix, 1 for hmix, 1 for gmix. Stands for all alphas of stochastic." in said
     assert "Share of the area that a random crop keeps. Without --data: 0.5 1.0. (default: 0.08 1.0)" in said
     assert "learning rate is planned over them. Without --data: 8. (default: 300)" in said
-    assert "Peak learning rate. Without --data: 0.05. (default: 0.1)" in said
+    assert "Default: 0.1 for sgd, 0.001 for adamw, 0.005 for lamb. Without --data: 0.05." in said
 
 
 def test_a_method_of_the_users_own(stripe: Method, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -294,7 +304,13 @@ def test_an_argument_with_the_name_of_another_option(stripe: Method, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("field", "kind"), [("mixing", Mixing), ("mix_schedule", MixSchedule), ("augmentation", Augmentation)]
+    ("field", "kind"),
+    [
+        ("mixing", Mixing),
+        ("mix_schedule", MixSchedule),
+        ("augmentation", Augmentation),
+        ("optimization", Optimization),
+    ],
 )
 def test_a_record_must_be_one(field: str, kind: type) -> None:
     wrong: dict[str, Any] = {field: "gmix"}

@@ -1,4 +1,4 @@
-"""The wheel: what it holds, and what importing it brings in."""
+"""The wheel: its contents, and what importing it imports."""
 
 import ast
 import importlib.metadata
@@ -16,8 +16,8 @@ from packaging.requirements import Requirement
 from tests.test_readme import PYTHON
 
 ROOT = Path(__file__).resolve().parent.parent
-# What a checkout holds of its own; the build sees a copy, so that it leaves nothing in the checkout
-# and nothing that an earlier build left there gets in.
+# The contents of a checkout. The build gets a copy, so that it writes nothing to the checkout and does not
+# see files of earlier builds.
 SOURCES = (
     "LICENSE",
     "README.md",
@@ -33,13 +33,13 @@ SOURCES = (
 )
 
 
-# What is installed of it.
+# The installed packages.
 PACKAGES = ("dali_msda", "pipelines")
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy of the checkout without the network."""
+    """The wheel, built from a copy of the checkout, offline."""
     source = tmp_path_factory.mktemp("checkout")
     for name in SOURCES:
         if (ROOT / name).is_dir():
@@ -61,14 +61,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the wheel installs."""
+    """A folder with the contents of the wheel."""
     folder = tmp_path_factory.mktemp("site")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
     return folder
 
 
-def test_wheel_holds_library_and_pipelines(site: Path) -> None:
+def test_wheel_contains_library_and_pipelines(site: Path) -> None:
     files = {path.relative_to(site).as_posix() for path in site.rglob("*") if path.is_file()}
     (license_file,) = (name for name in files if name.endswith("/LICENSE"))
     sources = [path for folder in PACKAGES for path in (ROOT / folder).rglob("*.py")]
@@ -78,8 +78,8 @@ def test_wheel_holds_library_and_pipelines(site: Path) -> None:
     assert (site / license_file).read_bytes() == (ROOT / "LICENSE").read_bytes()
 
 
-def from_wheel(site: Path, script: str) -> list[str]:
-    """The lines that a script prints which finds the project in the wheel alone."""
+def run_from_wheel(site: Path, script: str) -> list[str]:
+    """Run a script that finds the project only in the wheel; returns the printed lines."""
     run = subprocess.run(
         [sys.executable, "-c", script],
         cwd=site,
@@ -93,7 +93,7 @@ def from_wheel(site: Path, script: str) -> list[str]:
 
 
 def test_importing_the_wheel_imports_neither_torch_nor_numba(site: Path) -> None:
-    imported_from, heavy = from_wheel(
+    imported_from, heavy = run_from_wheel(
         site,
         "import sys, dali_msda\n"
         "print(dali_msda.__file__)\n"
@@ -108,38 +108,38 @@ def test_the_wheel_has_what_the_readme_imports(site: Path) -> None:
     imports = [ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
     assert "from pipelines.loader import DALILoader" in imports
     show = f"print(*(m.__file__ for n, m in sys.modules.items() if n.split('.')[0] in {PACKAGES}), sep='\\n')"
-    files = from_wheel(site, "\n".join(["import sys", *imports, show]))
+    files = run_from_wheel(site, "\n".join(["import sys", *imports, show]))
     assert {str(site / "dali_msda/__init__.py"), str(site / "pipelines/loader.py")} <= set(files)
     assert [file for file in files if not Path(file).is_relative_to(site)] == []
 
 
-def required(requirements: list[Requirement], extra: str) -> set[str]:
-    """Names of what an extra installs, the extras that it takes included."""
+def find_required(requirements: list[Requirement], extra: str) -> set[str]:
+    """Names of the packages that an extra requires, nested extras included."""
     wanted = [r for r in requirements if r.marker is None or r.marker.evaluate({"extra": extra})]
     names = {r.name for r in wanted if r.name != "dali-msda"}
-    return names.union(*(required(requirements, other) for r in wanted for other in r.extras))
+    return names.union(*(find_required(requirements, other) for r in wanted for other in r.extras))
 
 
 @pytest.mark.parametrize("extra", ["cuda12", "torch-cuda12"])
-def test_an_extra_brings_what_the_wheel_imports(extra: str, site: Path) -> None:
+def test_an_extra_installs_what_the_wheel_imports(extra: str, site: Path) -> None:
     """Every module of the library and the pipelines; with PyTorch, the loader as well."""
     (metadata,) = site.glob("*.dist-info/METADATA")
     lines = re.findall(r"^Requires-Dist: (.*)", metadata.read_text(), re.MULTILINE)
-    brought = required([Requirement(line) for line in lines], extra)
+    installed = find_required([Requirement(line) for line in lines], extra)
     packages = importlib.metadata.packages_distributions()
     for path in (path for folder in PACKAGES for path in (site / folder).rglob("*.py")):
         missing = {
             root
             for node in ast.walk(ast.parse(path.read_text()))
             for root in imported(node) - set(sys.stdlib_module_names) - set(PACKAGES)
-            if brought.isdisjoint(packages[root])
+            if installed.isdisjoint(packages[root])
         }
         expected = {"torch"} if path == site / "pipelines/loader.py" and extra == "cuda12" else set()
         assert missing == expected, path
 
 
 def imported(node: ast.AST) -> set[str]:
-    """The top-level names that a statement imports, those of its own package left out."""
+    """The top-level names that a statement imports, except relative imports."""
     if isinstance(node, ast.Import):
         return {alias.name.partition(".")[0] for alias in node.names}
     if isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -148,7 +148,7 @@ def imported(node: ast.AST) -> set[str]:
 
 
 def run_with(folder: Path, files: dict[str, str], script: str) -> subprocess.CompletedProcess[str]:
-    """Run a script with modules in front of the installed ones."""
+    """Run a script with modules that take precedence over the installed ones."""
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
@@ -167,7 +167,7 @@ def run_with(folder: Path, files: dict[str, str], script: str) -> subprocess.Com
     ["import dali_msda\ndali_msda.hmix", "import pipelines.imagenet", "import pipelines.check"],
     ids=["library", "pipelines", "check"],
 )
-def test_an_old_dali_is_refused_in_one_line(script: str, tmp_path: Path) -> None:
+def test_an_old_dali_is_rejected_in_one_line(script: str, tmp_path: Path) -> None:
     files = {"sitecustomize.py": "import nvidia.dali\nnvidia.dali.__version__ = '1.53.0'\n"}
     run = run_with(tmp_path, files, script)
     assert run.returncode == 1
@@ -183,8 +183,8 @@ def test_only_the_loader_needs_torch(tmp_path: Path) -> None:
     assert run_with(tmp_path, files, others).stderr == ""
     run = run_with(tmp_path, files, "import pipelines.loader")
     assert run.stderr.splitlines()[-1] == (
-        "ImportError: pipelines.loader gives batches to PyTorch, which cannot be imported; for one of DALI's"
-        " CUDA: pip install 'dali-msda[torch-cuda12]'"
+        "ImportError: pipelines.loader needs PyTorch, which cannot be imported. To install the build for"
+        " DALI's CUDA: pip install 'dali-msda[torch-cuda12]'"
     )
 
 
@@ -236,10 +236,10 @@ NO_HOOK = "import nvidia.dali.plugin.numba as plugin\ndel plugin.NumbaFunction._
 def test_everything_works_without_the_kernels(
     file: str, text: str, reason: str, coded: Path, tmp_path: Path
 ) -> None:
-    """In the graph form, after one warning; who asks for the kernel gets the error."""
+    """In the graph form, after one warning; backend="kernel" raises the error."""
     run = run_with(tmp_path, {file: text}, f"DATA = {str(coded)!r}\n{WITHOUT_NUMBA}")
     assert run.returncode == 0, run.stderr
-    train, val, warned, refused = run.stdout.splitlines()
+    train, val, warnings, error = run.stdout.splitlines()
     assert (train, val) == ("(4, 3, 16, 16) (4, 3)", "(4, 3, 16, 16) (4,)")
-    assert warned == "1"
-    assert reason in refused
+    assert warnings == "1"
+    assert reason in error

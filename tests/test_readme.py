@@ -1,4 +1,4 @@
-"""The README and the page of methods: their Python runs; commands, options and files that they name exist."""
+"""The README and two pages of docs: their Python runs; their commands, options and files exist."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from tests.training_runs import train
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
-PAGES = {"README": README, "methods": (ROOT / "docs" / "methods.md").read_text()}
+PAGES = {
+    "README": README,
+    **{name: (ROOT / "docs" / f"{name}.md").read_text() for name in ("methods", "pipelines")},
+}
 PYTHON: dict[str, str] = {
     f"{page}-{number}": block
     for page, text in PAGES.items()
@@ -27,23 +30,27 @@ PYTHON: dict[str, str] = {
 }
 PROGRAMS = ("make", "python", "torchrun", "pip", "docker")
 OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
-# Of docker run; a text cannot be checked against a program that is not here.
+# Options of docker run, listed here because docker is not installed.
 DOCKER = {"--rm", "--gpus", "--shm-size", "--user", "--read-only", "--tmpfs", "-v"}
 
 # -- Python -----------------------------------------------------------------------------------------------
 
-# What the tests do not have, a GPU and ImageNet, and what stands for it.
-STAND_INS = {
+# Replacements for a GPU and ImageNet, which the tests do not have.
+REPLACEMENTS = {
     "device_id=0": "device_id=None",
     'device="mixed"': 'device="cpu"',
     'device="gpu"': 'device="cpu"',
+    '("cuda")': '("cpu")',
     "batch_size=256": "batch_size=4",
     "num_threads=8": "num_threads=1",
     "outputs/.../best.pt": "outputs/run/best.pt",
 }
-# What has to hold after a block, found by a phrase of it.
-HOLDS = {
+# Checks after a block, found by a phrase in it.
+CHECKS = {
     "best.pt": "assert weights and all(torch.is_tensor(value) for value in weights.values())",
+    "mixed_pipe =": "assert mixed_pipe().run()[1].as_tensor().shape() == [4, 1000]",
+    "DALIClassificationIterator(": "assert loss.isfinite() and 0 <= accuracy <= 1, (loss, accuracy)",
+    "def explained(": "assert list(explained([1])) == [1]",
     "DALILoader(": "assert (images.shape, targets.shape) == ((4, 3, 224, 224), (4, 1000))",
     "Mixing(": "pipeline.build()\nassert pipeline.run()[0].as_tensor().shape() == [4, 160, 160, 3]",
     "msda.register(": "assert msda.diamond.__name__ == 'diamond'",
@@ -52,17 +59,17 @@ HOLDS = {
 }
 
 
-def runnable(block: str) -> str:
-    """A block with stand-ins, the pipelines that it defines run once, and what has to hold then."""
+def make_runnable(block: str) -> str:
+    """Apply replacements to a block, and add code that runs its pipelines once and checks the results."""
     code = block
-    for text, stand_in in STAND_INS.items():
-        code = code.replace(text, stand_in)
+    for text, replacement in REPLACEMENTS.items():
+        code = code.replace(text, replacement)
     for node in ast.parse(block).body:
         if isinstance(node, ast.FunctionDef) and "pipeline_def" in map(ast.unparse, _called(node)):
             code += f"\npipeline = {node.name}()\npipeline.build()\n"
             code += "shapes = [output.as_tensor().shape() for output in pipeline.run()]\n"
             code += "shapes = [tuple(shape) for shape in shapes]\n"
-    return "\n".join([code, *(check for phrase, check in HOLDS.items() if phrase in block)])
+    return "\n".join([code, *(check for phrase, check in CHECKS.items() if phrase in block)])
 
 
 def _called(function: ast.FunctionDef) -> list[ast.expr]:
@@ -80,9 +87,9 @@ def folder(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("block", PYTHON.values(), ids=PYTHON)
 def test_python_runs(block: str, folder: Path) -> None:
-    """As it stands but for :data:`STAND_INS`, each block in a process of its own."""
+    """Each block in a separate process, unchanged except for :data:`REPLACEMENTS`."""
     run = subprocess.run(
-        [sys.executable, "-c", runnable(block)],
+        [sys.executable, "-c", make_runnable(block)],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -92,15 +99,15 @@ def test_python_runs(block: str, folder: Path) -> None:
     assert run.returncode == 0, run.stderr
 
 
-def test_stand_ins_and_checks_are_in_use() -> None:
-    assert [text for text in (*STAND_INS, *HOLDS) if text not in "".join(PYTHON.values())] == []
+def test_replacements_and_checks_are_used() -> None:
+    assert [text for text in (*REPLACEMENTS, *CHECKS) if text not in "".join(PYTHON.values())] == []
 
 
 # -- Commands ---------------------------------------------------------------------------------------------
 
 
 def commands(text: str) -> list[list[str]]:
-    """The words of each command: in console blocks after "$", in indented blocks, in inline code."""
+    """The words of each command in console blocks (after "$"), indented blocks and inline code."""
     prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     console = "".join(re.findall(r"^```console\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
     found = re.findall(r"^\$ (.*)", console, re.MULTILINE)
@@ -116,7 +123,7 @@ def options(words: list[str]) -> set[str]:
 
 @functools.cache
 def options_of(*command: str) -> set[str]:
-    """The options that a Python program's help names."""
+    """The options in the help of a Python program."""
     run = subprocess.run(
         [sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -124,7 +131,7 @@ def options_of(*command: str) -> set[str]:
 
 
 def faults(words: list[str]) -> set[str]:
-    """What a command names that does not exist."""
+    """The parts of a command that do not exist."""
     if words[0] == "make":
         target, arguments = words[1], [a for word in words[2:] for a in shlex.split(word.partition("=")[2])]
         known = options_of("train_imagenet.py") if target == "train" else options_of("-m", "pytest")
@@ -159,12 +166,12 @@ def test_commands_exist() -> None:
 
 
 def test_options_exist() -> None:
-    """Also those that stand alone in the text."""
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", README))
+    """Also options outside commands."""
+    found = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", README))
     known = options_of("train_imagenet.py") | options_of("-m", "torch.distributed.run") | DOCKER
     known |= options_of("-m", "dali_msda.doctor") | options_of("-m", "pytest")
     known |= options_of("-m", "benchmarks.gpu_day")
-    assert named - known == set()
+    assert found - known == set()
 
 
 WRONG = """
@@ -180,7 +187,7 @@ dali_msda.doctor --jason`, `pip install '.[cuda11]'`, `make test ARGS="tests/tes
 """
 
 
-def test_what_does_not_exist_is_found() -> None:
+def test_wrong_commands_are_found() -> None:
     assert [sorted(faults(words)) for words in commands(WRONG)] == [
         ["tests"],
         ["--mx"],
@@ -195,7 +202,7 @@ def test_what_does_not_exist_is_found() -> None:
 
 
 def test_files_exist() -> None:
-    """Those that all pages link to, and those of the map."""
+    """The link targets of all pages, and the files in the map."""
     linked = {
         page.parent / path
         for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("docker/*.md"))

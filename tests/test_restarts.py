@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from signal import SIGINT, SIGTERM
+from signal import SIGINT, SIGKILL, SIGTERM
 from typing import Any
 
 import pytest
@@ -211,6 +211,19 @@ def test_ctrl_c_while_it_imports(library: str, tmp_path: Path) -> None:
     assert process.returncode in (-SIGINT, 128 + SIGINT)  # which is the same for a shell
     assert said == ""
     assert errors.strip() in ("", "SIGINT: leaving; there is nothing to save")
+
+
+@pytest.mark.parametrize("killed", [0, 2])
+def test_a_process_that_dies(killed: int, trainer: Trainer, photos: Path, tmp_path: Path) -> None:
+    """The others leave, with one error at most: the main process says it, if it is there."""
+    plan = {"event": "step", "number": 2, "rank": killed, "do": [SIGKILL]}
+    command = ["--data", photos, "--output", tmp_path / "run", *SETTINGS, "--batch-size", 6, *AGAIN]
+    outcome = trainer.run(*command, processes=3, plan=plan, model="plain")
+    assert outcome.statuses == [-SIGKILL if rank == killed else 1 for rank in range(3)], outcome.said
+    errors = [line for line in outcome.said.splitlines() if "rror" in line]
+    assert ["another process of the run has died; --resume auto" in line for line in errors] == (
+        [True] if killed else []
+    ), outcome.said
 
 
 # -- Nobody reads what is printed ---------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""docs/scaling.md and its files: options that exist, a manifest that fits its schema, a script that saves."""
+"""docs/scaling.md and its files: existing options, a valid manifest, a script that saves and requeues."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 TEXT, SCRIPT, MANIFEST = DOCS / "scaling.md", DOCS / "slurm.sbatch", DOCS / "trainjob.yaml"
 TRAINER = {config.option(found.name) for found in training.options.options()}
 TORCHRUN = {option for action in get_args_parser()._actions for option in action.option_strings}
-# Of sbatch and srun; a text cannot be checked against programs that are not here.
+# Options of sbatch and srun, listed here because the programs are not installed.
 SLURM = {
     *("--job-name", "--nodes", "--ntasks-per-node", "--gpus-per-node", "--cpus-per-task", "--time"),
     *("--signal", "--requeue", "--open-mode", "--output", "--export"),
@@ -37,12 +37,12 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
 
 def options(text: str) -> set[str]:
-    """The long options that a text names."""
+    """The long options in a text."""
     return set(OPTION.findall(text))
 
 
 def commands(text: str) -> list[str]:
-    """The commands of a text that start the trainer, each as one line, without comments."""
+    """The commands in a text that start the trainer, each on one line, without comments."""
     joined = re.sub(r"\\\n\s*", " ", text)
     lines = [line.strip() for line in joined.splitlines()]
     return [line for line in lines if re.search(r"\btorchrun .*train_imagenet\.py", line) and line[0] != "#"]
@@ -52,14 +52,14 @@ def commands(text: str) -> list[str]:
 
 
 def test_options_of_the_text() -> None:
-    named = options(TEXT.read_text())
-    assert named <= {*TRAINER, *TORCHRUN, *SLURM}
-    assert {"--batch-size", "--lr", "--sync-bn", "--resume", "--output", "--bad-files"} <= named
+    found = options(TEXT.read_text())
+    assert found <= {*TRAINER, *TORCHRUN, *SLURM}
+    assert {"--batch-size", "--lr", "--sync-bn", "--resume", "--output", "--bad-files"} <= found
 
 
 @pytest.mark.parametrize("path", [TEXT, SCRIPT], ids=lambda path: path.name)
 def test_options_of_the_commands(path: Path) -> None:
-    """Before the script's name they are torchrun's, after it the trainer's."""
+    """torchrun's before the name of the script, the trainer's after it."""
     found = commands(path.read_text())
     assert found
     for command in found:
@@ -69,7 +69,7 @@ def test_options_of_the_commands(path: Path) -> None:
         assert "--resume" in options(trainer)
 
 
-def test_options_that_do_not_exist_are_found() -> None:
+def test_unknown_options_are_found() -> None:
     assert options("`--batch-sise 8` and --lr=0.1, 1--2, a--b") == {"--batch-sise", "--lr"}
     (command,) = commands(
         "# torchrun x train_imagenet.py --no\n  torchrun --nnodes 2 \\\n  train_imagenet.py --a\n"
@@ -85,7 +85,7 @@ def test_script_is_bash() -> None:
 
 
 def directives(script: str) -> dict[str, str]:
-    """Slurm's options in a script: the lines at its top, before the first command."""
+    """Slurm's options in a script: the comment lines before the first command."""
     found = {}
     for line in script.splitlines()[1:]:
         if not line.startswith("#"):
@@ -94,7 +94,7 @@ def directives(script: str) -> dict[str, str]:
             continue
         match = re.fullmatch(r"#SBATCH (--[a-z-]+)(?:=(\S+))?", line)
         if match is None:
-            raise ValueError(f"not a line for Slurm: {line}")
+            raise ValueError(f"not a directive: {line}")
         found[match[1]] = match[2] or ""
     return found
 
@@ -103,11 +103,11 @@ def test_directives() -> None:
     script = SCRIPT.read_text()
     assert script.startswith("#!")
     found = directives(script)
-    assert len(found) == script.count("\n#SBATCH"), "one stands below a command, where Slurm does not look"
+    assert len(found) == script.count("\n#SBATCH"), "a directive after a command, where Slurm ignores it"
     assert set(found) <= SLURM
     for name in ("--nodes", "--ntasks-per-node", "--gpus-per-node", "--cpus-per-task"):
         assert int(found[name]) >= 1
-    assert found["--ntasks-per-node"] == "1"  # one torchrun a machine
+    assert found["--ntasks-per-node"] == "1"  # one torchrun per machine
     assert re.fullmatch(r"\d+:\d\d:\d\d", found["--time"])
     assert re.fullmatch(r"B:USR1@\d+", found["--signal"])
     assert found["--requeue"] == ""
@@ -120,23 +120,23 @@ def test_directives() -> None:
 @pytest.mark.parametrize(
     "line", ["#SBATCH -N 2", "#SBATCH --nodes 2", "# SBATCH --nodes=2", "#SBATCH--nodes=2"]
 )
-def test_directives_that_are_none(line: str) -> None:
-    with pytest.raises(ValueError, match="not a line for Slurm"):
+def test_invalid_directives(line: str) -> None:
+    with pytest.raises(ValueError, match="not a directive"):
         directives(f"#!/bin/bash\n{line}\n")
 
 
 @pytest.fixture
 def slurm(tmp_path: Path) -> Iterator[Callable[[int], subprocess.Popen[str]]]:
-    """Starts the script with stand-ins for Slurm's commands; `srun` leaves with the given status."""
+    """Starts the script with fake Slurm commands; `srun` exits with the given status."""
     programs = tmp_path / "bin"
     programs.mkdir()
-    stand_ins = {
+    fakes = {
         "scontrol": 'echo "$*" >>scontrol.log; [[ $1 != show ]] || printf "gpu-07\\ngpu-08\\n"',
-        # Ends in the time that a step and a checkpoint take, or at once if there is no signal to come.
+        # Exits at once with status 0; otherwise waits for the signal, then pretends to write a checkpoint.
         "srun": 'echo "$*" >srun.log; trap "sleep 0.3; echo signal >>srun.log; exit $STATUS" USR1\n'
         "touch ready; [[ $STATUS == 0 ]] || while :; do sleep 0.05; done",
     }
-    for name, body in stand_ins.items():
+    for name, body in fakes.items():
         (programs / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
         (programs / name).chmod(0o755)
     running = []
@@ -170,7 +170,7 @@ def slurm(tmp_path: Path) -> Iterator[Callable[[int], subprocess.Popen[str]]]:
 
 
 def test_script_saves_and_requeues(slurm: Callable[[int], subprocess.Popen[str]], tmp_path: Path) -> None:
-    """The signal reaches the step, which is waited for, and the job is put back."""
+    """The script forwards the signal to the step, waits for it, and requeues the job."""
     process = slurm(1)
     deadline = time.monotonic() + 120
     while not (tmp_path / "ready").exists():
@@ -188,7 +188,7 @@ def test_script_saves_and_requeues(slurm: Callable[[int], subprocess.Popen[str]]
     assert command.endswith(" --mix gmix")
 
 
-def test_script_leaves_a_complete_run_alone(
+def test_script_does_not_requeue_a_complete_run(
     slurm: Callable[[int], subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     process = slurm(0)
@@ -201,29 +201,29 @@ def test_script_leaves_a_complete_run_alone(
 
 
 def faults(manifest: dict[str, Any]) -> str:
-    """What the schema of the TrainJob says against a manifest; empty for a good one.
+    """The errors of a manifest by the schema of TrainJob; empty for a valid one.
 
-    The generated models drop fields that they do not know, and make up some that are missing, without a word:
-    what has come through them is compared with what went in.
+    The generated models silently drop unknown fields and add some missing ones, so their output is compared
+    with the input.
     """
     try:
         understood = TrainerV1alpha1TrainJob.from_dict(copy.deepcopy(manifest)).to_dict()
     except (ValidationError, ValueError, TypeError, AttributeError) as error:
         return str(error)
-    return "; ".join(_changed(manifest, understood, "manifest"))
+    return "; ".join(_compare(manifest, understood, "manifest"))
 
 
-def _changed(given: Any, understood: Any, path: str) -> Iterator[str]:
+def _compare(given: Any, understood: Any, path: str) -> Iterator[str]:
     if isinstance(given, dict) and isinstance(understood, dict):
         for name, value in given.items():
             if name in understood:
-                yield from _changed(value, understood[name], f"{path}.{name}")
+                yield from _compare(value, understood[name], f"{path}.{name}")
             else:
                 yield f"{path}.{name} is not in the schema"
         yield from (f"{path}.{name} is missing" for name in understood if name not in given)
     elif isinstance(given, list) and isinstance(understood, list) and len(given) == len(understood):
         for index, (value, other) in enumerate(zip(given, understood, strict=True)):
-            yield from _changed(value, other, f"{path}[{index}]")
+            yield from _compare(value, other, f"{path}[{index}]")
     elif given != understood:
         yield f"{path} is {given!r}, understood as {understood!r}"
 
@@ -236,10 +236,10 @@ def manifest() -> dict[str, Any]:
 
 
 def pod(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The pods' part of the manifest."""
+    """The part of the manifest for pods."""
     (patch,) = manifest["spec"]["runtimePatches"]
     (job,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
-    assert job["name"] == "node"  # the names are those of the runtime torch-distributed
+    assert job["name"] == "node"  # the name in the runtime torch-distributed
     found: dict[str, Any] = job["template"]["spec"]["template"]["spec"]
     return found
 
@@ -285,7 +285,7 @@ def test_wrong_manifests_are_caught(name: str, manifest: dict[str, Any]) -> None
 
 
 def test_manifest_starts_the_trainer(manifest: dict[str, Any]) -> None:
-    """torchrun is told nothing that the runtime says in PET_ variables."""
+    """torchrun's options do not repeat what the runtime sets in PET_ variables."""
     trainer = manifest["spec"]["trainer"]
     assert trainer["command"] == ["torchrun"]
     at = trainer["args"].index("train_imagenet.py")
@@ -304,7 +304,7 @@ def test_manifest_starts_the_trainer(manifest: dict[str, Any]) -> None:
     assert resources["limits"]["nvidia.com/gpu"] == resources["requests"]["nvidia.com/gpu"] == gpus
 
 
-def test_manifest_mounts_what_it_uses(manifest: dict[str, Any]) -> None:
+def test_manifest_mounts_its_folders(manifest: dict[str, Any]) -> None:
     spec, arguments = pod(manifest), manifest["spec"]["trainer"]["args"]
     (container,) = spec["containers"]
     assert container["name"] == "node"
@@ -320,8 +320,8 @@ def test_manifest_mounts_what_it_uses(manifest: dict[str, Any]) -> None:
     assert volumes[mounts["/dev/shm"]["name"]]["emptyDir"]["medium"] == "Memory"
 
 
-def test_trainer_takes_the_manifests_settings(manifest: dict[str, Any]) -> None:
-    """They are read, with the values that they have."""
+def test_trainer_accepts_the_manifests_settings(manifest: dict[str, Any]) -> None:
+    """They are parsed with the same values."""
     arguments = manifest["spec"]["trainer"]["args"]
     given = arguments[arguments.index("train_imagenet.py") + 1 :]
     read = {f"{config.option(name)}={value}" for name, value in settings(parse(given, Config())).items()}

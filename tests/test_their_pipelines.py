@@ -231,8 +231,6 @@ class OutputsPipe(Pipeline):
         with self:
             jpegs, labels = fn.readers.mxnet(path=[rec], index_path=[idx], name="Reader")
             images = fn.resize(fn.decoders.image(jpegs), size=[size, size])
-        with self:
-            labels = fn.cast(labels, dtype=types.INT32)
         self.set_outputs(images, labels)
 
 
@@ -265,6 +263,15 @@ def test_records(records: tuple[str, str], pipe: Any, kind: str, monkeypatch: py
         assert isinstance(pipeline, pipe)
     monkeypatch.undo()
     assert_mixed(make(pipe), pipeline)
+
+
+def test_records_with_labels_that_are_no_class_ids(tmp_path: Path) -> None:
+    paths = map(str, write_records(tmp_path, [photo(30, 40, i) for i in range(BATCH)], [0, 1, 1.5, 2]))
+    mixed = msda.with_mixing(OutputsPipe, num_classes=CLASSES)
+    pipeline = mixed(*paths, BATCH, 2, None, num_gpus=1, size=SIDE)
+    with pytest.raises(RuntimeError) as caught:
+        pipeline.run()
+    assert msda.explain(caught.value) == "msda.with_mixing: labels must be whole numbers, the class ids"
 
 
 # -- COCO: boxes, a class for each of them, numbers of the images ------------------------------------------

@@ -240,14 +240,14 @@ def test_bad_data(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         assert not output.exists()
         return capsys.readouterr().err
 
-    assert "no folder" in error(tmp_path / "missing")
+    assert "no such folder" in error(tmp_path / "missing")
     (tmp_path / "empty").mkdir()
     assert "train/" in error(tmp_path / "empty")
     for split in ("train", "val"):
         broken = tmp_path / f"no-{split}"
         shutil.copytree(data, broken)
         shutil.rmtree(broken / split)
-        assert f"has no {split}/" in error(broken)
+        assert f"without {split}/" in error(broken)
     lacking = tmp_path / "lacking"
     shutil.copytree(data, lacking)
     shutil.rmtree(lacking / "val" / CLASSES[3])
@@ -258,7 +258,7 @@ def test_bad_data(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         image.unlink()
     message = error(hollow)
     assert CLASSES[1] in message
-    assert "no images" in message
+    assert "must have images; got none" in message
 
 
 def test_a_run_is_never_written_over(

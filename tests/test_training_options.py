@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,22 @@ import torch
 from torch import Tensor, nn
 
 import train_imagenet
-from configs import asked_for, named_run, names
+from configs import named_run, names, option_from_argv
 from dali_msda import Mixing
 from pipelines.folders import check_dataset
 from pipelines.imagenet import train_pipeline
 from tests.image_sets import VAL_COUNTS, plain, write_split
 from tests.trainer_process import Trainer
-from tests.training_runs import SMALL, lines, losses, status, train
+from tests.training_runs import SMALL, assert_same_run, lines, losses, status, train
 from training.bad_files import Quarantine
 from training.config import Config, resolve
 from training.distributed import Processes
 from training.learner import LOSSES, Learner
 from training.loaders import Loaders
 from training.mix_schedule import MixSchedule
-from training.model import build_model, build_schedule, checkpoint_activations, parameter_groups
+from training.model import Average, build_model, build_schedule, checkpoint_activations
+from training.optimization import Optimization
+from training.optimizers import parameter_groups
 
 # -- Average of the weights ---------------------------------------------------------------------------------
 
@@ -58,6 +61,51 @@ def test_ema(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     keys = ["event", "epoch", "step", "top1", "top5", "loss", "ema_top1", "ema_top5", "ema_loss"]
     assert [list(line) for line in evaluations] == [keys] * 3
     assert all(line["loss"] != line["ema_loss"] for line in evaluations)
+
+
+@pytest.mark.parametrize("decay", [0.9, 0.3])
+def test_ema_with_a_warm_up(decay: float) -> None:
+    """Against NumPy: the first step is copied, then at most (1 + step) / (10 + step) of the average stays."""
+    rng = np.random.default_rng(0)
+    model = nn.BatchNorm1d(4)
+    average = Average(model, decay, warmup=True)
+    averages = average.module.state_dict()
+    expected = np.zeros(4)
+    decays = []
+    for step in range(1, 201):
+        values = rng.normal(size=4)
+        with torch.no_grad():
+            model.weight.copy_(torch.tensor(values))
+            assert model.running_mean is not None
+            model.running_mean.copy_(torch.tensor(values))
+        average.update(step)
+        decays.append(0.0 if step == 1 else min(decay, (1 + step) / (10 + step)))
+        expected = decays[-1] * expected + (1 - decays[-1]) * values
+        for name in ("weight", "running_mean"):
+            np.testing.assert_allclose(averages[name].numpy(), expected, rtol=1e-5, atol=1e-6)
+    assert (decays[1], decays[-1]) == (0.25, decay)
+    assert decays.index(decay) == {0.9: 79, 0.3: 2}[decay]  # where it has warmed up
+
+
+def test_ema_of_a_run_warms_up_and_is_resumed(trainer: Trainer, photos: Path, tmp_path: Path) -> None:
+    """The average of a run is that of its weights by the formula, stopped and resumed or not."""
+    command = ["--data", photos, *SMALL, "--ema-decay", 0.9, "--ema-warmup", "--checkpoint-every", 1]
+    command += ["--keep", 9, "--resume", "auto", "--output"]
+    assert trainer.run(*command, tmp_path / "whole", model="restless").statuses == [0]
+    plan = {"event": "step", "number": 4, "do": [int(signal.SIGTERM)]}
+    stopped = trainer.run(*command, tmp_path / "run", model="restless", plan=plan)
+    assert stopped.statuses == [128 + signal.SIGTERM], stopped.said
+    assert trainer.run(*command, tmp_path / "run", model="restless").statuses == [0]
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    expected: dict[str, Tensor] = {}
+    for step in range(1, 7):
+        path = tmp_path / "whole" / "checkpoints" / f"step-{step:08d}.pt"
+        saved = torch.load(path, weights_only=True)
+        for name, value in saved["model"].items():
+            decay = (1 + step) / (10 + step) if name in expected else 0.0
+            expected[name] = decay * expected.get(name, 0.0) + (1 - decay) * value.double()
+            if value.is_floating_point():
+                torch.testing.assert_close(saved["ema"][name].double(), expected[name], rtol=1e-5, atol=1e-7)
 
 
 def test_ema_chooses_the_best(photos: Path, tmp_path: Path) -> None:
@@ -386,7 +434,8 @@ def test_named_runs() -> None:
     for name, config in found.items():
         mixing = config.mixing
         assert name == f"imagenet_{mixing.method}"
-        assert (config.arch, config.epochs, config.lr, config.image_size) == ("resnet50", 300, 0.1, 224)
+        assert (config.arch, config.epochs, config.image_size) == ("resnet50", 300, 224)
+        assert config.optimization == Optimization("sgd", lr=0.1, momentum=0.9, weight_decay=1e-4)
         alphas = {value for argument, value in mixing.arguments.items() if "alpha" in argument}
         assert alphas == {"none": set(), "mixup": {0.8}}.get(mixing.method, {1.0})
         assert mixing.arguments.get("ratio") == (0.75 if mixing.method == "hmix" else None)
@@ -425,11 +474,12 @@ def test_a_named_run_from_the_command_line(
     ],
 )
 def test_which_run_is_asked_for(arguments: list[str], name: str | None) -> None:
-    assert asked_for(arguments, "--config") == name
+    assert option_from_argv(arguments, "--config") == name
 
 
 BAD: dict[str, tuple[list[str], str]] = {
     "decay of the average": (["--ema-decay", "1"], "--ema-decay must be in [0, 1); got 1.0"),
+    "warm-up of no average": (["--ema-warmup"], "--ema-warmup must be used with --ema-decay; got True"),
     "accumulation": (["--accumulate", "3"], "--batch-size must be a multiple of the 1 processes times"),
     "clipping": (["--clip-grad-norm", "0"], "--clip-grad-norm must be above 0; got 0.0"),
     "magnitude": (

@@ -125,7 +125,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "one output for both": (
         lambda: mix(images=2, labels=-1)(),
         ValueError,
-        "images and labels must be two outputs; got 2 for both",
+        "images and labels must be different outputs; got 2, 2",
     ),
     "an output that is no node": (
         lambda: mix(NoNode)().build(),
@@ -156,6 +156,13 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: mix(granularity=lambda batch: "batch")(),
         ValueError,
         "granularity must be one of 'sample', 'batch'; got <function",
+    ),
+    "a key that is taken": (
+        lambda: in_a_pipeline(
+            lambda: {**a_dict(), "lam": 1}, images="image", labels="label", return_params=True
+        ),
+        ValueError,
+        "outputs must have other keys than what comes with them; got 'lam'",
     ),
     "outside of a pipeline": (
         lambda: mix(lambda: (1, 2))(),

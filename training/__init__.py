@@ -5,7 +5,7 @@ file                                       what is in it
 ========================================== ==================================================================
 `recipe`, `commands`                       a training; that or an evaluation of weights, with the exit status
 `run`                                      epochs: steps, evaluation, what is logged and saved
-`learner`, `model`                         a step; model, average, parameter groups, schedule, weights
+`learner`, `model`, `optimizers`           a step; model, average, schedule; optimisers, which weights decay
 `trial`                                    a pass of the model before anything is written
 `loaders`, `bad_files`                     pipelines of DALI, which nothing else here knows; unreadable files
 `evaluation`                               top-1, top-5 and loss
@@ -17,7 +17,8 @@ file                                       what is in it
 `export`                                   the weights of a checkpoint alone, as safetensors
 `output`, `report`                         the output folder; the picture and the table
 `signals`, `nonfinite`, `storage`          what ends a run early; folders that go away for a while
-`config`, `options`, `mix_schedule`        settings and their checks, the command line
+`config`, `options`                        settings and their checks, the command line
+`mix_schedule`, `optimization`             records of settings: how the mixing changes, how it is optimised
 `architectures`, `published`, `inputs`     what is looked at before PyTorch is imported
 `ranks`, `distributed`, `hardware`         one process among several; device and precision
 `demo`, `revision`                         the run without data; the commit

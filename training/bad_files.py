@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+import dali_msda as msda
 from pipelines.examine import describe_error, examine
 from pipelines.loader import DALILoader
 from pipelines.names import json_text
@@ -232,7 +233,7 @@ class GuardedLoader:
         StorageError
             Files cannot be read, and it was waited long enough.
         PipelineError
-            Neither is the case, and the pipeline fails.
+            Neither is the case, and the pipeline fails; or the mixing cannot take what comes.
         """
         outage = Outage(self._quarantine.patience, f"cannot read {self._source}")
         unexplained = 0
@@ -242,6 +243,8 @@ class GuardedLoader:
             except (BadFileError, PipelineError, StorageError):
                 raise
             except (RuntimeError, OSError) as error:
+                if words := msda.explain(error):  # no file is to blame
+                    raise PipelineError(words) from error
                 self.__dict__.pop("_loader", None)  # of no use after an error
                 reason = describe_error(error)
                 try:

@@ -106,14 +106,17 @@ def upgrade(content: Any, name: object = "the checkpoint") -> dict[str, Any]:
 
     Version 1 has no number: its entries lay side by side, the counters among them, and the average of the
     weights had a count of its updates. Neither it nor version 2 names the classes. Up to version 3 lines of
-    metrics.jsonl had the loss of one step, and there were no sums.
+    metrics.jsonl had the loss of one step, and there were no sums; --max-steps was what the learning rate was
+    planned over, which the progress says as ``squeezed_to``.
     """
     version = content.get("version", 1) if isinstance(content, dict) else None
     if version == VERSION:
         return content  # type: ignore[no-any-return]
-    if version in (2, 3) and isinstance(content.get("run"), dict) and isinstance(content.get("ranks"), list):
+    kinds = {"run": dict, "progress": dict, "ranks": list}
+    if version in (2, 3) and all(isinstance(content.get(part), kind) for part, kind in kinds.items()):
         run = content["run"] if version == 3 else content["run"] | {"classes": None}
-        return content | {"version": VERSION, "run": run, "ranks": _with_window(content["ranks"])}  # type: ignore[no-any-return]
+        parts = {"run": run, "progress": _squeezed(content["progress"], run.get("settings", {}))}
+        return content | {"version": VERSION, **parts, "ranks": _with_window(content["ranks"])}  # type: ignore[no-any-return]
     if isinstance(version, int) and version > VERSION:
         raise ValueError(f"{name} is of version {version} of checkpoints; this trainer reads 1 to {VERSION}")
     if version != 1:
@@ -121,7 +124,9 @@ def upgrade(content: Any, name: object = "the checkpoint") -> dict[str, Any]:
     try:
         parts = {
             "run": {key: content[key] for key in ("settings", "images", "processes")} | {"classes": None},
-            "progress": {key: content[key] for key in ("epoch", "step", "evaluation", "best")},
+            "progress": _squeezed(
+                {key: content[key] for key in ("epoch", "step", "evaluation", "best")}, content["settings"]
+            ),
             **{key: content[key] for key in ("model", "optimizer", "scaler")},
             "ranks": _with_window(content["ranks"]),
             "output": {"metrics_bytes": content["metrics_bytes"]},
@@ -131,6 +136,11 @@ def upgrade(content: Any, name: object = "the checkpoint") -> dict[str, Any]:
     if "ema" in content:
         parts["ema"] = content["ema"] if content["ema_updates"] else {}
     return {"version": VERSION, **parts}
+
+
+def _squeezed(progress: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    steps = settings.get("max_steps")
+    return progress if steps is None else progress | {"squeezed_to": steps}
 
 
 def _with_window(ranks: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from .checkpoints import SaveError
 from .classes import ClassMap, known_classes, map_classes
 from .config import Config, complain
 from .demo import data_folder
-from .distributed import Processes
+from .distributed import Processes, has_lost_another, lost
 from .evaluation import evaluate
 from .hardware import autocast, choose_hardware, start_device
 from .inputs import Listing, left_out_line, list_dataset
@@ -124,5 +124,11 @@ def run(
     except (ValueError, TypeError, OSError) as error:
         complain(error, processes)
         status = 2
+    except RuntimeError as error:
+        if not has_lost_another(error, processes):
+            raise
+        # No farewell, which would wait for the one that is gone.
+        complain(lost(error), processes)
+        return 1
     processes.stop()
     return status

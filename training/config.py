@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import importlib.util
 import math
 import re
 import sys
@@ -27,6 +28,7 @@ from pipelines.records import Augmentation, Output
 from .architectures import AUXILIARY, full_name
 from .limits import batch_bytes, most_workers, require_memory
 from .mix_schedule import MixSchedule
+from .optimization import Optimization
 from .ranks import IN_ALL, Ranks
 
 
@@ -151,8 +153,11 @@ class Config:
     """Weight of the loss of each auxiliary head of googlenet (default: 0.3) and inception_v3 (0.4); 0:
     without these heads."""
 
-    lr: float = 0.1
-    """Peak learning rate."""
+    optimization: Optimization = dataclasses.field(
+        default=Optimization(),
+        metadata={"names": {"method": "optimizer", "betas": "optimizer_betas", "eps": "optimizer_eps"}},
+    )
+    """What optimises, and its arguments."""
 
     lr_schedule: Literal["cosine", "step"] = "cosine"
     """After the warm-up: half a cosine down to 0, or a tenth after every --lr-step-epochs."""
@@ -160,17 +165,8 @@ class Config:
     lr_step_epochs: float = 75.0
     """Epochs between two steps of --lr-schedule step, counted from the start."""
 
-    momentum: float = 0.9
-    """Nesterov momentum of SGD."""
-
-    weight_decay: float = 1e-4
-    """Weight decay of the matrices of linear, convolution and attention layers."""
-
     decay_all: bool = False
     """Weight decay of biases, normalisation layers and position embeddings as well."""
-
-    clip_grad_norm: float | None = None
-    """Scale gradients down to this norm where theirs is higher. Default: as they are."""
 
     warmup_epochs: float = 5.0
     """Epochs over which the learning rate rises, linearly."""
@@ -178,6 +174,9 @@ class Config:
     ema_decay: float | None = None
     """Keep a moving average of the weights with this decay, in [0, 1), and evaluate it as well: the best
     checkpoint is then the one with its best top-1. Default: none."""
+
+    ema_warmup: bool = False
+    """Begin with a lower --ema-decay: at most (1 + step) / (10 + step)."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where DALI and the model run; auto takes a GPU where there is one."""
@@ -246,6 +245,7 @@ class Config:
         check_type("mixing", self.mixing, Mixing)
         check_type("mix_schedule", self.mix_schedule, MixSchedule)
         check_type("augmentation", self.augmentation, Augmentation)
+        check_type("optimization", self.optimization, Optimization)
         with as_options():
             for name in ("image_size", "val_image_size", "val_resize_size"):
                 size = getattr(self, name)
@@ -261,16 +261,16 @@ class Config:
                     check_integer(name, value, 1)
             check_integer("seed", self.seed, 0)
             require(self, self.seed < 2**64, "seed", "below 2**64")  # PyTorch takes no other
-            for name in ("lr", "weight_decay", "warmup_epochs", "momentum", "storage_patience"):
+            for name in ("warmup_epochs", "storage_patience"):
                 value = getattr(self, name)
                 require(self, math.isfinite(value) and value >= 0, name, "a number of at least 0")
             weight = self.aux_loss_weight
             require(
                 self, weight is None or 0 <= weight < math.inf, "aux_loss_weight", "a number of at least 0"
             )
-            for name in ("epochs", "clip_grad_norm", "lr_step_epochs"):
+            for name in ("epochs", "lr_step_epochs"):
                 value = getattr(self, name)
-                require(self, value is None or 0 < value < math.inf, name, "above 0")
+                require(self, 0 < value < math.inf, name, "above 0")
             require(self, 0 < self.bad_files_limit <= 1, "bad_files_limit", "in (0, 1]")
             require(self, self.ema_decay is None or 0 <= self.ema_decay < 1, "ema_decay", "in [0, 1)")
 
@@ -283,7 +283,7 @@ DEMO = Config(
     image_size=64,
     epochs=8,
     batch_size=32,
-    lr=0.05,
+    optimization=Optimization(lr=0.05),
     warmup_epochs=1.0,
     augmentation=Augmentation(crop_area=(0.5, 1.0)),
     log_every=10,
@@ -398,7 +398,9 @@ def _check_mixing(config: Config) -> None:
 
 
 def _check_together(config: Config, ranks: Ranks) -> None:
-    """Settings of the run that need or exclude each other."""
+    """Settings of the run that need or exclude each other, or something that is installed."""
+    if config.optimization.method == "lamb" and importlib.util.find_spec("timm") is None:
+        raise ValueError("--optimizer must be sgd or adamw where timm is not installed; got lamb")
     require(
         config,
         config.batch_size % (ranks.size * config.accumulate) == 0,
@@ -430,6 +432,8 @@ def _check_together(config: Config, ranks: Ranks) -> None:
         "left out with --new-classifier, which takes no classes from the weights",
     )
     require(config, not config.eval_only or config.resume is None, "resume", "left out with --eval-only")
+    warms_up = config.ema_warmup and config.ema_decay is None
+    require(config, not warms_up, "ema_warmup", "used with --ema-decay")
     require(
         config,
         not (config.compile and config.grad_checkpointing),

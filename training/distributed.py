@@ -16,10 +16,12 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
+from .config import plain
 from .model import outputs_of
 from .ranks import IN_ALL, Ranks
 
 T = TypeVar("T")
+E = TypeVar("E", bound=Exception)
 
 
 def store_of_this_start(store: Store, rank: int, size: int) -> Store:
@@ -65,10 +67,21 @@ def _timeout(patience: float) -> timedelta | None:
     return None if needed < default_pg_timeout / 2 else default_pg_timeout + needed
 
 
-def _of_all(error: Exception) -> Exception:
+def _of_all(error: E) -> E:
     """An error that all processes raise at this point, and one tells (:func:`.config.complain`)."""
     error.add_note(IN_ALL)
     return error
+
+
+def has_lost_another(error: RuntimeError, ranks: Ranks) -> bool:
+    """Whether a collective operation failed because another process of the run has died."""
+    return ranks.size > 1 and (isinstance(error, distributed.DistError) or "gloo" in str(error))
+
+
+def lost(error: RuntimeError) -> RuntimeError:
+    """The same for people, for the main process to say: the others meet it as well."""
+    remedy = "--resume auto continues from the newest checkpoint"
+    return _of_all(RuntimeError(f"another process of the run has died; {remedy} ({plain(error)})"))
 
 
 class Processes(Ranks):

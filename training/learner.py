@@ -16,14 +16,7 @@ from .classes import known_classes, require_same_classes
 from .config import Config
 from .distributed import Processes
 from .hardware import autocast
-from .model import (
-    Average,
-    build_model,
-    build_schedule,
-    checkpoint_activations,
-    outputs_of,
-    parameter_groups,
-)
+from .model import Average, build_model, build_schedule, checkpoint_activations, outputs_of
 from .progress import Progress
 from .weight_files import read_weight_file
 from .weight_settings import About
@@ -71,17 +64,6 @@ def _begin(model: nn.Module, config: Config, classes: Sequence[str], weights: Pa
     names = "it names no classes: they are taken in the order of the folders" * unnamed
     about = About.of_file(file).compare(config)
     return "; ".join(filter(None, (f"{taken.kind} of {weights}{taken.except_for}", about, taken.left, names)))
-
-
-def create_optimizer(config: Config, model: nn.Module) -> torch.optim.SGD:
-    """SGD with the weight decay of the settings."""
-    return torch.optim.SGD(
-        parameter_groups(model, config.weight_decay, decay_all=config.decay_all),
-        lr=config.lr,
-        momentum=config.momentum,
-        nesterov=config.momentum > 0,
-        fused=True,
-    )
 
 
 def create_schedule(config: Config, optimizer: torch.optim.Optimizer, progress: Progress) -> LRScheduler:
@@ -174,13 +156,13 @@ class Learner:
                 self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
             right.append((logits.detach().argmax(1) == targets.argmax(1)).sum())
-        if config.clip_grad_norm is not None:
+        if (limit := config.optimization.clip_grad_norm) is not None:
             self._scaler.unscale_(self._optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_grad_norm)
+            nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self.schedule.step()
         if self.average is not None:
-            self.average.update()
+            self.average.update(self.schedule.last_epoch)  # which counts steps
         self.right = right[0] if len(right) == 1 else torch.stack(right).sum()
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()

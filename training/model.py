@@ -1,4 +1,4 @@
-"""The model of a run, and what optimises it."""
+"""The model of a run, its learning rate, the average of its weights."""
 
 from __future__ import annotations
 
@@ -20,10 +20,6 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .architectures import AUXILIARY, TIMM
-
-# Modules that multiply their inputs by a matrix, in `weight`.
-_LINEAR = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd)
-_PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
 def build_model(arch: str, num_classes: int, *, aux_heads: bool = False) -> nn.Module:
@@ -61,37 +57,7 @@ def outputs_of(found: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return (found,) if isinstance(found, Tensor) else tuple(found)
 
 
-# -- Optimiser, schedule, average -----------------------------------------------------------------------
-
-
-def parameter_groups(
-    model: nn.Module, weight_decay: float, *, decay_all: bool = False
-) -> list[dict[str, Any]]:
-    """The matrices of linear, convolution and attention layers with decay, all other parameters without.
-
-    Found by the types of the layers: no bias decays, nor the gain of a normalisation or of a residual branch,
-    a position embedding or table, a class token. With `decay_all` these decay as well.
-    """
-    matrices = {
-        id(parameter)
-        for module in model.modules()
-        for name, parameter in module.named_parameters(recurse=False)
-        if _is_matrix(module, name)
-    }
-    parameters = list(model.parameters())
-    return [
-        {"params": [p for p in parameters if id(p) in matrices], "weight_decay": weight_decay},
-        {
-            "params": [p for p in parameters if id(p) not in matrices],
-            "weight_decay": weight_decay if decay_all else 0.0,
-        },
-    ]
-
-
-def _is_matrix(module: nn.Module, name: str) -> bool:
-    if isinstance(module, nn.MultiheadAttention):
-        return name in _PROJECTIONS
-    return isinstance(module, _LINEAR) and name == "weight"
+# -- Schedule, average -----------------------------------------------------------------------------------
 
 
 def build_schedule(
@@ -130,6 +96,9 @@ class Average:
         What is averaged, on its device; its parameters and buffers are those that every update looks at.
     decay : float
         In [0, 1): the share of the average that stays.
+    warmup : bool
+        Until (1 + step) / (10 + step) reaches `decay`, that share stays instead, so that the random weights
+        of the start are soon forgotten. It is the formula of TensorFlow's ``ExponentialMovingAverage``.
 
     Attributes
     ----------
@@ -144,10 +113,11 @@ class Average:
     counter between host and device, and so waits for the device at every step.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float, *, warmup: bool = False) -> None:
         self.module: nn.Module = AveragedModel(model).module
         self.started = False
-        self._update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        self._decay = decay
+        self._warmup = warmup
         averages = itertools.chain(self.module.parameters(), self.module.buffers())
         values = itertools.chain(model.parameters(), model.buffers())
         self._groups: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
@@ -156,11 +126,14 @@ class Average:
             group[0].append(average.detach())
             group[1].append(value.detach())
 
-    def update(self) -> None:
-        """Take the model's values of now into the average."""
+    def update(self, step: int) -> None:
+        """Take the model's values of now into the average; `step` is the number of the step, from 1."""
+        # A function of the step, so that a resumed run has nothing else to know.
+        decay = min(self._decay, (1 + step) / (10 + step)) if self._warmup else self._decay
+        update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         for averages, values in self._groups.values():
             if self.started:
-                self._update(averages, values, 0)  # its last argument is for other kinds of averages
+                update(averages, values, 0)  # its last argument is for other kinds of averages
             else:
                 torch._foreach_copy_(averages, values)
         self.started = True

@@ -33,6 +33,7 @@ from .architectures import AUXILIARY
 from .config import ALIASES, DEMO, Config, as_options
 from .config import option as written
 from .inputs import read_json
+from .optimization import DEFAULTS, Optimization
 
 
 class Option(NamedTuple):
@@ -81,10 +82,10 @@ def options() -> list[Option]:
                     for name in _argument_names()
                 ]
             else:
-                parsed = _parsed_type(own, inner[own.name])
-                found.append(
-                    Option(_flat_name(field, own.name), field.name, own.name, parsed, texts[own.name])
-                )
+                parsed, text = _parsed_type(own, inner[own.name]), texts[own.name]
+                if kind is Optimization and own.name != "method":
+                    parsed, text = parsed | None, f"{text} {_defaults_of_optimizers(own.name)}"
+                found.append(Option(_flat_name(field, own.name), field.name, own.name, parsed, text))
     twice = [name for name, count in Counter(option.name for option in found).items() if count > 1]
     for option in found:
         if option.name in twice and _is_argument(option):
@@ -102,8 +103,8 @@ def parse(arguments: Sequence[str], default: Config, **texts: Any) -> Config:
     ----------
     arguments : sequence of str
     default : Config
-        What is not named is as it is here; another ``--mix`` has its own arguments' defaults, and of the
-        schedule what it has a use for.
+        What is not named is as it is here; another ``--mix`` or ``--optimizer`` has its own arguments'
+        defaults, and of the schedule the former keeps what it has a use for.
     **texts
         ``prog`` and ``description``, as :func:`tyro.cli` takes them.
 
@@ -116,7 +117,7 @@ def parse(arguments: Sequence[str], default: Config, **texts: Any) -> Config:
     """
     known = options()
     values, usual, demo = _flat(default), _flat(Config()), _flat(DEMO)
-    own = {option.name for option in known if _is_argument(option)}
+    own = {option.name for option in known if _is_argument(option) or _is_of_optimizer(option)}
     without_data = {
         name: "" if demo[name] == value else f" Without --data: {_written(demo[name])}."
         for name, value in usual.items()
@@ -163,7 +164,7 @@ def saved_settings(saved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _built(default: Config, values: Mapping[str, Any]) -> Config:
-    """The configuration with these values of all options; arguments of a method that are None stay."""
+    """The configuration with these values; arguments of a method or an optimiser that are None stay."""
     known = options()
     changes = {option.field: values[option.name] for option in known if not option.record}
     for field in dataclasses.fields(Config):
@@ -248,7 +249,11 @@ def _of_kind(option: Option, value: Any) -> Any:
 
 
 def _changed(record: Any, values: dict[str, Any]) -> Any:
-    """The record with other values; arguments of a method that are None stay as they are."""
+    """The record with other values; arguments of a method or an optimiser that are None stay as they are."""
+    if isinstance(record, Optimization):
+        given = {name: value for name, value in values.items() if value is not None}
+        same = given["method"] == record.method
+        return dataclasses.replace(record, **given) if same else Optimization(**given)
     if not isinstance(record, Mixing):
         return dataclasses.replace(record, **values)
     given = {name: values.pop(name) for name in _argument_names()}
@@ -291,6 +296,19 @@ def _written(value: Any) -> str:
 
 def _is_argument(option: Option) -> bool:
     return option.record == "mixing" and option.field in _argument_names()
+
+
+def _is_of_optimizer(option: Option) -> bool:
+    return option.record == "optimization" and option.field != "method"
+
+
+def _defaults_of_optimizers(name: str) -> str:
+    """The default of an argument in the optimisers that take it."""
+    defaults = {method: own[name] for method, own in DEFAULTS.items() if name in own}
+    said = (
+        f"{'none' if value is None else _written(value)} for {method}" for method, value in defaults.items()
+    )
+    return f"Default: {', '.join(said)}."
 
 
 def _argument_names() -> list[str]:

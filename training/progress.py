@@ -24,6 +24,8 @@ class Progress:
         Of the whole run, which the learning rate depends on. Set by :meth:`plan`.
     last_step : int
         Where it stops: there, or at --max-steps. Set by :meth:`plan`.
+    squeezed_to : int or None
+        Of a checkpoint of an earlier version: the --max-steps that its learning rate was planned over.
     """
 
     def __init__(self) -> None:
@@ -32,6 +34,7 @@ class Progress:
         self.evaluation: dict[str, float] | None = None
         self.best: dict[str, float] = {"top1": -1.0, "epoch": -1, "step": -1}
         self.steps_per_epoch = self.total_steps = self.last_step = 0
+        self.squeezed_to: int | None = None
 
     def plan(self, config: Config, batches: int) -> None:
         """Count the steps of the run, with so many batches in an epoch; one that is resumed goes on.
@@ -52,6 +55,15 @@ class Progress:
         """Continue after the save."""
         for name, value in state_dict.items():
             setattr(self, name, value)
+
+    def note_of_before(self) -> str | None:
+        """What to say of a learning rate that continues on another curve; after :meth:`plan`."""
+        if self.squeezed_to is None or self.squeezed_to >= self.total_steps:
+            return None
+        return (
+            f"The checkpoint is of an earlier version, which planned the learning rate over --max-steps"
+            f" {self.squeezed_to}: from here on it is planned over --epochs, {self.total_steps} steps"
+        )
 
     @property
     def position(self) -> dict[str, int]:

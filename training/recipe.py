@@ -17,10 +17,11 @@ from .demo import choose_size, data_folder
 from .distributed import Processes
 from .hardware import choose_hardware, start_device
 from .inputs import Listing, list_dataset
-from .learner import Learner, create_model, create_optimizer, create_schedule
+from .learner import Learner, create_model, create_schedule
 from .loaders import Loaders
 from .model import Average
 from .nonfinite import FiniteWatch, NotFiniteError
+from .optimizers import create_optimizer
 from .output import Claim, Output
 from .progress import Progress
 from .random_states import RandomStates, seed_all
@@ -101,7 +102,9 @@ def _train(
     weights = config.init_weights if state.saved is None else None
     model = state.register("model", create_model(config, identity.classes, device, processes, weights))
     try_model(model, config, device, processes)
-    average = None if config.ema_decay is None else state.register("ema", Average(model, config.ema_decay))
+    average = None
+    if config.ema_decay is not None:
+        average = state.register("ema", Average(model, config.ema_decay, warmup=config.ema_warmup))
 
     # Batches.
     patience = Patience(config.storage_patience)
@@ -116,9 +119,11 @@ def _train(
     train_loader = state.register("loader", loaders.train(images["train"]), per_rank=True)
     val_loader = processes.together(lambda: loaders.val(images["val"]))
     progress.plan(config, processes.together(lambda: len(train_loader)))
+    if (note := progress.note_of_before()) is not None:
+        processes.say(note)
 
     # Optimiser and schedule.
-    optimizer = state.register("optimizer", create_optimizer(config, model))
+    optimizer = state.register("optimizer", create_optimizer(config, model, processes))
     scaler = state.register("scaler", GradScaler(device.type, enabled=config.amp == "fp16"))
     schedule = create_schedule(config, optimizer, progress)
     learner = Learner(config, processes, model, optimizer, scaler, schedule, average)

@@ -14,11 +14,17 @@ for _hook in ("_get_run_fn_cpu", "_get_setup_fn_cpu"):
     if not hasattr(NumbaFunction, _hook):
         raise ImportError(f"DALI's plugin for Numba has no {_hook}: this DALI is newer than the tested one")
 
+_SHOWN = "CompiledOperator (only backend='graph' can be serialized)"
+
 __all__ = ["CompiledOperator", "address_as_void_pointer", "to_fixed_tuple"]
 
 
 class CompiledOperator(NumbaFunction):
     """The operator of DALI's Numba plugin, for compiled functions instead of Python ones."""
+
+    def __init__(self, **arguments: Any) -> None:
+        # The name in errors of DALI, such as that it cannot serialise the operator.
+        super().__init__(_module="dali_msda", _display_name=_SHOWN, **arguments)
 
     def _get_run_fn_cpu(self, run_fn: Any, *types_and_dimensions: Any) -> int:
         return int(run_fn.address)
