@@ -202,13 +202,17 @@ class RunFolder:
         """How the complete run differs from the undisturbed one."""
         lines, _ = lines_of(self.folder)
         found = self._wrong_lines(lines, complete=True)
-        names = {str(path.relative_to(self.calm)) for path in self.calm.rglob("*.pt")}
-        found += [
-            f"{name} is in one of the two folders"
-            for name in names ^ {str(path.relative_to(self.folder)) for path in self.folder.rglob("*.pt")}
-        ]
-        for name in sorted(names):
-            if (self.folder / name).exists():
+        # A checkpoint of the step at which a signal came may be kept in the place of one before it.
+        kept, wanted = (
+            {str(path.relative_to(folder)) for path in folder.rglob("*.pt")}
+            for folder in (self.folder, self.calm)
+        )
+        newest = str(Checkpoints(self.calm, 1).path(self.last_step).relative_to(self.calm))
+        found += [f"{name} is missing" for name in ("best.pt", "last.pt", newest) if name not in kept]
+        if len(kept) != len(wanted):
+            found.append(f"there are {len(kept)} checkpoints, not {len(wanted)}")
+        for name in sorted(wanted):
+            if name in kept:
                 both = (unpack((folder / name).read_bytes(), name) for folder in (self.calm, self.folder))
                 found += [f"{name}: {path} differs" for path in differing(*both) if path not in _FREE]
         json.loads((self.folder / "config.json").read_text())

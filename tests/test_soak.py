@@ -98,7 +98,7 @@ PLANTED: dict[str, tuple[Callable[[Path], object], str]] = {
     "half a line": (edited(lambda lines: [*lines, b'{"ev']), "in the middle of a line"),
     "NaN": (edited(lambda lines: [lines[0].replace(b"1.0", b"NaN"), *lines[1:]]), "NaN is no JSON"),
     "one bit of a weight": (one_bit, "last.pt: /model/weight differs"),
-    "no best checkpoint": (lambda folder: (folder / "best.pt").unlink(), "best.pt is in one of the two"),
+    "no best checkpoint": (lambda folder: (folder / "best.pt").unlink(), "best.pt is missing"),
     "a damaged one": (lambda folder: (folder / "best.pt").write_bytes(b"PK"), "lost: "),
     "left over": (lambda folder: (folder / ".x.pt.tmp").touch(), "left behind: ['.x.pt.tmp']"),
     "a bad file": (lambda folder: (folder / "quarantine.jsonl").touch(), "was called bad"),
