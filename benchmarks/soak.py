@@ -59,6 +59,9 @@ class Settings:
     disturbances: tuple[str, ...] = ALL
     """What happens."""
 
+    processes: tuple[int, ...] = (1, 1, 2)
+    """Of a run: one of these numbers."""
+
     cold: float = 0.25
     """Share of the lives that begin with the imports; the others are forked after them."""
 
@@ -158,7 +161,7 @@ class Soak:
 
     def one_run(self, seed: int) -> None:
         """Disturb and continue a run until it is complete, then compare."""
-        mix, processes = self.rng.choice(mixing()), self.rng.choice((1, 1, 2))
+        mix, processes = self.rng.choice(mixing()), self.rng.choice(self.settings.processes)
         arguments = self.arguments(seed, mix)
         calm = self.folder / "calm"
         life = begin(self.start(calm, arguments, processes))

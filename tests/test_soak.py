@@ -22,7 +22,7 @@ from training.checkpoints import VERSION, Checkpoints, unpack
 def test_a_brief_soak() -> None:
     """Two lives and their undisturbed twin; without the seconds of an import for each."""
     command = [sys.executable, "-m", "benchmarks.soak", "--no-save", "--lives", "2", "--cold", "0"]
-    command += ["--epochs", "2", "--seconds", "1", "--seed", "1"]
+    command += ["--epochs", "2", "--seconds", "1", "--seed", "1", "--processes", "1"]
     command += ["--disturbances", "checkpoint_cut", "SIGTERM", "stdout_to_head", "disk_full"]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == 0, process.stdout + process.stderr
