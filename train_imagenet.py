@@ -1,20 +1,20 @@
 #!/usr/bin/env python
-"""Train an image classifier on batches that DALI decoded, cropped and mixed.
+"""Train an image classifier on batches that DALI decodes, crops and mixes.
 
     python train_imagenet.py --mix hmix --data /path/to/imagenet
 
-DIR holds train/ and val/, each with one folder of images per class. Without --data a small set of
-photo-like images is made once and a run scaled to this machine follows, to see everything work.
+DIR holds train/ and val/, each with one folder of images per class. Without --data, a demonstration run
+generates a small set of photo-like images once and trains on them, scaled to this machine.
 
-The output folder holds config.json (all settings, versions, the commit), metrics.jsonl (one JSON object a
-line), TensorBoard events, first_batch.png (mixed images, their masks and labels), checkpoints/, last.pt (the
-newest of them) and best.pt (the best top-1).
+The output folder holds config.json (all settings, versions, the commit), metrics.jsonl (one JSON object
+per line), TensorBoard events, first_batch.png (mixed images, their masks and labels), checkpoints/, last.pt
+(the newest checkpoint) and best.pt (the best top-1).
 
-SIGTERM, SIGINT, SIGUSR1 and SIGHUP finish the step, save and leave with status 128 + signal; --resume auto
-goes on from there, bit for bit. torchrun starts it in several processes. Other statuses: 0 the run is
-complete, 1 too many files cannot be decoded, DALI failed or a number was not finite, 2 bad input, 75 the
-images or the output could not be reached for longer than --storage-patience (try again later, with --resume
-auto).
+On SIGTERM, SIGINT, SIGUSR1 or SIGHUP, training finishes the step, saves and exits with status 128 + signal;
+--resume auto continues from there, bit for bit. Use torchrun for several processes. Other exit statuses: 0
+the run is complete; 1 too many files cannot be decoded, DALI failed, or a value was NaN or infinite; 2 bad
+input; 75 the images or the output could not be reached for longer than --storage-patience (try again later
+with --resume auto).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import signal
 import sys
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    # Ctrl-C ends the process without a traceback, also before and after `main` looks after it.
+    # Ctrl-C ends the process without a traceback, also before and after `main` handles it.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from configs import named_run, option_from_argv
@@ -43,10 +43,10 @@ _WEIGHTS = ("--init-weights", *ALIASES["init_weights"])
 
 
 def settings_of(arguments: list[str]) -> Config:
-    """The settings that a command line asks for.
+    """The settings for a command line.
 
-    Where it does not give them, they are those that --init-weights names, those of --from-config or --config,
-    those of the run without data, or the defaults, in this order.
+    A setting that it does not give comes from --init-weights, else from --from-config or --config, the run
+    without data, or the defaults.
     """
     name, repeated = option_from_argv(arguments, "--config"), option_from_argv(arguments, "--from-config")
     if repeated is not None:
@@ -70,14 +70,14 @@ def _names(arguments: list[str], *options: str) -> bool:
     return any(argument.split("=")[0].replace("_", "-") in options for argument in arguments)
 
 
-def _look(config: Config, ranks: Ranks) -> Listing | None:
-    """Find what is wrong with folders and files; the images, where they are there already."""
+def _check_inputs(config: Config, ranks: Ranks) -> Listing | None:
+    """Check the folders and files; list the images if --data is given."""
     check_output(config, ranks)
     return None if config.data is None else list_dataset(config, config.data, ranks)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run from the command line; the exit status, see above."""
+    """Run from the command line; return the exit status, see above."""
     arguments = sys.argv[1:] if arguments is None else arguments
     keep_printing()
     ranks = Ranks.from_environment()
@@ -89,7 +89,7 @@ def _run(arguments: list[str], ranks: Ranks, stop: StopSignals) -> int:
     try:
         config = resolve(settings_of(arguments), ranks)
         listing = Patience(config.storage_patience).keep_trying(
-            lambda: _look(config, ranks), at_once=lambda error: error.errno not in TRANSIENT
+            lambda: _check_inputs(config, ranks), at_once=lambda error: error.errno not in TRANSIENT
         )
     except StorageError as error:
         complain(error, ranks)
@@ -97,11 +97,11 @@ def _run(arguments: list[str], ranks: Ranks, stop: StopSignals) -> int:
     except (ValueError, OSError) as error:
         complain(error, ranks)
         return 2
-    # Only now: importing PyTorch and DALI takes seconds, and nobody waits that long for a typing mistake.
+    # Only now: importing PyTorch and DALI takes seconds, too long to wait to learn of a typing mistake.
     from training.commands import run
     from training.distributed import Processes
 
-    # Without data and without a wish of its own the run is as large as this machine is fast.
+    # Without --data and without a size of its own, the run is scaled to the speed of this machine.
     sizes = ("--image-size", "--epochs", "--max-steps", "--from-config", *_WEIGHTS)
     fit = config.data is None and not _names(arguments, *sizes)
     return run(config, Processes.from_environment(), stop, listing, fit=fit)

@@ -29,12 +29,20 @@ def outputs_of(pipeline: Pipeline) -> Any:
     if outputs is None and type(pipeline).define_graph is not Pipeline.define_graph:
         with pipeline:
             outputs = pipeline.define_graph()
+    if outputs is None and type(pipeline).__name__ == "_PipelineDebug":
+        raise ValueError("debug must be False, because a pipeline in debug mode has no graph; got True")
     if outputs is None:
         raise ValueError(
             "pipeline must have outputs: call set_outputs or write define_graph; got a"
             f" {type(pipeline).__name__} without"
         )
     return outputs
+
+
+def declared_dtype(pipeline: Pipeline, place: int) -> Any:
+    """The `output_dtype` that a pipeline was made with, for one output; None without."""
+    declared = pipeline._output_dtype
+    return declared[place] if isinstance(declared, list | tuple) else declared
 
 
 def origin_of(node: Any) -> tuple[str, int]:

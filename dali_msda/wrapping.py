@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import weakref
@@ -13,7 +14,8 @@ import numpy as np
 from nvidia.dali.pipeline import DataNode, Pipeline, do_not_convert
 
 from .changing import values_of
-from .compat import outputs_of
+from .compat import declared_dtype, outputs_of
+from .dtypes import static_dtype
 from .methods import TABLE, Method
 from .mixing import method_arguments
 from .operators import mix
@@ -112,6 +114,11 @@ class _Mixing:
         outputs = outputs_of(pipeline)
         with pipeline:
             mixed = self.mix_outputs(outputs)
+        if isinstance(self.labels, int):
+            declared, made = declared_dtype(pipeline, self.labels), static_dtype(mixed[self.labels])
+            if declared is not None and made is not None and declared != made:
+                expected = f"{made.name} or None for the labels, which become targets"
+                raise ArgumentValueError("output_dtype", expected, declared.name)
         pipeline.set_outputs(*mixed)
         return pipeline
 
@@ -218,7 +225,8 @@ def _mixed_function(function: Any, mixing: _Mixing) -> Any:
         return finish(function(*args, **kwargs))
 
     # For pipeline_def, which does not follow __wrapped__ to find the arguments.
-    create.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+    with contextlib.suppress(ValueError):  # of partial, with arguments that pipeline_def takes
+        create.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
     return create
 
 

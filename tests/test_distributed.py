@@ -121,7 +121,7 @@ def test_errors_come_to_all(trainer: Trainer, coded: Path, tmp_path: Path) -> No
     command = ["--data", coded, *SETTINGS, "--output", tmp_path / "run"]
     outcome = trainer.run(*command, "--batch-size", 9, processes=2)
     assert outcome.statuses == [2, 2]
-    assert "--batch-size must be a multiple of the 2 processes; got 9" in outcome.said
+    assert "--batch-size must be a multiple of the number of processes (2); got 9" in outcome.said
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "file").touch()
     outcome = trainer.run(*command, "--batch-size", 8, processes=2)

@@ -370,7 +370,7 @@ def test_without_timm(photos: Path, tmp_path: Path) -> None:
     found = subprocess.run([*command, "--optimizer", "lamb"], cwd=ROOT, capture_output=True, text=True)
     assert found.returncode == 2
     assert found.stderr == (
-        "train_imagenet.py: error: --optimizer must be sgd or adamw where timm is not installed; got lamb\n"
+        "train_imagenet.py: error: --optimizer must be sgd or adamw unless timm is installed; got lamb\n"
     )
     assert found.stdout == "False\n"
     assert not (tmp_path / "run").exists()

@@ -274,7 +274,7 @@ def test_help_is_that_of_the_records(capsys: pytest.CaptureFixture[str], stripe:
     assert "--mix-width {None}|FLOAT Width of the stripe. In [0, 1]. Default: 0.25 for stripe." in said
     assert "0.8 for mixup, 1 for cutmix, 1 for hmix, 1 for gmix. Stands for all alphas of stochastic." in said
     assert "Share of the area that a random crop keeps. Without --data: 0.5 1.0. (default: 0.08 1.0)" in said
-    assert "learning rate is planned over them. Without --data: 8. (default: 300)" in said
+    assert "learning-rate schedule spans them. Without --data: 8. (default: 300)" in said
     assert "Default: 0.1 for sgd, 0.001 for adamw, 0.005 for lamb. Without --data: 0.05." in said
 
 

@@ -17,7 +17,9 @@ from nvidia.dali.auto_aug import auto_augment, rand_augment, trivial_augment
 
 import dali_msda as msda
 from dali_msda import reference
+from dali_msda.compat import outputs_of
 from tests.devices import array
+from tests.graph_check import problems
 from tests.image_sets import photo
 from tests.their_data import BATCH, SIDE, jpeg, sample, write_coco, write_records
 
@@ -449,3 +451,20 @@ def test_augmentation_after_mixing(photos: Path) -> None:
     for a, b in zip(ours, theirs, strict=True):
         for x, y in zip(a, b, strict=True):
             np.testing.assert_array_equal(x, y)
+
+
+# -- On the GPU, without one -------------------------------------------------------------------------------
+
+ON_GPU: dict[str, Callable[[str], Any]] = {
+    "NVIDIA's ConvNets": lambda folder: msda.with_mixing(convnets, num_classes=CLASSES, layout="CHW")(
+        folder, SIDE, "gpu", "CHW", "disabled", batch_size=BATCH, num_threads=2, device_id=0
+    ),
+}
+
+
+@pytest.mark.parametrize("pipeline", ON_GPU)
+def test_the_graph_fits_a_gpu(pipeline: str, photos: Path) -> None:
+    """Every operator and input is where it may be, and so are the results."""
+    outputs = outputs_of(ON_GPU[pipeline](str(photos / "train")))
+    assert len(outputs) == 2
+    assert problems(outputs) == []

@@ -460,7 +460,7 @@ def test_a_named_run_from_the_command_line(
     assert "--config must be one of imagenet_cutmix, imagenet_gmix" in error
     assert "got imagenet_gmx" in error
     assert train_imagenet.main(["--config", "imagenet_gmix"]) == 2
-    assert "--config must be used together with --data" in capsys.readouterr().err
+    assert "--config must be used with --data" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -480,7 +480,10 @@ def test_which_run_is_asked_for(arguments: list[str], name: str | None) -> None:
 BAD: dict[str, tuple[list[str], str]] = {
     "decay of the average": (["--ema-decay", "1"], "--ema-decay must be in [0, 1); got 1.0"),
     "warm-up of no average": (["--ema-warmup"], "--ema-warmup must be used with --ema-decay; got True"),
-    "accumulation": (["--accumulate", "3"], "--batch-size must be a multiple of the 1 processes times"),
+    "accumulation": (
+        ["--accumulate", "3"],
+        "--batch-size must be a multiple of the number of processes (1) times",
+    ),
     "clipping": (["--clip-grad-norm", "0"], "--clip-grad-norm must be above 0; got 0.0"),
     "magnitude": (
         ["--rand-augment", "2", "31"],

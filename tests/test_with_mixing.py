@@ -5,6 +5,7 @@ On pipelines as people write them: test_their_pipelines.py.
 
 from __future__ import annotations
 
+import functools
 from collections import namedtuple
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from nvidia.dali import Pipeline, fn, pipeline_def, types
+from nvidia.dali.pipeline import experimental
+from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
 import dali_msda as msda
 from dali_msda import reference
@@ -70,6 +73,11 @@ def a_dict() -> Any:
     return {"image": image_source(IMAGES, "HWC"), "label": source(LABELS)}
 
 
+def a_pair() -> Any:
+    return tuple(a_dict().values())
+
+
+STANDARD: dict[str, Any] = {"batch_size": COUNT, "num_threads": 1, "device_id": None}
 # Situation: what is done, the error, its words.
 REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "a method that is not there": (
@@ -132,15 +140,25 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         TypeError,
         "labels must be a DALI node; got int as output 1",
     ),
-    "labels that are no labels": (
-        lambda: mix(labels=2)(),
-        TypeError,
-        "labels must be integers; got a node of type FLOAT",
-    ),
     "a pipeline without outputs": (
         lambda: mix(NoOutputs()),
         ValueError,
         "pipeline must have outputs: call set_outputs or write define_graph; got a NoOutputs without",
+    ),
+    "a pipeline in debug mode": (
+        lambda: mix(experimental.pipeline_def(a_pair, debug=True, **STANDARD))(),
+        ValueError,
+        "debug must be False, because a pipeline in debug mode has no graph; got True",
+    ),
+    "a type that the labels no longer have": (
+        lambda: mix(pipeline_def(a_pair, output_dtype=[types.UINT8, types.INT32], **STANDARD))(),
+        ValueError,
+        "output_dtype must be FLOAT or None for the labels, which become targets; got 'INT32'",
+    ),
+    "an iterator": (
+        lambda: mix(lambda: DALIGenericIterator([plain()], ["a", "b", "c"]))(),
+        TypeError,
+        "images must be a DALI node; got DALIGenericIterator as output 0",
     ),
     "a pipeline that is built": (
         lambda: mix(built()),
@@ -181,16 +199,18 @@ def test_refused(situation: str) -> None:
 
 
 def test_values_of_functions_are_checked() -> None:
-    for arguments, words in (
-        ({"probability": lambda batch: 1.5}, "probability must be in [0, 1] in batch 0; got 1.5"),
-        ({"lam": lambda batch: "1"}, "lam must be a number in [0, 1] in batch 0; got '1'"),
-        ({"ratio": lambda batch: 2}, "ratio must be in [0, 1] in batch 0; got 2"),
-        ({"alpha": lambda batch: -1.0}, "alpha must be above 0 in batch 0; got -1.0"),
+    for arguments, must, got in (
+        ({"probability": lambda batch: 1.5}, "probability must be in [0, 1]", "got 1.5"),
+        ({"lam": lambda batch: "1"}, "lam must be a number in [0, 1]", "got '1'"),
+        ({"ratio": lambda batch: 2}, "ratio must be in [0, 1]", "got 2"),
+        ({"alpha": lambda batch: -1.0}, "alpha must be", "got -1.0"),
     ):
         pipeline = mix(**arguments)()
         with pytest.raises((ValueError, TypeError)) as caught:
             pipeline.run()
-        assert str(caught.value) == words
+        words = str(caught.value)
+        assert words.startswith(must), words
+        assert words.endswith(f" in batch 0; {got}"), words
 
 
 # -- What comes out ----------------------------------------------------------------------------------------
@@ -251,6 +271,9 @@ def test_the_function_stays_what_it_was() -> None:
     with pytest.raises(TypeError, match="argument"):
         mixed()
     assert mix(plain)(batch_size=3, prefetch_queue_depth=1).max_batch_size == 3
+    assert mix(functools.partial(plain, batch_size=4))(prefetch_queue_depth=1).max_batch_size == 4
+    typed = mix(pipeline_def(a_pair, output_dtype=[types.UINT8, types.FLOAT], **STANDARD))()
+    assert [output.dtype for output in typed.run()] == [types.UINT8, types.FLOAT]
 
 
 # -- Draws -------------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
-"""The settings of a run: their defaults, what "auto" stands for, what fits together.
+"""The settings of a run: defaults, values for "auto", and checks of what fits together.
 
-Imports nothing heavy, so that a wrong setting is refused at once. What only PyTorch knows about a GPU is in
-:mod:`.hardware`.
+Imports nothing heavy, so that a wrong setting is refused at once. :mod:`.hardware` asks PyTorch about GPUs.
 """
 
 from __future__ import annotations
@@ -33,29 +32,29 @@ from .ranks import IN_ALL, Ranks
 
 
 def option(name: str) -> str:
-    """A setting as it is written on the command line."""
+    """The command-line form of a setting's name."""
     return f"--{name.replace('_', '-')}"
 
 
 def require(config: Config, fits: bool, name: str, expected: str) -> None:
-    """Raise ValueError, in the words that all settings have in common, unless the setting `name` fits."""
+    """Raise ValueError, in the form common to all settings, unless the setting `name` fits."""
     if not fits:
         raise ValueError(f"{option(name)} must be {expected}; got {getattr(config, name)}")
 
 
 @contextlib.contextmanager
 def as_options(named: Callable[[str], str] = str) -> Iterator[None]:
-    """Errors of records name the option.
+    """Turn the errors of records into errors that name the option.
 
     Parameters
     ----------
     named : callable
-        From the name that a record uses to that of the option.
+        Maps a record's name for a field to the setting's.
 
     Raises
     ------
     ValueError
-        Instead of what a record raises.
+        Instead of the record's error.
     """
     try:
         yield
@@ -65,36 +64,35 @@ def as_options(named: Callable[[str], str] = str) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Settings of a run: the defaults are the paper's for ImageNet where it gives them (section 5).
+    """Settings of a run. Where the paper gives values for ImageNet (section 5), they are the defaults.
 
     Raises
     ------
     ValueError
-        Naming the option, what came and what is expected. :func:`resolve` checks what depends on several
-        settings, or on the machine.
+        Names the option, its value and what is expected. :func:`resolve` checks what depends on several
+        settings or on the machine.
     """
 
     config: str | None = None
-    """A named run of configs/, by the name of its file: its settings are the defaults of all others."""
+    """Named run: the name of a file in configs/. Its settings replace the defaults."""
 
     from_config: Path | None = None
-    """The config.json of a run, to repeat it: its settings are the defaults of all others, but for --output
-    and --resume."""
+    """config.json of a run to repeat. Its settings, except --output and --resume, replace the defaults."""
 
     data: Path | None = None
-    """Folder with train/ and val/, one folder of images per class in each. Without it: images made here."""
+    """Folder with train/ and val/, each with one folder of images per class. Default: generated images."""
 
     file_list: Path | None = None
-    """Folder with train.txt and val.txt, the images to take, as python -m pipelines.check writes it."""
+    """Folder with train.txt and val.txt, the images to use; python -m pipelines.check writes them."""
 
     val_labels: Path | None = None
-    """Labels of a val/ without class folders: ILSVRC2012_validation_ground_truth.txt with meta.mat or
-    map_clsloc.txt beside it, LOC_val_solution.csv, or a text with an image and its class in each line."""
+    """Labels for a val/ without class folders: ILSVRC2012_validation_ground_truth.txt with meta.mat or
+    map_clsloc.txt beside it, LOC_val_solution.csv, or a text file with an image and its class per line."""
 
     allow_empty_classes: bool = False
-    """Take class folders without images; the numbers of the other classes stay."""
+    """Accept class folders without images; the other classes keep their numbers."""
 
-    # The fields of a record are options: by their own names, with a prefix, or as "names" says.
+    # The fields of a record are options, under their own names, with a prefix, or as "names" says.
     mixing: Mixing = dataclasses.field(
         default=Mixing(),
         metadata={"prefix": "mix_", "names": {"method": "mix", "label_smoothing": "label_smoothing"}},
@@ -102,30 +100,30 @@ class Config:
     """How images are mixed."""
 
     mix_schedule: MixSchedule = dataclasses.field(default=MixSchedule(), metadata={"prefix": "mix_"})
-    """How the mixing changes."""
+    """How mixing changes during the run."""
 
     augmentation: Augmentation = Augmentation()
-    """What is done to single images, before mixing."""
+    """How single images are augmented, before mixing."""
 
     arch: str = "resnet50"
-    """Any classification model of torchvision or, where timm is installed, of timm, as timm/NAME; NAME alone
-    is torchvision's where both have it."""
+    """Any classification model of torchvision or, if installed, of timm, as timm/NAME. NAME alone means
+    torchvision's model if both have one."""
 
     init_weights: Path | None = None
-    """Weights to begin with: a checkpoint of this trainer or another, a state_dict, safetensors, or a file
-    that torchvision publishes. What it, or its name, says of --arch and the image sizes is their default.
-    Default: random weights."""
+    """Weights to start from: a checkpoint of this trainer or another, a state_dict, safetensors, or a file
+    published by torchvision. If the file or its name states --arch and the image sizes, they become the
+    defaults. Default: random weights."""
 
     init_entry: str | None = None
-    """Which entry of --init-weights to take, such as model or state_dict.net, where it holds several.
-    Default: the average of the weights, where there is one."""
+    """The entry of --init-weights to load, such as model or state_dict.net, if it holds several. Default: the
+    average of the weights, if any."""
 
     new_classifier: bool = False
-    """Begin with a random classifier, for other classes than those of --init-weights."""
+    """Start with a random classifier, for classes other than those of --init-weights."""
 
     class_names: Path | None = None
-    """The classes of --init-weights in the order of its outputs, where it does not name them: a text file
-    with a class a line, or a folder of class folders."""
+    """The classes of --init-weights in the order of its outputs, if the file does not name them: a text file
+    with one class per line, or a folder of class folders."""
 
     image_size: int = 224
     """Side of the training and validation images in pixels."""
@@ -134,112 +132,112 @@ class Config:
     """Side of the validation images in pixels. Default: --image-size."""
 
     val_resize_size: int | None = None
-    """Shorter side to which validation images are resized before the centre crop of --val-image-size.
-    Default: 256/224 of that."""
+    """Resize the shorter side of validation images to this before the centre crop of --val-image-size.
+    Default: 256/224 of --val-image-size."""
 
     epochs: int | float = 300
-    """Passes over the training images, such as 90 or 0.5; the learning rate is planned over them."""
+    """Passes over the training images, such as 90 or 0.5. The learning-rate schedule spans them."""
 
     batch_size: int = 256
     """Images per step, over all processes."""
 
     accumulate: int = 1
-    """Passes through the model per step, each with an equal part of --batch-size: to save memory."""
+    """To save memory, split each step into this many passes, each with an equal part of --batch-size."""
 
     loss: Literal["ce", "bce"] = "ce"
-    """Cross-entropy, or binary cross-entropy of every class, the mean over the classes."""
+    """Cross-entropy, or binary cross-entropy averaged over the classes."""
 
     aux_loss_weight: float | None = None
-    """Weight of the loss of each auxiliary head of googlenet (default: 0.3) and inception_v3 (0.4); 0:
-    without these heads."""
+    """Loss weight of each auxiliary head of googlenet (default: 0.3) and inception_v3 (0.4); 0 removes the
+    heads."""
 
     optimization: Optimization = dataclasses.field(
         default=Optimization(),
         metadata={"names": {"method": "optimizer", "betas": "optimizer_betas", "eps": "optimizer_eps"}},
     )
-    """What optimises, and its arguments."""
+    """The optimiser and its arguments."""
 
     lr_schedule: Literal["cosine", "step"] = "cosine"
-    """After the warm-up: half a cosine down to 0, or a tenth after every --lr-step-epochs."""
+    """After the warm-up, follow half a cosine down to 0, or divide by 10 every --lr-step-epochs."""
 
     lr_step_epochs: float = 75.0
-    """Epochs between two steps of --lr-schedule step, counted from the start."""
+    """Epochs between the drops of --lr-schedule step, counted from the start."""
 
     decay_all: bool = False
-    """Weight decay of biases, normalisation layers and position embeddings as well."""
+    """Apply weight decay to biases, normalisation layers and position embeddings too."""
 
     warmup_epochs: float = 5.0
-    """Epochs over which the learning rate rises, linearly."""
+    """Epochs of linear learning-rate warm-up."""
 
     ema_decay: float | None = None
-    """Keep a moving average of the weights with this decay, in [0, 1), and evaluate it as well: the best
-    checkpoint is then the one with its best top-1. Default: none."""
+    """Keep a moving average of the weights with this decay, in [0, 1), and evaluate it too; its top-1 then
+    decides which checkpoint is best. Default: no average."""
 
     ema_warmup: bool = False
-    """Begin with a lower --ema-decay: at most (1 + step) / (10 + step)."""
+    """Start with a lower --ema-decay: at most (1 + step) / (10 + step)."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where DALI and the model run; auto takes a GPU where there is one."""
+    """Where DALI and the model run; auto uses a GPU if there is one."""
 
     amp: Literal["auto", "none", "bf16", "fp16"] = "auto"
-    """Mixed precision; auto takes bf16 where the hardware has instructions for it."""
+    """Mixed precision; auto uses bf16 if the hardware has instructions for it."""
 
     compile: bool = False
     """Compile the model (torch.compile; needs a C compiler)."""
 
     grad_checkpointing: bool = False
-    """Keep the activations of the blocks' borders only and compute the others anew: less memory, slower."""
+    """Recompute activations inside blocks during backward: less memory, slower."""
 
     deterministic: bool = False
-    """Only algorithms that give the same result every time (on the CPU all of them do)."""
+    """Use only deterministic algorithms (on the CPU all of them are)."""
 
     sync_bn: bool = False
-    """Batch statistics over all processes (SyncBatchNorm; on GPUs)."""
+    """Compute batch statistics over all processes (SyncBatchNorm; GPUs only)."""
 
     workers: int | None = None
-    """Threads of DALI per process. Default: its share of the cores, at most 8."""
+    """DALI threads per process. Default: each process's share of the cores, at most 8."""
 
     seed: int = 0
-    """Seed of the model, the order of the images and every draw."""
+    """Seed of the model, the image order and all random draws."""
 
     bad_files: Literal["skip", "error"] = "skip"
-    """What to do with a file that cannot be decoded: write it down in quarantine.jsonl and go on, or stop."""
+    """What to do with a file that cannot be decoded: log it to quarantine.jsonl and skip it, or stop."""
 
     bad_files_limit: float = 0.01
-    """Stop where more than ten files and this share of them cannot be decoded; 1 never stops."""
+    """Stop if more than ten files, and at least this share of the files, cannot be decoded; 1 never stops."""
 
     storage_patience: float = 300.0
-    """Seconds to wait for folders of images or results that cannot be reached, each time; 0 does not wait."""
+    """Seconds to wait each time the images or the output cannot be reached; 0 does not wait."""
 
     output: Path | None = None
-    """Folder for the results, new or empty unless a run is resumed. Default: a new one in outputs/."""
+    """Output folder, new or empty unless resuming. Default: a new folder in outputs/."""
 
     resume: str | None = None
-    """auto: go on from the newest good checkpoint of --output, or start; else the path of a checkpoint. The
-    settings have to be those of the checkpoint; --epochs may be higher."""
+    """auto (resume from the newest good checkpoint in --output, or start if there is none), or the path of a
+    checkpoint. The settings must be those of the checkpoint; --epochs may be higher."""
 
     eval_only: bool = False
-    """Evaluate --init-weights on the images of val/ and leave."""
+    """Evaluate --init-weights on val/ and exit."""
 
     absent_classes: Literal["keep", "mask"] | None = None
-    """For a val/ with some of the classes, as ImageNet-A has 200 of 1000: keep the logits of the others in
-    the comparison, or mask them. Default: keep with --eval-only; otherwise val/ must have all classes."""
+    """If val/ has only some of the classes, such as ImageNet-A with 200 of 1000: keep the logits of the other
+    classes, or mask them. Default: keep with --eval-only; otherwise val/ must have all classes."""
 
     checkpoint_every: int = 1000
-    """Steps between two checkpoints; there is one after each epoch as well."""
+    """Steps between checkpoints; each epoch ends with one too."""
 
     keep: int = 3
-    """Checkpoints that are kept, besides the best one."""
+    """Checkpoints to keep, besides the best one."""
 
     max_steps: int | None = None
-    """Stop after this step, with an evaluation and a checkpoint; the learning rate is that of --epochs, and
-    a run that is resumed may go further."""
+    """Stop after this step, with an evaluation and a checkpoint. The learning rate still follows --epochs; a
+    resumed run may go further."""
 
     log_every: int = 50
-    """Steps between two lines of metrics.jsonl."""
+    """Steps between lines of metrics.jsonl."""
 
     demo_data: Path = Path("data/demo")
-    """Where the images for a run without --data are made and kept."""
+    """Where a run without --data generates and keeps its images."""
 
     def __post_init__(self) -> None:
         check_type("mixing", self.mixing, Mixing)
@@ -260,7 +258,7 @@ class Config:
                 if value is not None:
                     check_integer(name, value, 1)
             check_integer("seed", self.seed, 0)
-            require(self, self.seed < 2**64, "seed", "below 2**64")  # PyTorch takes no other
+            require(self, self.seed < 2**64, "seed", "below 2**64")  # the largest that PyTorch takes
             for name in ("warmup_epochs", "storage_patience"):
                 value = getattr(self, name)
                 require(self, math.isfinite(value) and value >= 0, name, "a number of at least 0")
@@ -275,7 +273,7 @@ class Config:
             require(self, self.ema_decay is None or 0 <= self.ema_decay < 1, "ema_decay", "in [0, 1)")
 
 
-# Other names of options, by the settings.
+# Other names of options, by setting.
 ALIASES: dict[str, tuple[str, ...]] = {"init_weights": ("--weights",)}
 
 # The run without --data: a few minutes on two CPU cores.
@@ -289,8 +287,8 @@ DEMO = Config(
     log_every=10,
 )
 
-# What may differ between the processes of a run: where things lie. The images are compared by the list of
-# their names, wherever they lie, and the first weights are in the checkpoint.
+# What may differ between the processes of a run: mostly paths. The images are compared by their list of
+# names, wherever they are, and the first weights are in the checkpoint.
 OWN_OPTIONS = frozenset(
     (
         "--config",
@@ -313,48 +311,48 @@ OWN_OPTIONS = frozenset(
         "--keep",
     )
 )
-# What may change when a run goes on: that, where it stops, and how often it reports.
+# What may change when a run resumes: these options, where it stops, and how often it reports.
 FREE_OPTIONS = OWN_OPTIONS | {"--log-every", "--checkpoint-every", "--max-steps"}
 
 
-# Longer than torchrun takes to notice that a process has left, and to end the others.
+# Longer than torchrun takes to notice that a process has exited and to end the others.
 _OTHERS_WAIT_SECONDS = 2.0
 
 
 def complain(error: Exception, ranks: Ranks = Ranks()) -> None:
     """Print an error of the command line, once for all processes of a run.
 
-    The main process does so. What is wrong with one of the others alone is said by that one, after a while:
-    where the main one has left with the same error, torchrun ends the others before.
+    The main process prints it. Another process prints an error that it alone may have, after a pause: if the
+    main one exits with the same error, torchrun ends the others first.
     """
     if not ranks.is_main:
         if IN_ALL in getattr(error, "__notes__", ()):
             return
         time.sleep(_OTHERS_WAIT_SECONDS * (1 if ranks.local_rank == 0 else 2))
-    # Of an error of the system that says it in words of its own, those, without a number.
+    # An OSError without a file name has our own words: print those without the error number.
     words = error.strerror if isinstance(error, OSError) and error.filename is None else None
     print(f"train_imagenet.py: error: {words or error}", file=sys.stderr, flush=True)
 
 
 def plain(error: BaseException) -> str:
-    """The message of a library as one line of plain text: without colours, which PyTorch's have."""
+    """A library's message as one line of plain text, without the colour codes that PyTorch adds."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
     return " ".join(text.split()) or type(error).__name__
 
 
 def resolve(config: Config, ranks: Ranks = Ranks()) -> Config:
-    """Replace None, and "auto" as far as there is no GPU to ask, by what they stand for; check the values.
+    """Replace None, and "auto" where no GPU has to be asked, by actual values; check the settings.
 
     Raises
     ------
     ValueError
-        Naming the option, what came and what is expected.
+        Names the option, its value and what is expected.
     """
     chosen: dict[str, Any] = {}
     if config.val_image_size is None:
         chosen["val_image_size"] = config.image_size
     if config.device != "cpu" and not _has_driver():
-        require(config, config.device == "auto", "device", "cpu: there is no driver of an NVIDIA GPU here")
+        require(config, config.device == "auto", "device", "cpu: this machine has no NVIDIA driver")
         chosen["device"] = "cpu"
     if config.workers is None:
         chosen["workers"] = min(8, max(1, usable_processors() // ranks.local_size))
@@ -383,7 +381,7 @@ def resolve(config: Config, ranks: Ranks = Ranks()) -> Config:
 
 
 def _check_mixing(config: Config) -> None:
-    """The schedule changes what the method has."""
+    """Check that the schedule changes only what the method has."""
     method, schedule = TABLE[config.mixing.method], config.mix_schedule
     for name, fits in (
         ("alpha_start", bool(method.alphas)),
@@ -398,18 +396,17 @@ def _check_mixing(config: Config) -> None:
 
 
 def _check_together(config: Config, ranks: Ranks) -> None:
-    """Settings of the run that need or exclude each other, or something that is installed."""
+    """Check settings that need or exclude each other, or need something installed."""
     if config.optimization.method == "lamb" and importlib.util.find_spec("timm") is None:
-        raise ValueError("--optimizer must be sgd or adamw where timm is not installed; got lamb")
+        raise ValueError("--optimizer must be sgd or adamw unless timm is installed; got lamb")
     require(
         config,
         config.batch_size % (ranks.size * config.accumulate) == 0,
         "batch_size",
-        f"a multiple of the {ranks.size} processes times --accumulate {config.accumulate}"
-        if config.accumulate > 1
-        else f"a multiple of the {ranks.size} processes",
+        f"a multiple of the number of processes ({ranks.size})"
+        + (f" times --accumulate {config.accumulate}" if config.accumulate > 1 else ""),
     )
-    require(config, config.config is None or config.data is not None, "config", "used together with --data")
+    require(config, config.config is None or config.data is not None, "config", "used with --data")
     require(
         config,
         not config.eval_only or config.init_weights is not None,
@@ -417,36 +414,36 @@ def _check_together(config: Config, ranks: Ranks) -> None:
         "used with --init-weights",
     )
     for name in ("init_entry", "new_classifier", "class_names"):
-        unused = config.init_weights is not None or not getattr(config, name)
-        require(config, unused, name, "used with --init-weights")
+        fits = config.init_weights is not None or not getattr(config, name)
+        require(config, fits, name, "used with --init-weights")
     require(
         config,
         not (config.new_classifier and config.eval_only),
         "new_classifier",
-        "left out with --eval-only: a random classifier knows no class",
+        "left out with --eval-only: a random classifier has learned no classes",
     )
     require(
         config,
         not (config.new_classifier and config.class_names),
         "class_names",
-        "left out with --new-classifier, which takes no classes from the weights",
+        "left out with --new-classifier, which ignores the classes of the weights",
     )
     require(config, not config.eval_only or config.resume is None, "resume", "left out with --eval-only")
-    warms_up = config.ema_warmup and config.ema_decay is None
-    require(config, not warms_up, "ema_warmup", "used with --ema-decay")
+    fits = not config.ema_warmup or config.ema_decay is not None
+    require(config, fits, "ema_warmup", "used with --ema-decay")
     require(
         config,
         not (config.compile and config.grad_checkpointing),
         "grad_checkpointing",
-        "left out with --compile, which decides itself what to compute anew",
+        "left out with --compile, which itself decides what to recompute",
     )
     check_device(config)
 
 
 def _check_size(config: Config, ranks: Ranks) -> None:
-    """What is too large for this machine, as far as that is known before the model."""
+    """Check for what is too large for this machine, as far as is known before the model is built."""
     require(config, (config.workers or 1) <= most_workers(), "workers", f"at most {most_workers()} here")
-    if config.device != "cpu":  # the batches lie on the GPU
+    if config.device != "cpu":  # the batches are on the GPU
         return
     images = config.batch_size // ranks.size // config.accumulate
     for name, size in (("image_size", config.image_size), ("val_image_size", config.val_image_size)):
@@ -460,13 +457,13 @@ def _check_size(config: Config, ranks: Ranks) -> None:
 
 
 def check_device(config: Config) -> None:
-    """Raise ValueError for what the chosen device cannot do; "auto" is still open."""
+    """Raise ValueError for what the chosen device cannot do; "auto" is still undecided."""
     require(config, config.device != "cpu" or not config.sync_bn, "sync_bn", "left out on the CPU")
     require(config, config.device != "cpu" or config.amp != "fp16", "amp", "none or bf16 on the CPU")
 
 
 def _has_driver() -> bool:
-    """Whether there is a driver of an NVIDIA GPU, without which PyTorch need not be asked."""
+    """Whether this machine has an NVIDIA driver; without one PyTorch need not be asked."""
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -475,6 +472,6 @@ def _has_driver() -> bool:
 
 
 def cpu_precision() -> Literal["none", "bf16"]:
-    """bf16 where the processor has instructions for it, which is where it is faster than float32."""
+    """bf16 if the processor has instructions for it, which make it faster than float32; otherwise none."""
     flags = read_text("/proc/cpuinfo") or ""
     return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "none"
