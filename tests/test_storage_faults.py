@@ -357,11 +357,18 @@ def test_many_bad_files(
         assert not quarantined.exists()
 
 
-def test_a_signal_ends_the_wait(trainer: Trainer, data: Path, tmp_path: Path) -> None:
-    """The step before is saved, with the status of the signal."""
+@pytest.mark.parametrize(
+    ("folder", "back"),
+    [("{data}/train", "true"), ("{output}", "mv {output}-gone {output}")],
+    ids=["images that stay away", "output that is back"],
+)
+def test_a_signal_ends_the_wait(folder: str, back: str, trainer: Trainer, data: Path, tmp_path: Path) -> None:
+    """The step before is saved, with the status of the signal; also if the run did not see yet what is back."""
     runs = Runs([], 1, trainer, data, tmp_path / "run")
-    stop = LATER.replace("{back}", "kill $PPID").replace("(for", "PPID=$PPID; (for")
-    plan = {"event": "step", "number": 4, "do": [{"shell": f"mv {data}/train {data}/gone; {stop}"}]}
+    stop = LATER.replace("{back}", f"{runs.text(back)}; kill $PPID").replace("(for", "PPID=$PPID; (for")
+    stop = stop.replace("trying again", "trying again in 2.0")
+    away = runs.text(f"mv {folder} {folder}-gone")
+    plan = {"event": "step", "number": 4, "do": [{"shell": f"{away}; {stop}"}]}
     outcome = runs.run("--storage-patience", 60, plan=plan)
     assert outcome.statuses == [128 + signal.SIGTERM], outcome.said
     assert runs.step() >= 4

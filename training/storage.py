@@ -98,18 +98,20 @@ class Outage:
         Raises
         ------
         StorageError
-            The time is up, or a signal came.
+            The time is up, or a signal came before the attempt that failed.
         """
         now = time.monotonic()
         self._began = min(self._began, now)
         reason, seconds = self._described(error), self._patience.seconds
+        if self._patience.interrupted():
+            raise StorageError(error.errno, f"{reason} (a signal ended the wait)") from error
         left = self._began + seconds - now
         if left <= 0:
             waited = f"waited {seconds:g} s; " if seconds else ""
             raise StorageError(error.errno, f"{reason} ({waited}--storage-patience {seconds:g})") from error
         pause = min(self._pause, left)
         _say(f"{reason}; trying again in {pause:.1f} s, for at most {left:.0f} s")
-        self._sleep(pause, error, reason)
+        self._sleep(pause)
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
     def end(self) -> None:
@@ -118,11 +120,10 @@ class Outage:
             _say(f"back after {time.monotonic() - self._began:.1f} s")
         self._began, self._pause = math.inf, _FIRST_PAUSE
 
-    def _sleep(self, seconds: float, error: OSError, reason: str) -> None:
+    def _sleep(self, seconds: float) -> None:
+        """A signal ends the pause; one more attempt follows, because the storage may be back."""
         end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            if self._patience.interrupted():
-                raise StorageError(error.errno, f"{reason} (a signal ended the wait)") from error
+        while (left := end - time.monotonic()) > 0 and not self._patience.interrupted():
             time.sleep(min(left, _LOOK))
 
     def _described(self, error: OSError) -> str:
