@@ -298,6 +298,8 @@ class Happening:
             allowed -= {-number for number in (*map(signal.Signals.__getitem__, SIGNALS),)}
         if self._of_survivors and len(set(statuses)) > 1:
             allowed |= self._of_survivors
+        if self.life is not None and self.life.ended_others:
+            allowed |= {128 + signal.SIGTERM, -signal.SIGTERM}
         if not set(statuses) <= allowed:
             self.faults.append(f"left with {statuses}; expected of {sorted(allowed)}")
             self.is_stuck = not self.names

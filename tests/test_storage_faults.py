@@ -363,7 +363,7 @@ def test_many_bad_files(
     ids=["images that stay away", "output that is back"],
 )
 def test_a_signal_ends_the_wait(folder: str, back: str, trainer: Trainer, data: Path, tmp_path: Path) -> None:
-    """The step before is saved, with the status of the signal; also if the run did not see yet what is back."""
+    """The step before is saved, with the status of the signal; also if the run has not seen what is back."""
     runs = Runs([], 1, trainer, data, tmp_path / "run")
     stop = LATER.replace("{back}", f"{runs.text(back)}; kill $PPID").replace("(for", "PPID=$PPID; (for")
     stop = stop.replace("trying again", "trying again in 2.0")
