@@ -36,7 +36,7 @@ SHORT = ["--storage-patience", "0.7"]
 LATER = """
 n=$(wc -c < /proc/self/fd/2)
 (for i in $(seq 300); do
-    tail -c +$((n + 1)) /proc/self/fd/2 | grep -q 'trying again' && break
+    tail -c +$((n + 1)) /proc/self/fd/2 | grep -q 'retrying in' && break
     sleep 0.1
 done; {back}) &
 """
@@ -236,7 +236,7 @@ def test_gone(runs: Runs, undisturbed: Callable[[int], Path]) -> None:
         number = 1 if fault.event == "evaluation" else 3
         outcome = runs.run(*SHORT, plan=runs.plan(fault, number, back=False))
         assert outcome.statuses == [os.EX_TEMPFAIL] * runs.processes, (fault.name, outcome.said)
-        for words in (*fault.words, "train_imagenet.py: error: ", "--storage-patience 0.7", "To continue: "):
+        for words in (*fault.words, "train_imagenet.py: error: ", "--storage-patience 0.7", "To resume: "):
             assert runs.text(words) in outcome.said, fault.name
         assert f"--resume auto --output {runs.output}" in outcome.said
         runs.undo(fault)

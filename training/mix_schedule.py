@@ -23,16 +23,16 @@ class MixSchedule:
     """
 
     ramp_epochs: float = 0.0
-    """Epochs over which alpha and the probability change, linearly, from their start values to the above."""
+    """Epochs over which alpha and the probability change linearly from their start values to those above."""
 
     alpha_start: float | None = None
-    """What alpha is in the first batch, with --mix-ramp-epochs. Default: no ramp of alpha."""
+    """Alpha in the first batch, with --mix-ramp-epochs. Default: alpha does not change."""
 
     probability_start: float | None = None
-    """What the probability is in the first batch, with --mix-ramp-epochs. Default: no ramp of it."""
+    """Probability in the first batch, with --mix-ramp-epochs. Default: it does not change."""
 
     off_epoch: int | None = None
-    """Nothing is mixed from this epoch on, counted from 0. Default: mix to the end."""
+    """Stop mixing at this epoch, counted from 0. Default: mix to the end."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.ramp_epochs < math.inf:
@@ -48,7 +48,7 @@ class MixSchedule:
         if starts != (self.ramp_epochs > 0):
             raise ArgumentValueError(
                 "ramp_epochs",
-                "above 0 with --mix-alpha-start or --mix-probability-start, and only then",
+                "above 0 with --mix-alpha-start or --mix-probability-start, and 0 without",
                 self.ramp_epochs,
             )
 

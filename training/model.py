@@ -170,7 +170,7 @@ def checkpoint_activations(model: nn.Module) -> None:
             return
     blocks = set(_blocks(model))
     if not blocks:
-        raise ValueError("--grad-checkpointing needs a model made of blocks, which --arch has not; got True")
+        raise ValueError("--grad-checkpointing needs a model made of blocks, and --arch has none; got True")
     apply_activation_checkpointing(
         model,
         checkpoint_wrapper_fn=lambda block: checkpoint_wrapper(

@@ -108,7 +108,7 @@ class FiniteWatch:
         if self._processes.max_over_ranks(not good_statistics):
             # The loss in training does not depend on them: since which step is not known.
             raise NotFiniteError(
-                f"A running mean or variance of a normalisation was not finite after step {step};"
+                f"A running mean or variance of a normalisation layer was not finite after step {step};"
                 f" {self._what_is_good()}"
             )
 
@@ -120,11 +120,11 @@ class FiniteWatch:
 
     def _error(self, what: str, step: int, *, mine: bool) -> NotFiniteError:
         if not mine:
-            batch = "it was the batch of another process"
+            batch = "another process had the batch"
         elif step > self._good_before[0]:
             batch = self._save(step)
         else:
-            batch = "it had no batch in this process"  # the weights that the run began with
+            batch = "this process had no batch in it"  # the weights that the run began with
         # All processes are here: the one that tells it says where the batch is.
         for of_another, where in self._processes.gather((mine, batch)):
             if of_another and not mine:
@@ -134,7 +134,7 @@ class FiniteWatch:
     def _what_is_good(self) -> str:
         newest = list(self._checkpoints.numbered().values())[-1:]
         good = f"the last good checkpoint is {newest[0]}" if newest else "there is no checkpoint yet"
-        return f"{good} (a lower --lr, --clip-grad-norm or more --warmup-epochs may help)"
+        return f"{good} (try a lower --lr, --clip-grad-norm or more --warmup-epochs)"
 
     def _save(self, step: int) -> str:
         """Make the batches of a step once more and write them; what to say about it."""
@@ -171,5 +171,5 @@ def save_batches(path: Path, batches: Iterable[tuple[Tensor, Tensor]], **about: 
     except (SaveError, StorageError) as error:
         return f"its batch could not be saved ({error.strerror})"
     except (BadFileError, PipelineError) as error:
-        return f"its batch could not be made again ({error})"
+        return f"its batch could not be recreated ({error})"
     return f"its batch is in {path}"

@@ -47,7 +47,7 @@ class Optimization:
     """
 
     method: Optimizer
-    """Optimiser: SGD with Nesterov momentum, AdamW, or LAMB, which is timm's and needs timm installed."""
+    """Optimiser: SGD with Nesterov momentum, AdamW, or LAMB (needs timm)."""
 
     lr: float
     """Peak learning rate."""
@@ -56,16 +56,16 @@ class Optimization:
     """Weight decay of the matrices of linear, convolution and attention layers."""
 
     clip_grad_norm: float | None
-    """Scale gradients down to this norm where theirs is higher."""
+    """Clip the gradient norm to this."""
 
     momentum: float | None
     """Nesterov momentum."""
 
     betas: tuple[float, float] | None
-    """Decay of the running averages of the gradient and of its square."""
+    """Decay rates of the running averages of the gradient and its square."""
 
     eps: float | None
-    """Added to the denominator of a step."""
+    """Added to the denominator of the update."""
 
     def __init__(
         self,

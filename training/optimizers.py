@@ -44,7 +44,7 @@ def _create(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     try:
         from timm.optim import Lamb  # only here: SGD and AdamW need no timm
     except ImportError as error:
-        raise ValueError(f"--optimizer lamb needs a timm that can be imported; got {plain(error)}") from error
+        raise ValueError(f"--optimizer lamb needs timm, whose import failed: {plain(error)}") from error
     # It clips nothing itself: the step does, for all optimisers, see Learner.
     optimizer: torch.optim.Optimizer = Lamb(
         groups, lr=chosen.lr, betas=chosen.betas, eps=chosen.eps, max_grad_norm=None
@@ -103,8 +103,8 @@ def _group_as_before(
     spared = {id(parameter) for parameter in optimizer.param_groups[1]["params"]}
     kept = [names[id(parameter)] for parameter in before[0] if id(parameter) in spared]
     processes.say(
-        f"The checkpoint is of an earlier version, in which {len(kept)} more parameters"
-        f" ({', '.join(sorted(set(kept)))}) had weight decay: in this run they keep it"
+        f"The checkpoint is from an earlier version, in which {len(kept)} more parameters"
+        f" ({', '.join(sorted(set(kept)))}) had weight decay: they keep it in this run"
     )
     for group, parameters in zip(optimizer.param_groups, before, strict=True):
         group["params"] = parameters

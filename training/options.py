@@ -90,8 +90,8 @@ def options() -> list[Option]:
     for option in found:
         if option.name in twice and _is_argument(option):
             raise ValueError(
-                f"the argument {option.field} of a method must have another name: its option would be"
-                f" {written(option.name)}, which there is already"
+                f"the argument {option.field} of a method must have another name: the option"
+                f" {written(option.name)} already exists"
             )
     return found
 
@@ -220,7 +220,7 @@ def _from_settings(saved: Mapping[str, Any]) -> Config:
     """The configuration whose :func:`settings` these are; what they do not name has its default."""
     known = options()
     if unknown := sorted(saved.keys() - {option.name for option in known}):
-        raise ValueError(f"{written(unknown[0])} is no option of this version")
+        raise ValueError(f"{written(unknown[0])} is not an option of this version")
     filled = saved_settings(saved)
     return _built(Config(), {option.name: _of_kind(option, filled[option.name]) for option in known})
 

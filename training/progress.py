@@ -61,8 +61,8 @@ class Progress:
         if self.squeezed_to is None or self.squeezed_to >= self.total_steps:
             return None
         return (
-            f"The checkpoint is of an earlier version, which planned the learning rate over --max-steps"
-            f" {self.squeezed_to}: from here on it is planned over --epochs, {self.total_steps} steps"
+            f"The checkpoint is from an earlier version, which planned the learning rate over --max-steps"
+            f" {self.squeezed_to}: from now on it is planned over --epochs, {self.total_steps} steps"
         )
 
     @property

@@ -60,7 +60,7 @@ def require_downloaded(path: Path, arch: str) -> None:
     ]
     if found:
         raise ValueError(
-            f"--init-weights must be a file, since nothing is downloaded here; there is no file {path}:"
+            f"--init-weights must be a file, because nothing is downloaded here; there is no file {path}:"
             f" {found[0]}"
         )
 

@@ -160,7 +160,7 @@ def _train(
         return 1
     except (SaveError, StorageError) as error:
         complain(error, processes)
-        processes.say(run.how_to_continue())
+        processes.say(run.how_to_resume())
         return STATUS
     finally:
         output.release()

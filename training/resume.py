@@ -68,9 +68,9 @@ def find_start(resume: str | None, output: Path | None, new_folder: Path, claim:
         claim.take(output)
         path, data, damaged = Checkpoints(output, 1).newest()
         for error in damaged:
-            print(f"--resume auto: {error}; passing it over", file=sys.stderr, flush=True)
+            print(f"--resume auto: skipping a damaged checkpoint: {error}", file=sys.stderr, flush=True)
         print(
-            f"--resume auto: {f'going on from {path}' if path else 'no checkpoint yet, starting'}", flush=True
+            f"--resume auto: {f'resuming from {path}' if path else 'no checkpoint yet, starting'}", flush=True
         )
         return Start(output, output if path else None, data)
     path = Path(resume)
@@ -87,7 +87,7 @@ def find_start(resume: str | None, output: Path | None, new_folder: Path, claim:
         return Start(folder, source, data)
     if later := [other for number, other in Checkpoints(folder, 1).numbered().items() if number > step]:
         raise ValueError(
-            f"--resume {path} would write over {later[-1]}, which is later; give a new folder as --output"
+            f"--resume {path} would overwrite {later[-1]}, which is later; choose a new folder as --output"
         )
     return Start(source, source, data)
 
@@ -135,14 +135,14 @@ class Identity:
         """Raise ValueError unless this run may continue from such a checkpoint; nothing is loaded."""
         if state_dict["processes"] != self.processes.size:
             raise ValueError(
-                "--resume needs as many processes as the checkpoint was made with,"
-                f" {state_dict['processes']}; got {self.processes.size}: with other shards of the images it"
-                " would be another run"
+                "--resume needs as many processes as the run began with,"
+                f" {state_dict['processes']}; got {self.processes.size}: another number would change the"
+                " shards, and with them the run"
             )
         if (classes := state_dict["classes"]) is None:
             self.processes.say(
-                "The checkpoint is of an earlier version and names no classes: the list of the images is"
-                " compared alone"
+                "The checkpoint is from an earlier version and names no classes: only the lists of images"
+                " are compared"
             )
         else:
             require_same_classes(self.classes, classes, "--resume needs a checkpoint of these classes;")
@@ -171,7 +171,7 @@ def check_same(
         Numbers that may be higher.
     """
     differing = [
-        f"{name} {then[name]} there, {now[name]} here"
+        f"{name} {then[name]} in the checkpoint, {now[name]} here"
         for name in now
         if name not in free and then[name] != now[name]
         if name not in may_grow or now[name] < then[name]
@@ -179,6 +179,6 @@ def check_same(
     if differing:
         higher = ", ".join(may_grow)
         raise ValueError(
-            f"--resume needs a checkpoint of the same configuration ({higher} may be higher); this one has "
+            f"--resume needs a checkpoint of the same configuration ({higher} may be higher); got "
             + "; ".join(differing)
         )

@@ -98,7 +98,7 @@ class Run:
         if start.source is None:
             self.checkpoints.start()
             method = self.config.mixing.method
-            title = f"The first batch, --mix {method}; below: the own image's weight, white is 1"
+            title = f"First batch, --mix {method}; below: the mask, the weight of the image itself (white: 1)"
             batch = self.train_loader.attempt(lambda: loaders.first_batch(self.train_loader.images))
             picture = batch_picture(*batch, self.train_loader.images.classes, title)
             self.output.picture("first_batch", picture)
@@ -261,17 +261,17 @@ class Run:
             self.processes.say(table(self._summary(minutes)))
             return 0
         self.processes.say(
-            f"Stopped at step {progress.step} of {progress.last_step}, {minutes:.1f} minutes."
-            f" {self.how_to_continue()}"
+            f"Stopped at step {progress.step} of {progress.last_step} after {minutes:.1f} minutes."
+            f" {self.how_to_resume()}"
         )
         if self.failure is not None:
             return STATUS if isinstance(self.failure, StorageError) else 1
         return 128 + self.stopped_by
 
-    def how_to_continue(self) -> str:
+    def how_to_resume(self) -> str:
         """What to do with a run that was stopped."""
         folder = shlex.quote(str(self.output.folder))
-        return f"To continue: the same command with --resume auto --output {folder}"
+        return f"To resume: the same command with --resume auto --output {folder}"
 
     def _summary(self, minutes: float) -> dict[str, str]:
         progress, folder = self.progress, self.output.folder
@@ -289,11 +289,11 @@ class Run:
             rows["training"] = f"{rate:.0f} images/s, {self._waited_s / self._trained_s:.0%} data wait"
         if self.learner.device.type == "cuda":
             rows["memory"] = (
-                f"{torch.cuda.max_memory_reserved() / 2**30:.1f} GiB of PyTorch on the GPU, at most"
+                f"{torch.cuda.max_memory_reserved() / 2**30:.1f} GiB on the GPU at peak (PyTorch)"
             )
         else:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in KiB
-            rows["memory"] = f"{peak / 2**20:.1f} GiB, at most"
+            rows["memory"] = f"{peak / 2**20:.1f} GiB at peak"
         quarantine = folder / "quarantine.jsonl"
         if quarantine.exists():
             count = len(quarantine.read_bytes().splitlines())

@@ -47,7 +47,7 @@ class StopSignals:
         self._quiet = quiet
         self._first_at = 0.0
         # What a first signal is answered with, before it ends the process; None where it only asks.
-        self._leave: str | None = "leaving; there is nothing to save"
+        self._leave: str | None = "exiting; there is nothing to save"
         self._before: dict[signal.Signals, Any] = {}
 
     @property
@@ -102,9 +102,9 @@ class StopSignals:
             os._exit(128 + number)
         if self.received is None:
             self.received, self._first_at = number, now
-            self._say(f"{number.name}: finishing the step, then saving; a second signal leaves at once")
+            self._say(f"{number.name}: finishing the step, then saving; signal again to quit without saving")
         else:
-            self._say(f"{number.name} again: leaving without saving")
+            self._say(f"{number.name} again: quitting without saving")
             os._exit(128 + number)
 
     def _say(self, text: str) -> None:

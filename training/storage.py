@@ -108,7 +108,7 @@ class Outage:
             waited = f"waited {seconds:g} s; " if seconds else ""
             raise StorageError(error.errno, f"{reason} ({waited}--storage-patience {seconds:g})") from error
         pause = min(self._pause, left)
-        _say(f"{reason}; trying again in {pause:.1f} s, for at most {left:.0f} s")
+        _say(f"{reason}; retrying in {pause:.1f} s, for at most {left:.0f} s")
         self._sleep(pause, error, reason)
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 

@@ -55,7 +55,7 @@ def try_model(model: nn.Module, config: Config, device: torch.device, ranks: Ran
                 _train(model, config, device, images=1)
             except _REFUSALS as error:
                 raise ValueError(
-                    f"--batch-size must be at least {2 * passes}: --arch {config.arch} does not take a single"
+                    f"--batch-size must be at least {2 * passes}: --arch {config.arch} needs more than one"
                     f" image in a pass, and a step has {passes}; got {config.batch_size} ({plain(error)})"
                 ) from error
     finally:
@@ -148,7 +148,7 @@ def refusals(config: Config, name: str) -> Iterator[None]:
         raise
     except _REFUSALS as error:
         # Those of inception_v3 are what takes no images below 299 pixels.
-        without = "; --aux-loss-weight 0 does without auxiliary heads"
+        without = "; --aux-loss-weight 0 trains without auxiliary heads"
         raise ValueError(
             f"{option(name)} must be one that --arch {config.arch} takes; got {getattr(config, name)}"
             f" ({plain(error)}){without if config.aux_loss_weight else ''}"

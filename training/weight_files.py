@@ -112,7 +112,7 @@ def read_weight_file(path: Path) -> WeightFile:
     except OSError as error:
         raise WeightsError(path, f"cannot be read: {error.strerror or error}") from error
     if not found.groups:
-        raise WeightsError(path, f"holds no weights by name; it is {_summary(found.content)}")
+        raise WeightsError(path, f"holds no named weights; it is {_summary(found.content)}")
     return found
 
 
@@ -121,7 +121,7 @@ def _describe(head: bytes) -> str:
     if not head:
         return "empty"
     if not head.strip(b"\0"):
-        return "full of zeros, as a broken download leaves it"
+        return "full of zeros, like a broken download"
     for start, name in _OTHERS:
         if head.startswith(start):
             return name
@@ -132,10 +132,10 @@ def _describe(head: bytes) -> str:
     if head[:2] in (b"\x80\2", b"\x80\3", b"\x80\4", b"\x80\5"):
         return "a pickle that torch.save did not write, or a part of one"
     if re.match(rb"\s*<(!doctype|html|\?xml)", head, re.IGNORECASE):
-        return "a web page, not what was to be downloaded"
+        return "a web page instead of the download"
     if not re.search(rb"[\x00-\x08\x0e-\x1f]", head):
         return "a text file"
-    return "of no form that is known here (those of torch.save and safetensors are)"
+    return "in an unknown format (known: torch.save and safetensors)"
 
 
 def _summary(content: Any) -> str:
@@ -154,9 +154,9 @@ def _damage(path: Path) -> Iterator[None]:
     except (WeightsError, OSError):
         raise
     except MemoryError:
-        raise WeightsError(path, "is damaged: it asks for more memory than there is") from None
+        raise WeightsError(path, "is damaged: it asks for more memory than this machine has") from None
     except CodeError as error:
-        reason = f"asks for {error} to be called, which no file of weights needs; it was not"
+        reason = f"asks to call {error}, which no file of weights needs; nothing was called"
         raise WeightsError(path, reason) from None
     except Exception as error:  # a dozen kinds
         cut = isinstance(error, EOFError) or any(words in str(error) for words in _CUT)

@@ -60,14 +60,14 @@ class About:
             text += f"; here: {', '.join(f'{name} {value}' for name, value in here.items())}"
         if self.published is None:
             return f"the file says {text}" if text else ""
-        return f"by its name {self.published.weights} of torchvision, which says {text}{self._not_taken()}"
+        return f"by its name torchvision's {self.published.weights}, with {text}{self._not_taken()}"
 
     def _not_taken(self) -> str:
         """What torchvision's evaluation has besides, and this one has not."""
         assert self.published is not None
         other = ["bicubic interpolation"] * (self.published.interpolation == "bicubic")
         other += ["mean and standard deviation 0.5 of the pixels"] * self.published.half
-        return f"; not taken over: {' and '.join(other)}, so results differ" if other else ""
+        return f"; not applied: {' and '.join(other)}, so results differ" if other else ""
 
     def defaults(self, *, sized: bool, val_sized: bool) -> dict[str, Any]:
         """The settings that it stands for where others are not given.

@@ -122,10 +122,10 @@ def load_weights(
     if other and set(other) <= set(heads) and not extra:
         sizes = f"has a classifier {head} for {shapes[other[0]][0]} classes; here are {len(own[other[0]])}"
         raise WeightsError(file.path, f"{sizes}{remedy}")
-    problems = [f"lacks {name}" for name in _missing(copy, needed)]
-    problems += [f"has {name}, which the model has not" for name in extra]
+    problems = [f"is missing {name}" for name in _missing(copy, needed)]
+    problems += [f"has an unexpected {name}" for name in extra]
     problems += [
-        f"has {name} of shape {list(shapes[name])} for {list(own[name].shape)}" for name in sorted(other)
+        f"has {name} of shape {list(shapes[name])}, not {list(own[name].shape)}" for name in sorted(other)
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
@@ -140,7 +140,7 @@ def load_weights(
         values |= {name: values[name][torch.tensor(rows)] for name in heads if name in values}
     own.update(values)  # it has versions of layers as well, which some models ask for
     model.load_state_dict(own)
-    except_for = f", but for the classifier {head}, which is new" if new_classifier else ""
+    except_for = f", except the classifier {head}, which is new" if new_classifier else ""
     kind = "averaged weights" if copy.is_average else "weights"
     return Taken(kind, except_for, _left(file, copy, needed, values))
 
@@ -209,7 +209,9 @@ def _choose(file: WeightFile, needed: Sequence[str], arch: str, entry: str | Non
         copies, whole = named, [copy for copy in whole if copy in named]
     if len(whole) > 1 and whole[0].order == whole[1].order:
         labels = " and ".join(copy.label or '""' for copy in whole if copy.order == whole[0].order)
-        raise WeightsError(file.path, f"holds several copies of the model ({labels}): --init-entry names one")
+        raise WeightsError(
+            file.path, f"holds several copies of the model ({labels}): choose one with --init-entry"
+        )
     if whole:
         return whole[0]
     if not copies:
@@ -222,7 +224,7 @@ def _choose(file: WeightFile, needed: Sequence[str], arch: str, entry: str | Non
 def _whose(file: WeightFile, arch: str) -> str:
     """Which other model the weights may be of."""
     said = About.of_file(file)
-    named = f" (it says that it is of {name})" if (name := said.other_arch or said.arch) else ""
+    named = f" (it says it is {name})" if (name := said.other_arch or said.arch) else ""
     both = arch in TORCHVISION and arch in (timm_names() or ())
     return named + (f"; --arch {TIMM}{arch} is timm's model of that name" if both else "")
 
@@ -235,8 +237,8 @@ def _left(file: WeightFile, copy: Copy, needed: Sequence[str], values: Mapping[s
     tensors = [name for name in file.groups[copy.place] if name not in inside]
     left = [name for name in top if name != taken and name not in inside and name not in tensors] + tensors
     kept = [name for name in needed if name not in values]
-    texts = [f"not taken: {few(left)}"] * bool(left)
-    texts += [f"not in it, and left as they were: {few(kept)}"] * bool(kept)
+    texts = [f"not loaded: {few(left)}"] * bool(left)
+    texts += [f"missing and left as they were: {few(kept)}"] * bool(kept)
     return "; ".join(texts)
 
 
