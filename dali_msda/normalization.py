@@ -8,7 +8,7 @@ from typing import NamedTuple
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import DataNode
 
-from .arguments import BlendArguments
+from .arguments import ImageArguments
 
 
 class Normalization(NamedTuple):
@@ -19,7 +19,7 @@ class Normalization(NamedTuple):
     output_layout: str
 
     @classmethod
-    def from_arguments(cls, arguments: BlendArguments) -> Normalization | None:
+    def from_arguments(cls, arguments: ImageArguments) -> Normalization | None:
         """The normalisation that the arguments ask for, None without one."""
         if arguments.mean is None or arguments.std is None:
             return None
