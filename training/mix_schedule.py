@@ -14,12 +14,12 @@ from pipelines.ramps import Ramp
 
 @dataclass(frozen=True, kw_only=True)
 class MixSchedule:
-    """Ramps of alpha and of the probability, and the end of mixing. By default nothing changes.
+    """Ramps of alpha and of the probability, and when mixing ends. By default nothing changes.
 
     Raises
     ------
     ValueError, TypeError
-        Naming the field, what came and what is expected.
+        Naming the field, what was expected and what came.
     """
 
     ramp_epochs: float = 0.0
@@ -52,8 +52,8 @@ class MixSchedule:
                 self.ramp_epochs,
             )
 
-    def fitting(self, method: Method) -> MixSchedule:
-        """This schedule without what `method` has no use for."""
+    def for_method(self, method: Method) -> MixSchedule:
+        """This schedule without the parts that `method` cannot use."""
         if method.name == "none":
             return MixSchedule()
         if method.alphas or self.alpha_start is None:
@@ -61,8 +61,8 @@ class MixSchedule:
         ramp_epochs = 0.0 if self.probability_start is None else self.ramp_epochs
         return dataclasses.replace(self, alpha_start=None, ramp_epochs=ramp_epochs)
 
-    def applied(self, mixing: Mixing, batches: int) -> Mixing:
-        """`mixing`, of numbers, with those that change as ramps, in epochs of so many batches."""
+    def apply_to(self, mixing: Mixing, batches: int) -> Mixing:
+        """Replace the numbers of `mixing` that change by ramps; an epoch has `batches` batches."""
         arguments = dict(mixing.arguments)
         length = self.ramp_epochs * batches
         if self.alpha_start is not None:

@@ -1,4 +1,4 @@
-"""Which optimiser trains a model, and its arguments, as one record that checks itself.
+"""The optimiser and its arguments, as one record that checks itself.
 
 Imports nothing heavy.
 """
@@ -14,7 +14,7 @@ from dali_msda.validation import ArgumentTypeError, ArgumentValueError, check_ch
 
 Optimizer = Literal["sgd", "adamw", "lamb"]
 
-# What each takes, and its defaults. SGD: the paper's learning rate, and CutMix's recipe. AdamW: torchvision's
+# Arguments and defaults of each. SGD: the paper's learning rate, and CutMix's recipe. AdamW: torchvision's
 # recipe for ConvNeXt, for batches of 1024. LAMB: recipe A2 of "ResNet strikes back", for batches of 2048, and
 # the eps and the clipping of timm's Lamb.
 DEFAULTS: Mapping[Optimizer, Mapping[str, Any]] = {
@@ -38,12 +38,12 @@ DEFAULTS: Mapping[Optimizer, Mapping[str, Any]] = {
 
 @dataclass(frozen=True, init=False)
 class Optimization:
-    """An optimiser with its arguments; what is left out has the optimiser's own default, see `DEFAULTS`.
+    """An optimiser with its arguments; omitted ones get the optimiser's own default, see `DEFAULTS`.
 
     Raises
     ------
     ValueError, TypeError
-        Naming the field, what came and what is expected.
+        Naming the field, what was expected and what came.
     """
 
     method: Optimizer
@@ -99,7 +99,7 @@ class Optimization:
 
 
 def _check(name: str, value: Any) -> None:
-    """Raise unless `value` is one that the argument takes."""
+    """Raise unless `value` is valid for the argument."""
     if name == "betas":
         numbers: tuple[Any, ...] = value if isinstance(value, tuple) else ()
         if len(numbers) != 2 or not all(map(is_number, numbers)):
