@@ -7,7 +7,7 @@
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help env train test bounds lint format wheel lock audit sbom image clean
+.PHONY: help env train test bounds day lint format wheel lock audit sbom image clean
 
 ENV_PYTHON := .venv/bin/python
 # Tests run in parallel, one process per core, each with up to 2 GB of memory. ARGS="-n 0" runs them in sequence.
@@ -26,6 +26,11 @@ test: env ## run the tests (ARGS are pytest's options)
 bounds: env ## run the kernels' tests with bounds checks (NUMBA_BOUNDSCHECK)
 	NUMBA_BOUNDSCHECK=1 $(ENV_PYTHON) -m pytest $(PARALLEL) -W error::pytest.PytestUnraisableExceptionWarning \
 		tests/test_kernel.py tests/test_entry_points.py tests/test_properties.py tests/test_masks.py tests/test_headers.py
+
+# If it is killed, its folder stays among the system's temporary files.
+day: env ## run every stage of the GPU day, small and on the CPU (benchmarks/gpu_day)
+	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	    $(ENV_PYTHON) -m benchmarks.gpu_day --device cpu --quick --budget 1800 --out "$$folder"
 
 lint: env ## check formatting, lint rules and types
 	$(ENV_PYTHON) -m ruff format --check .

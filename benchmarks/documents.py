@@ -26,7 +26,7 @@ TABLES = tables.TABLES | gpu_tables.TABLES
 ROOT = Path(__file__).resolve().parent.parent
 
 _START = re.compile(r"^<!-- table: ", re.MULTILINE)
-_PLACE = re.compile(
+PLACE = re.compile(
     r"^<!-- table: (?P<name>\S+) (?P<files>[^\n]+) -->\n(?P<body>.*?)^<!-- end of table -->$",
     re.MULTILINE | re.DOTALL,
 )
@@ -44,16 +44,16 @@ def _origin(file: str, content: Content) -> str:
     return f"[{name}]({file}), {where}, {code}"
 
 
-def fill_tables(document: Path) -> str:
-    """The text of a document with its tables filled from their results.
+def fill_tables(document: Path, text: str | None = None) -> str:
+    """The text of a document (by default its own) with its tables filled from their results.
 
     Raises
     ------
     ValueError
         A table has no end, or there is no table or file with that name.
     """
-    text = document.read_text()
-    if len(_START.findall(text)) != len(_PLACE.findall(text)):
+    text = document.read_text() if text is None else text
+    if len(_START.findall(text)) != len(PLACE.findall(text)):
         raise ValueError(f"{document}: every table must be <!-- table: NAME FILE ... --> and have an end")
 
     def fill(place: re.Match[str]) -> str:
@@ -70,12 +70,12 @@ def fill_tables(document: Path) -> str:
             f"{start}\n\n{show(name, *paths, tables=TABLES)}\n\nResults: {origins}.\n\n<!-- end of table -->"
         )
 
-    return _PLACE.sub(fill, text)
+    return PLACE.sub(fill, text)
 
 
 def linked_results(document: Path, name: str) -> list[Path]:
     """The results files of the table `name` in a document."""
-    for place in _PLACE.finditer(document.read_text()):
+    for place in PLACE.finditer(document.read_text()):
         if place["name"] == name:
             return [document.parent / file for file in place["files"].split()]
     raise LookupError(f"{document} must have a table {name!r}; got none")

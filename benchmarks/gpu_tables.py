@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from benchmarks.common import Content, Record, select
+from benchmarks.gpu_day.report import stage
 from benchmarks.tables import Rows, mix_title, rate
 from dali_msda.methods import TABLE
 
@@ -12,20 +13,31 @@ _PEERS = {"torch": "PyTorch", "torchvision": "torchvision", "timm": "timm"}
 _MODES = {"batch": "one draw per batch", "elem": "one per image"}
 
 
-def records_of(content: Content, stage: str) -> list[Record]:
+def records_of(content: Content, name: str) -> list[Record]:
     """The records of a stage that have figures."""
-    found: list[Record] = next(
-        (entry["records"] for entry in content["stages"] if entry["name"] == stage), []
-    )
-    return [record for record in found if "error" not in record]
+    return [record for record in stage(content, name) if "error" not in record]
 
 
 def mixing(content: Content) -> Rows:
-    """The first case: ms for a batch, and how long the GPU itself is at work."""
+    """:func:`mixing_of` the first case."""
     records = records_of(content, "mixing")
-    case = {key: records[0][key] for key in ("batch_size", "dtype", "layout", "size")}
-    rows = [["mixing", "ms per batch (quartiles)", "GPU at work, ms", "images/s"]]
-    for record in select(records, **case):
+    return mixing_of(select(records, **mixing_cases(records)[0]))
+
+
+def mixing_cases(records: list[Record]) -> list[Record]:
+    """The kinds of images that were mixed, in the order they were measured in."""
+    keys = ("batch_size", "dtype", "layout", "size")
+    found = dict.fromkeys(tuple(record[key] for key in keys) for record in records)
+    return [dict(zip(keys, case, strict=True)) for case in found]
+
+
+def mixing_of(records: list[Record]) -> Rows:
+    """One case: ms for a batch, also in copies on the device; how long the GPU itself is at work; memory."""
+    copy = next((record for record in records if record["mix"] == "copy"), None)
+    peaks = any(record.get("peak_MiB") is not None for record in records)
+    rows = [["mixing", "ms per batch (quartiles)", "copies", "GPU at work, ms", "images/s"]]
+    rows[0] += ["memory at the peak, MiB"] if peaks else []
+    for record in records:
         name = _PEERS.get(record["library"], f"**{mix_title(record['mix'])}**")
         if record["library"] in _PEERS:
             name += f", {'copy' if record['mix'] == 'copy' else mix_title(record['mix'])}"
@@ -34,7 +46,11 @@ def mixing(content: Content) -> Rows:
         seconds = record["seconds"]["median"]
         middle, low, high = (f"{1e3 * record['seconds'][key]:.2f}" for key in ("median", "q1", "q3"))
         busy = "" if record["gpu_ms"] is None else f"{record['gpu_ms']:.2f}"
-        rows.append([name, f"{middle} ({low}-{high})", busy, f"{record['batch_size'] / seconds:.0f}"])
+        copies = f"{seconds / copy['seconds']['median']:.1f}" if copy else ""
+        images = f"{record['batch_size'] / seconds:.0f}"
+        peak = record.get("peak_MiB")
+        last = ["" if peak is None else str(peak)] if peaks else []
+        rows.append([name, f"{middle} ({low}-{high})", copies, busy, images, *last])
     return rows
 
 
@@ -70,6 +86,11 @@ def decoder(*contents: Content) -> Rows:
     return rows
 
 
+def best_decoder(records: list[Record]) -> Record:
+    """The settings of the decoder with the most images/s."""
+    return max(records, key=lambda record: float(record["images_per_s"]["median"]))
+
+
 def buffers(content: Content) -> Rows:
     """What buffers that are taken at the start cost and gain."""
     rows = [
@@ -91,15 +112,20 @@ def buffers(content: Content) -> Rows:
 
 
 def rounding(content: Content) -> Rows:
-    """How many values of the GPU's graph differ from the CPU's forms, and by how much at most."""
+    """How many values of the GPU differ from those of the CPU's forms, and by how much at most.
+
+    The GPU's are those of the hybrid form, which "auto" takes there; of the graph in reports without it.
+    """
     rows = [["type", "method", "values", "unlike the graph on the CPU", "unlike the kernel", "at most"]]
     records = records_of(content, "rounding")
+    hybrid = any(record["one"] == "gpu hybrid" for record in records)
+    one = "gpu hybrid" if hybrid else "gpu graph"
     for dtype in dict.fromkeys(record["dtype"] for record in records):
         for method in (name for name in TABLE if name != "none"):
             pair = [
                 record
                 for other in ("cpu graph", "kernel")
-                for record in select(records, dtype=dtype, mix=method, one="gpu graph", other=other)
+                for record in select(records, dtype=dtype, mix=method, one=one, other=other)
             ]
             if len(pair) == 2:
                 most = max(record["max_difference"] for record in pair)
@@ -108,6 +134,14 @@ def rounding(content: Content) -> Rows:
     return rows
 
 
+# The stage that a table is of.
+STAGE_OF = {
+    "gpu_mixing": "mixing",
+    "gpu_trainer": "trainer",
+    "gpu_decoder": "decoder",
+    "gpu_buffers": "decoder",
+    "gpu_rounding": "rounding",
+}
 TABLES: dict[str, Callable[..., Rows]] = {
     "gpu_mixing": mixing,
     "gpu_trainer": trainer,

@@ -142,7 +142,7 @@ class Happening:
         opened = run.stamp() != stamp
         self.torn = self._left_torn or (self.torn and not opened)
         self._judge_statuses(statuses)
-        self._judge_words(life, good)
+        self._judge_words(life, good, opened=opened)
         self.faults += run.faults(torn=self.torn)
         if (now := run.step()) < before:
             self.faults.append(f"step {before} was saved, and {now} is left")
@@ -304,7 +304,7 @@ class Happening:
             self.faults.append(f"left with {statuses}; expected of {sorted(allowed)}")
             self.is_stuck = not self.names
 
-    def _judge_words(self, life: Life, good: list[Path]) -> None:
+    def _judge_words(self, life: Life, good: list[Path], *, opened: bool) -> None:
         said = life.said()
         if "Traceback" in said:
             self.faults.append("a traceback")
@@ -314,7 +314,11 @@ class Happening:
             expected |= {0, 1}
         if errors not in expected:
             self.faults.append(f"{errors} errors were told")
-        if "--resume auto: going on from" in said and (not good or f"going on from {good[0]}\n" not in said):
-            self.faults.append(f"did not begin at {good}")
-        if "no checkpoint yet, starting" in said and good:
-            self.faults.append(f"began at the start and not at {good[0]}")
+        begun = f"resuming from {good[0]}\n" if good else "no checkpoint yet, starting\n"
+        told = "--resume auto: resuming" in said or "no checkpoint yet" in said
+        # Where the lives overlap, the other one may be the one that began.
+        has_to = (
+            opened and life.start.screen == life.start.log and not any("overlap" in it for it in self.names)
+        )
+        if (told or has_to) and begun not in said:
+            self.faults.append(f"did not say {begun}")

@@ -20,9 +20,10 @@ from .methods import Argument, Beta, Method, Uniform, register
 from .mixing import Mixing
 
 if TYPE_CHECKING:
-    from .arguments import MixParams
     from .explanations import explain
-    from .operators import MixFunction, blend, mix
+    from .operators import blend, mix
+    from .signatures import MixFunction, MixParams, Pair
+    from .steps import Drawn, apply, draw, mix_labels
     from .wrapping import with_mixing
 
     METHODS: tuple[str, ...]
@@ -37,9 +38,9 @@ __version__ = "0.1.0"
 _OLDEST_DALI = (2, 4)  # also the newest one tested: pyproject.toml caps it
 
 _NEED_DALI = {
-    "MixParams": "arguments",
-    "blend": "operators",
-    "mix": "operators",
+    **dict.fromkeys(("MixParams", "Pair"), "signatures"),
+    **dict.fromkeys(("blend", "mix"), "operators"),
+    **dict.fromkeys(("Drawn", "apply", "draw", "mix_labels"), "steps"),
     "explain": "explanations",
     "with_mixing": "wrapping",
 }
@@ -49,17 +50,22 @@ __all__ = [
     "Argument",
     "Beta",
     "Dense",
+    "Drawn",
     "Method",
     "MixParams",
     "Mixing",
+    "Pair",
     "Separable",
     "Uniform",
+    "apply",
     "blend",
     "cutmix",
+    "draw",
     "explain",
     "gmix",
     "hmix",
     "mix",
+    "mix_labels",
     "mixup",
     "register",
     "stochastic",

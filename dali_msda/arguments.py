@@ -7,37 +7,29 @@ known only at run time.
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, get_args
+from typing import Any, Self, get_args
 
 from nvidia.dali.pipeline import DataNode
 
-from .methods import TABLE, Argument, Method
+from .methods import TABLE, Argument, Method, methods_with
 from .mixing import Convention, Granularity, check_argument, method_arguments
+from .signatures import BackendName, Layout, TargetForm
 from .validation import (
     ArgumentTypeError,
     ArgumentValueError,
     check_choice,
+    check_flag,
     check_fraction,
     check_integer,
     is_number,
 )
 
-LAYOUTS: tuple[str, ...] = ("HWC", "CHW")
-BACKENDS: tuple[str, ...] = ("auto", "kernel", "hybrid", "graph")
-
-
-class MixParams(NamedTuple):
-    """The draws of a batch: the third result of an operator with ``return_params=True``."""
-
-    lam: DataNode
-    """Label weight of the own image, the mean of its mask: float32 scalar, CPU."""
-    partner: DataNode
-    """Index of the partner within the batch: int32 scalar, CPU."""
-    mask: DataNode
-    """Weight of the own image: float32 HxWx1 (1xHxW for layout CHW), on the device of the images."""
+LAYOUTS: tuple[str, ...] = get_args(Layout)
+BACKENDS: tuple[str, ...] = get_args(BackendName)
 
 
 def is_node(name: str, value: object) -> bool:
@@ -59,7 +51,7 @@ def _check_method_argument(argument: Argument, value: Any) -> None:
     """Raise unless a method's own argument takes `value`, a number or a node."""
     if not is_node(argument.name, value):
         if not is_number(value):
-            raise ArgumentTypeError(argument.name, f"a number {argument.expected} or a DALI node", value)
+            raise ArgumentTypeError(argument.name, f"{argument.expected_number} or a DALI node", value)
         check_argument(argument, value)
 
 
@@ -97,38 +89,66 @@ def _check_normalization(mean: object, std: object, output_layout: object) -> No
         raise ValueError(f"mean and std must have the same length; got {len(mean)} and {len(std)}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class BlendArguments:
-    """The checked arguments of :func:`dali_msda.blend`, except the mask; described there."""
+# The records below hold the checked arguments of the public functions; :func:`dali_msda.mix` describes them.
 
-    num_classes: int
-    label_smoothing: float
+
+@dataclass(frozen=True, kw_only=True)
+class ImageArguments:
+    """How images are laid out, and normalised once they are mixed."""
+
     layout: str
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    output_layout: str | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("layout", self.layout, LAYOUTS)
+        _check_normalization(self.mean, self.std, self.output_layout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelArguments:
+    """What becomes of the labels."""
+
+    num_classes: int | None
+    label_smoothing: float = 0.0
+    output: str = "dense"
+    correct_lam: bool = True
+
+    def __post_init__(self) -> None:
+        if self.num_classes is not None:
+            check_integer("num_classes", self.num_classes, 1)
+        check_fraction("label_smoothing", self.label_smoothing)
+        check_choice("output", self.output, get_args(TargetForm))
+        if self.output == "pair" and self.label_smoothing:
+            expected = "0 with output='pair', where smoothing is the loss's own"
+            raise ArgumentValueError("label_smoothing", expected, self.label_smoothing)
+        check_flag("correct_lam", self.correct_lam)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartnerArguments:
+    """How partners are drawn, and what mixes."""
+
     seed: int | None
     partner: int | DataNode | None
-    mean: Sequence[float] | None
-    std: Sequence[float] | None
-    output_layout: str | None
-    return_params: bool
+    allow_self: bool
     backend: str
 
     def __post_init__(self) -> None:
-        check_integer("num_classes", self.num_classes, 1)
-        check_fraction("label_smoothing", self.label_smoothing)
-        check_choice("layout", self.layout, LAYOUTS)
         check_choice("backend", self.backend, BACKENDS)
         if self.seed is not None:
             check_integer("seed", self.seed, 0)
         if self.partner is not None and not is_node("partner", self.partner):
             check_integer("partner", self.partner, 0)
-        _check_normalization(self.mean, self.std, self.output_layout)
-        if not isinstance(self.return_params, bool):
-            raise ArgumentTypeError("return_params", "True or False", self.return_params)
+        check_flag("allow_self", self.allow_self)
+        if not self.allow_self and self.partner is not None:
+            raise ArgumentValueError("allow_self", "True with partner=, which decides", self.allow_self)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixArguments(BlendArguments):
-    """The checked arguments of :func:`dali_msda.mix`; described there."""
+class DrawArguments(PartnerArguments):
+    """How masks are drawn."""
 
     method: str
     values: Mapping[str, float | DataNode]
@@ -150,25 +170,89 @@ class MixArguments(BlendArguments):
         check_choice("granularity", self.granularity, get_args(Granularity))
         _check_center(self.center)
 
+    @classmethod
+    def from_call(
+        cls,
+        method: str,
+        alpha: float | DataNode | None,
+        own: Mapping[str, float | DataNode | None],
+        others: Iterable[str] = (),
+        **common: Any,
+    ) -> Self:
+        """The arguments of a call, with `own` those of the method; None takes a default.
+
+        `others` are the names of what the call takes as well, for the error about a name that it does not.
+        """
+        check_choice("method", method, tuple(TABLE))
+        unknown = [name for name in own if not methods_with(name)]
+        check_known(TABLE[method], unknown, [*common, *others])
+        given = {"alpha": alpha, **own}
+        return cls(
+            method=method,
+            values={name: value for name, value in given.items() if value is not None},
+            **common,
+        )
+
+    @property
+    def only_alpha(self) -> float | DataNode | None:
+        """The alpha, of a method that has one and draws lam with it; None otherwise."""
+        alphas = self.entry.alphas
+        return self.values[alphas[0]] if self.lam is None and len(alphas) == 1 else None
+
+    @property
+    def mixes_all(self) -> bool:
+        """Whether it is known that every sample is mixed."""
+        probability, alpha = self.probability, self.only_alpha
+        if isinstance(probability, DataNode) or isinstance(alpha, DataNode):
+            return False
+        return probability == 1.0 and alpha != 0
+
     @property
     def entry(self) -> Method:
         """The method's entry in the table."""
         return TABLE[self.method]
 
 
-def check_inputs(images: Any, labels: Any, backend: str) -> None:
-    """Raise unless `images` and `labels` are nodes on devices that the operators accept."""
-    for name, value in (("images", images), ("labels", labels)):
-        if not isinstance(value, DataNode):
-            raise TypeError(
-                f"{name} must be a DALI node of a pipeline definition; got {type(value).__name__}"
+def check_known(method: Method, unknown: Sequence[str], common: Iterable[str]) -> None:
+    """Raise TypeError for the first unknown argument, if any."""
+    if unknown:
+        known = list(dict.fromkeys([*method.defaults, *common]))
+        close = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.7)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise TypeError(f"{method.name} has no argument {unknown[0]!r}; {hint}it takes {', '.join(known)}")
+
+
+def check_node(name: str, value: object) -> None:
+    """Raise unless `value` is a node."""
+    if not isinstance(value, DataNode):
+        raise TypeError(f"{name} must be a DALI node of a pipeline definition; got {type(value).__name__}")
+
+
+def as_views(name: str, images: DataNode | Sequence[DataNode], backend: str) -> tuple[DataNode, ...]:
+    """Images, or several views of them, as a tuple; raise unless they are nodes that the backend can mix."""
+    views = tuple(images) if isinstance(images, tuple | list) else (images,)
+    if not views:
+        raise ValueError(f"{name} must be a DALI node or a sequence of them; got an empty one")
+    for view in views:
+        check_node(name, view)
+        if backend == "kernel" and view.device != "cpu":
+            raise ValueError(
+                f"{name} must be on the CPU with backend='kernel'; got a GPU node: use 'auto', 'hybrid' or"
+                " 'graph'"
             )
-    if labels.device != "cpu":
-        raise ValueError(
-            "labels must be on the CPU, where they are checked against num_classes; got a GPU node: mix"
-            " before labels.gpu() (targets come back on the images' device)"
-        )
-    if backend == "kernel" and images.device != "cpu":
-        raise ValueError(
-            "images must be on the CPU with backend='kernel'; got a GPU node: use 'auto', 'hybrid' or 'graph'"
-        )
+    return views
+
+
+def check_labels(labels: Any, partner_labels: Any, second_source: bool) -> None:
+    """Raise unless labels are nodes, and those of partners come with a second source and only there."""
+    if labels is not None:
+        check_node("labels", labels)
+    if partner_labels is not None:
+        check_node("partner_labels", partner_labels)
+    if partner_labels is not None and not second_source:
+        raise ArgumentValueError("partner_labels", "left out without partner_images", "a node")
+    if partner_labels is not None and labels is None:
+        raise ArgumentValueError("partner_labels", "left out with labels=None", "a node")
+    if second_source and labels is not None and partner_labels is None:
+        expected = "given with partner_images; labels=None mixes the images alone"
+        raise ArgumentValueError("partner_labels", expected, partner_labels)

@@ -11,7 +11,7 @@ import numpy as np
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import DataNode
 
-from .dtypes import static_dtype
+from .dtypes import as_type, static_dtype
 
 # The longest side of an image or a mask: JPEG files end at 65535 pixels.
 LONGEST_SIDE = 65536
@@ -28,7 +28,9 @@ _INTEGERS = {
 _ONE = {"shape": [1], "axes": [0]}
 
 
-def cast_labels(labels: DataNode, dtype: types.DALIDataType = types.INT32) -> DataNode:
+def cast_labels(
+    labels: DataNode, dtype: types.DALIDataType = types.INT32, *, name: str = "labels"
+) -> DataNode:
     """Cast integer labels to `dtype`. Others are refused: a cast alone would make 2.7 class 3.
 
     Raises
@@ -36,16 +38,16 @@ def cast_labels(labels: DataNode, dtype: types.DALIDataType = types.INT32) -> Da
     TypeError
         The graph shows a type other than integers. Where it shows no type, DALI stops the pipeline.
     """
-    if _has_unknown_dtype("labels", labels):
+    if _has_unknown_dtype(name, labels):
         labels = labels | _zero()  # labels must be integers, the class ids
-    return _cast(labels, dtype)
+    return as_type(labels, dtype)
 
 
 def cast_partner(partner: DataNode) -> DataNode:
     """Cast a caller's ``partner`` to int32; see :func:`cast_labels`."""
     if _has_unknown_dtype("partner", partner):
         partner = partner | _zero()  # partner must be an integer, an index within the batch
-    return _cast(partner, types.INT32)
+    return as_type(partner, types.INT32)
 
 
 def _has_unknown_dtype(name: str, node: DataNode) -> bool:
@@ -59,11 +61,6 @@ def _has_unknown_dtype(name: str, node: DataNode) -> bool:
 def _zero() -> DataNode:
     """The other operand of "or": DALI allows it on integers only, and it does not change them."""
     return types.Constant(0, dtype=types.UINT8, device="cpu")
-
-
-def _cast(node: DataNode, dtype: types.DALIDataType) -> DataNode:
-    """Cast, without an operator where the graph shows that the node has this type already."""
-    return node if static_dtype(node) == dtype else fn.cast(node, dtype=dtype)
 
 
 def check_label_range(labels: DataNode, num_classes: int) -> DataNode:
@@ -88,3 +85,21 @@ def pass_unless_fault(value: DataNode, at: DataNode) -> DataNode:
 def check_three_dimensional(images: DataNode) -> DataNode:
     """Stop the pipeline unless `images` are three-dimensional; otherwise return them."""
     return fn.reshape(images, src_dims=[0, 1, 2])  # images must be three-dimensional: HxWxC or CxHxW
+
+
+def check_vectors(vectors: DataNode, length: int | None) -> DataNode:
+    """Stop the pipeline unless `vectors` have `length` numbers each, several if it is None; return them."""
+    if length is not None:
+        return fn.reshape(vectors, shape=[length])  # labels must be class ids or num_classes floats
+    flat = fn.reshape(vectors, src_dims=[0])  # labels must be class ids or vectors of floats
+    # A single number, such as 2.7, is no vector.
+    single, zero = flat.shape(dtype=types.INT32) < 2, types.Constant(np.zeros(1, np.float32), device="cpu")
+    start = fn.cast(single, dtype=types.INT32)
+    check = fn.slice(zero, start=start, **_ONE)  # labels must be class ids or vectors of floats
+    return wait_for(flat, check, 1)
+
+
+def wait_for(node: DataNode, check: DataNode, sides: int) -> DataNode:
+    """The node itself, of `sides` dimensions, for which DALI makes a check (float32 [1], 0) first."""
+    ones = types.Constant(np.ones(sides, np.float32), device="cpu")
+    return fn.reshape(node, rel_shape=ones + check)

@@ -15,8 +15,9 @@ import numpy as np
 from nvidia.dali import fn, math, types
 from nvidia.dali.pipeline import DataNode
 
-from .arguments import BlendArguments, MixArguments
+from .arguments import DrawArguments, PartnerArguments
 from .checks import cast_partner
+from .masks import chosen
 from .methods import Beta, Uniform
 
 # One independent stream per purpose: a seed shared by several DALI operators would correlate them. Further
@@ -44,6 +45,14 @@ class Draws:
         """The whole vector, float64 [n], CPU."""
         nodes = [_constant(part) if isinstance(part, bytes) else part for part in self.parts]
         return fn.cat(*nodes, axis=0) if len(nodes) > 1 else nodes[0]
+
+    def with_center(self, center: DataNode) -> Draws:
+        """The same numbers with another centre, float64 [2]."""
+        row = self.slots["_row"]
+        after, count = row + 2, 1 + max(self.slots.values())
+        first = [fn.slice(self.numbers, start=[0], shape=[row], axes=[0])] if row else []
+        last = fn.slice(self.numbers, start=[after], shape=[count - after], axes=[0])
+        return Draws([*first, center, last], self.slots)
 
     def pick(self, name: str) -> DataNode:
         """One of the numbers, [1]."""
@@ -90,14 +99,14 @@ def _seed(seed: int | None, stream: int) -> dict[str, int]:
     return {"seed": int(state[stream] >> np.uint64(1))}
 
 
-def _share_in_batch(draw: DataNode, arguments: MixArguments) -> DataNode:
+def _share_in_batch(draw: DataNode, arguments: DrawArguments) -> DataNode:
     """The draw itself, or with granularity "batch" the first sample's draw for all samples."""
     if arguments.granularity == "sample":
         return draw
     return fn.permute_batch(draw, indices=types.Constant(0, dtype=types.INT32, device="cpu"))
 
 
-def draw(arguments: MixArguments) -> Draws:
+def draw_numbers(arguments: DrawArguments) -> Draws:
     """Draw everything the masks of a batch depend on, except what the caller gave."""
     method = arguments.entry
     slots: dict[str, int] = {}
@@ -142,7 +151,7 @@ def draw(arguments: MixArguments) -> Draws:
         append(rest, "_coin", *own, size=1 + count)
     for name in list(betas)[1:]:
         append(_draw_beta(betas[name], arguments, next(streams)), name)
-    append(_as_part(arguments.probability), "_probability")
+    append(_probability(arguments), "_probability")
     append(arguments.convention == "paper", "_paper")
     append(center is not None, "_given")
     return Draws(_merge_constants(parts), slots)
@@ -155,21 +164,51 @@ def _as_part(value: float | DataNode, *, clip: bool = False) -> float | DataNode
     return math.clamp(as_vector(value), 0.0, 1.0) if clip else as_vector(value)
 
 
-def _draw_beta(kind: Beta, arguments: MixArguments, stream: int) -> float | DataNode:
+def _draw_beta(kind: Beta, arguments: DrawArguments, stream: int) -> float | DataNode:
     """The caller's lam, or a draw from Beta(alpha, alpha)."""
     if arguments.lam is not None:
         return _as_part(arguments.lam, clip=True)
     alpha = arguments.values[kind.alpha]
-    drawn = fn.random.beta(
-        alpha=alpha, beta=alpha, shape=[1], dtype=types.FLOAT64, **_seed(arguments.seed, stream)
+    if not isinstance(alpha, DataNode) and alpha == 0:
+        return 1.0
+    positive = alpha
+    if isinstance(alpha, DataNode):
+        # DALI refuses an alpha of 0. What is drawn with 1 in its place does not count.
+        positive = fn.cast(alpha, dtype=types.FLOAT) + fn.cast(alpha == 0.0, dtype=types.FLOAT)
+    drawn = _share_in_batch(
+        fn.random.beta(
+            alpha=positive, beta=positive, shape=[1], dtype=types.FLOAT64, **_seed(arguments.seed, stream)
+        ),
+        arguments,
     )
-    return _share_in_batch(drawn, arguments)
+    return chosen(drawn, 1.0, 0.0, _is_positive(alpha)) if isinstance(alpha, DataNode) else drawn
 
 
-def draw_partner(arguments: BlendArguments) -> DataNode:
-    """Index of every sample's partner, int32 scalar: the caller's, or from a random permutation."""
+def _is_positive(alpha: DataNode) -> DataNode:
+    """1 where a node is above 0, else 0: float64 [1]."""
+    return fn.cast(as_vector(alpha) > 0.0, dtype=types.FLOAT64)
+
+
+def _probability(arguments: DrawArguments) -> float | DataNode:
+    """Probability that a sample is mixed at all: 0 where the only alpha is 0.
+
+    A lam of 1 would not do: GMix has a blob of one pixel then.
+    """
+    probability, alpha = _as_part(arguments.probability), arguments.only_alpha
+    if alpha is None:
+        return probability
+    if isinstance(alpha, DataNode):
+        return _is_positive(alpha) * (
+            probability if isinstance(probability, DataNode) else float64_constant([probability])
+        )
+    return probability if alpha > 0 else 0.0
+
+
+def draw_partner(arguments: PartnerArguments) -> DataNode:
+    """Index of every sample's partner, int32 scalar: the caller's, or a random permutation of the batch."""
     if arguments.partner is None:
-        return fn.batch_permutation(**_seed(arguments.seed, _PARTNER))
+        others = {} if arguments.allow_self else {"no_fixed_points": True}
+        return fn.batch_permutation(**others, **_seed(arguments.seed, _PARTNER))
     if isinstance(arguments.partner, DataNode):
         return fn.reshape(cast_partner(arguments.partner), shape=[])
     return types.Constant(arguments.partner, dtype=types.INT32, device="cpu")

@@ -7,9 +7,11 @@ caller takes a slower path that works for every type: this is an optimisation, n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from nvidia.dali import types
+from nvidia.dali import fn, types
+from nvidia.dali.pipeline import DataNode
 
 _UINT8_BY_DEFAULT = {
     "Image", "ImageCrop", "ImageRandomCrop", "ImageSlice", "ImageDecoder", "ImageDecoderCrop",
@@ -17,7 +19,9 @@ _UINT8_BY_DEFAULT = {
 }  # fmt: skip
 # By operator and index of the output: the file reader's labels come second.
 _ALWAYS = {("File", 1): types.INT32, ("BatchPermutation", 0): types.INT32}
-_FLOAT_BY_DEFAULT = {"CropMirrorNormalize", "Normalize"}
+_FLOAT_BY_DEFAULT = {"CropMirrorNormalize", "Normalize", "OneHot"}
+# Of arithmetic with a float: the widest one of what goes in.
+_ARITHMETIC = ("add(", "sub(", "mul(", "div(")
 # Operators whose output has the type of their first input unless `dtype` is given.
 _AS_INPUT = {
     "Brightness", "BrightnessContrast", "CLAHE", "ColorSpaceConversion", "ColorTwist", "Contrast", "Copy",
@@ -60,6 +64,10 @@ def static_dtype(node: Any) -> types.DALIDataType | None:
         if index != 0:
             return None
         arguments = {**getattr(operator, "_init_args", {}), **getattr(operator, "_call_args", {})}
+        if name == "_ArithmeticGenericOp":
+            return _of_arithmetic(
+                str(arguments.get("expression_desc")), getattr(source, "inputs", None) or []
+            )
         declared = arguments.get("dtype", getattr(operator, "_dtype", None))
         if isinstance(declared, types.DALIDataType):
             return declared
@@ -72,3 +80,21 @@ def static_dtype(node: Any) -> types.DALIDataType | None:
         inputs = getattr(source, "inputs", None)
         node = inputs[0] if inputs else None
     return None
+
+
+def _of_arithmetic(expression: str, inputs: Sequence[Any]) -> types.DALIDataType | None:
+    """Element type of a sum, difference, product or quotient with a float32 or float64 in it; else None."""
+    found = {static_dtype(node) for node in inputs}
+    if not expression.startswith(_ARITHMETIC) or None in found:
+        return None
+    if types.FLOAT64 in found:
+        return types.FLOAT64
+    return types.FLOAT if types.FLOAT in found or ":float32" in expression else None
+
+
+FLOATS = (types.FLOAT16, types.FLOAT, types.FLOAT64)
+
+
+def as_type(node: DataNode, dtype: types.DALIDataType) -> DataNode:
+    """Cast, without an operator where the graph shows that the node has this type already."""
+    return node if static_dtype(node) == dtype else fn.cast(node, dtype=dtype)

@@ -110,7 +110,7 @@ def _sentence(frames: list[_Frame], message: str) -> str | None:
         return f"alpha must be above 0 and finite; got {beta[1]} in sample {beta[2]}"
     if index := re.search(r"indices\[(\d+)\] = (-?\d+) is not .* batch of (\d+)", message):
         return f"partner must be in [0, {index[3]}), the batch; got {index[2]} in sample {index[1]}"
-    if "number of per-channel arguments" in message:
+    if comment and comment.startswith("mean must"):
         return _FAULTS[CHANNELS_DIFFER]
     got = _got(message)
     if comment:

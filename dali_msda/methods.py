@@ -46,7 +46,9 @@ class Argument:
     cifar100 : float, optional
         The paper's value for CIFAR-100.
     fraction : bool
-        Whether the range is [0, 1]; otherwise any finite number above 0.
+        Whether the number is in [0, 1]; otherwise it is above 0.
+    zero : bool
+        Whether 0 is allowed as well: an alpha of 0 means no mixing.
     help : str
         One sentence.
     """
@@ -55,16 +57,26 @@ class Argument:
     default: float
     cifar100: float | None = None
     fraction: bool = False
+    zero: bool = False
     help: str
 
     @property
     def expected(self) -> str:
-        """The range in words, for messages."""
-        return "in [0, 1]" if self.fraction else "above 0"
+        """The numbers it takes, for messages."""
+        if self.fraction:
+            return "in [0, 1]"
+        return "at least 0" if self.zero else "above 0"
+
+    @property
+    def expected_number(self) -> str:
+        """The same, for messages about something that is no number."""
+        return f"a number {'of ' if self.zero else ''}{self.expected}"
 
     def takes(self, number: float) -> bool:
-        """Whether `number` is in the range."""
-        return 0.0 <= number <= 1.0 if self.fraction else 0.0 < number < math.inf
+        """Whether `number` is one of them."""
+        if self.fraction:
+            return 0.0 <= number <= 1.0
+        return 0.0 < number < math.inf or (self.zero and number == 0.0)
 
 
 @dataclass(frozen=True)
@@ -105,6 +117,9 @@ class Method:
         parameters are named after draws and arguments.
     binary : bool
         Whether every weight is 0 or 1, so that uint8 pixels can be selected instead of blended.
+    drawn_lam : callable, optional
+        ``drawn_lam(f, ...)`` is the label weight for ``correct_lam=False``; its further parameters are named
+        like those of `mask`. By default the draw called "lam".
     """
 
     name: str
@@ -115,6 +130,7 @@ class Method:
     draws: Mapping[str, Beta | Uniform] = field(default_factory=dict)
     mask: Callable[..., Separable | Dense]
     binary: bool = False
+    drawn_lam: Callable[..., Value] | None = None
 
     @property
     def defaults(self) -> dict[str, float]:
@@ -131,6 +147,11 @@ class Method:
     def values(self) -> tuple[str, ...]:
         """The draws and arguments that the formula takes, in its order."""
         return tuple(inspect.signature(self.mask).parameters)[2:]
+
+    @property
+    def lam_values(self) -> tuple[str, ...]:
+        """The draws and arguments that :attr:`drawn_lam` takes, in its order."""
+        return () if self.drawn_lam is None else tuple(inspect.signature(self.drawn_lam).parameters)[1:]
 
     @property
     def kind(self) -> str:
@@ -177,6 +198,12 @@ def _stochastic(
     return Separable(base, scale, cutmix.rows, cutmix.columns)
 
 
+def _stochastic_lam(
+    f: Functions, lam: Value, mixup_lam: Value, coin: Value, switch_probability: Value
+) -> Value:
+    return chosen(mixup_lam, lam, coin, switch_probability)
+
+
 def _hmix(f: Functions, grid: Grid, lam: Value, ratio: Value) -> Separable:
     """Section 4: a box of area (1 - lam) r, and outside it the level that makes the label weight lam.
 
@@ -215,7 +242,9 @@ def _gmix(f: Functions, grid: Grid, lam: Value) -> Separable:
 
 
 def _alpha(default: float, cifar100: float, name: str = "alpha", of: str = "lam") -> Argument:
-    return Argument(name=name, default=default, cifar100=cifar100, help=f"{of} ~ Beta(alpha, alpha).")
+    return Argument(
+        name=name, default=default, cifar100=cifar100, zero=True, help=f"{of} ~ Beta(alpha, alpha)."
+    )
 
 
 _LAM = {"lam": Beta("alpha")}
@@ -261,6 +290,7 @@ TABLE: dict[str, Method] = {
             ),
             draws={"lam": Beta("cutmix_alpha"), "mixup_lam": Beta("mixup_alpha"), "coin": Uniform()},
             mask=_stochastic,
+            drawn_lam=_stochastic_lam,
         ),
         Method(
             name="hmix",
@@ -322,7 +352,8 @@ COMMON = frozenset(
     (
         "images", "labels", "num_classes", "method", "probability", "label_smoothing", "convention",
         "granularity", "layout", "seed", "lam", "center", "partner", "mean", "std", "output_layout",
-        "return_params", "backend", "mask",
+        "return_params", "backend", "mask", "output", "correct_lam", "allow_self", "partner_images",
+        "partner_labels", "name",
     )
 )  # fmt: skip
 

@@ -96,7 +96,7 @@ def argument_of(method: Method, name: str) -> Argument:
 def check_argument(argument: Argument, value: Any) -> None:
     """Raise unless `value` is a number in the argument's range."""
     if not is_number(value):
-        raise ArgumentTypeError(argument.name, f"a number {argument.expected}", value)
+        raise ArgumentTypeError(argument.name, argument.expected_number, value)
     if not argument.takes(value):
         raise ArgumentValueError(argument.name, argument.expected, value)
 

@@ -4,40 +4,49 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from nvidia.dali import fn, types
-from nvidia.dali.pipeline import DataNode, do_not_convert
+from nvidia.dali.pipeline import DataNode
 
-from .arguments import BlendArguments, MixArguments, check_inputs, check_number, is_node
-from .backends import choose, graph
-from .checks import cast_labels
-from .draws import as_vector, draw, draw_partner, float64_constant
-from .dtypes import static_dtype
+from .arguments import (
+    DrawArguments,
+    ImageArguments,
+    LabelArguments,
+    PartnerArguments,
+    as_views,
+    check_known,
+    check_labels,
+    check_number,
+    is_node,
+)
+from .draws import as_vector, float64_constant
+from .dtypes import as_type
+from .labels import unmixed_labels
 from .masks import Dense, Separable
-from .methods import TABLE, Method, methods_with
-from .normalization import Normalization, normalize
-from .validation import check_choice, check_fraction
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-class MixFunction(Protocol):
-    """The function of one method: :func:`mix` with a fixed method, and that method's own arguments."""
-
-    __name__: str
-
-    def __call__(
-        self, images: DataNode, labels: DataNode, *, num_classes: int, **arguments: Any
-    ) -> tuple[Any, ...]: ...
+from .methods import Method
+from .signatures import MixFunction, MixParams
+from .steps import (
+    Drawn,
+    alone,
+    apply_to,
+    draw_for,
+    drawn_lam,
+    give_mask,
+    labels_for,
+    named,
+    normalize_if_asked,
+    without_conversion,
+)
+from .validation import ArgumentValueError, check_flag, check_fraction
 
 
 def mix(
-    images: DataNode,
-    labels: DataNode,
+    images: DataNode | Sequence[DataNode],
+    labels: DataNode | None,
+    num_classes: int | None = None,
     *,
-    num_classes: int,
     method: str = "hmix",
     alpha: float | DataNode | None = None,
     probability: float | DataNode = 1.0,
@@ -49,13 +58,19 @@ def mix(
     lam: float | DataNode | None = None,
     center: Sequence[int] | DataNode | None = None,
     partner: int | DataNode | None = None,
+    allow_self: bool = True,
+    partner_images: DataNode | Sequence[DataNode] | None = None,
+    partner_labels: DataNode | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     output_layout: str | None = None,
+    output: str = "dense",
+    correct_lam: bool = True,
     return_params: bool = False,
     backend: str = "auto",
+    name: str | None = None,
     **arguments: float | DataNode | None,
-) -> tuple[Any, ...]:
+) -> Any:
     """Mix every image of a batch with a partner from the same batch, and their labels too.
 
     The own image has the weight M(y, x) in [0, 1], the partner 1 - M:
@@ -64,19 +79,23 @@ def mix(
 
     Parameters
     ----------
-    images : DataNode
+    images : DataNode or sequence of DataNode
         uint8, float16 or float32, HxWxC (or CxHxW), one size within a batch, on the CPU or the GPU.
-        Mixing uint8 before the normalisation is the fastest.
-    labels : DataNode
-        Integer class ids in [0, num_classes), scalar or shape [1], on the CPU; floats are refused.
-    num_classes : int
-        Length of the targets, at least 1.
+        Mixing uint8 before the normalisation is the fastest. Several views of a sample share their draws,
+        each at its own size; the label weight is that of the first.
+    labels : DataNode or None
+        Class ids in [0, num_classes), of any integer type, scalar or shape [1]; or vectors of floats [K],
+        one-hot, soft or multi-hot. The graph has to show that they are floats: give ``fn.external_source`` a
+        ``dtype``. On the CPU or the GPU, from which ids are copied back. None mixes the images alone.
+    num_classes : int, optional
+        Length of the targets, at least 1. Vectors have it themselves, and ids do not need it with
+        ``output="pair"``.
     method : str, optional
         One of ``dali_msda.METHODS``, "hmix" by default. "none" does not change the images and makes
         one-hot targets.
     alpha : float or DataNode, optional
-        lam ~ Beta(alpha, alpha), above 0; by default the paper's value for ImageNet, 0.8 for "mixup" and 1
-        for the others. It sets all alphas of a method, so both of "stochastic".
+        lam ~ Beta(alpha, alpha), at least 0; 0 does not mix. By default the paper's value for ImageNet, 0.8
+        for "mixup" and 1 for the others. It sets all alphas of a method, so both of "stochastic".
     probability : float or DataNode, optional
         Probability that a sample is mixed, 1 by default; otherwise its image and label stay unchanged.
     label_smoothing : float, optional
@@ -95,19 +114,33 @@ def mix(
         Use this centre of the box or blob, in pixels, instead of drawing it; a node has shape [2].
     partner : int or DataNode, optional
         Use this partner, an index within the batch; by default a random permutation of the batch.
+    allow_self : bool, optional
+        Whether a sample may be its own partner, True by default as in the papers. False draws uniformly from
+        the other samples, if there are any.
+    partner_images, partner_labels : DataNode, optional
+        Take the partners from here, such as another reader's batch, instead of `images` and `labels`.
     mean, std : sequence of float, optional
         Normalise the mixed images: (mixed - mean) / std, one number per channel, as a
         ``fn.crop_mirror_normalize`` right after would do. On the CPU, uint8 HWC images are mixed and
         normalised in one pass.
     output_layout : {"HWC", "CHW"}, optional
         Layout of the normalised images, by default that of the input.
+    output : {"dense", "pair"}, optional
+        Targets as vectors (default), or as a :class:`Pair` of both labels and their weight: for losses of the
+        form ``lam * loss(own) + (1 - lam) * loss(partner)``, and for so many classes that vectors cost more
+        than the images.
+    correct_lam : bool, optional
+        Whether the label weight is the mean of the mask that was used (default) or, as in timm with
+        ``correct_lam=False``, the drawn lam.
     return_params : bool, optional
-        Add a third result, :class:`MixParams`.
+        Add a last result, :class:`MixParams`.
     backend : {"auto", "kernel", "hybrid", "graph"}, optional
         "kernel": compiled operators, CPU only. "hybrid": compiled operators for masks and targets, DALI's own
         for the images, CPU and GPU. "graph": DALI's own operators for everything; only this one can be
         serialised. "auto" (default): "kernel" on the CPU and "hybrid" on the GPU if Numba works, otherwise
         "graph".
+    name : str, optional
+        Name of the DALI operator that the images come from. Further views have a number behind it.
     **arguments : float or DataNode, optional
         Arguments of the method: ``ratio`` of "hmix"; ``mixup_alpha``, ``cutmix_alpha`` and
         ``switch_probability`` of "stochastic"; None means the default.
@@ -116,9 +149,10 @@ def mix(
     -------
     images : DataNode
         Mixed images: dtype, layout and device of the input. uint8 is rounded to nearest. With `mean`
-        and `std`: float32 in `output_layout`.
-    targets : DataNode
-        float32 [num_classes], on the device of the images; each sums to 1.
+        and `std`: float32 in `output_layout`. A list if `images` is a sequence.
+    targets : DataNode or Pair
+        float32 [num_classes], on the device of the images; those of class ids sum to 1. Absent without
+        labels. A single result comes without a tuple.
     params : MixParams
         Only with ``return_params=True``: ``lam``, the label weight (float32 scalar, CPU), ``partner`` (int32
         scalar, CPU) and ``mask``, the own image's weight (float32 HxWx1, 1xHxW for "CHW").
@@ -143,29 +177,48 @@ def mix(
     Park, Yun, Chun: "A Unified Analysis of Mixed Sample Data Augmentation", NeurIPS 2022, equation 1 and
     section 4. A batch of one has no partner and comes back unchanged.
     """
-    check_choice("method", method, tuple(TABLE))
-    _check_known(TABLE[method], [name for name in arguments if not methods_with(name)])
-    checked = MixArguments(
-        method=method,
-        values={name: value for name, value in {"alpha": alpha, **arguments}.items() if value is not None},
-        num_classes=num_classes,
+    checked = DrawArguments.from_call(
+        method,
+        alpha,
+        arguments,
+        others=_COMMON,
         probability=probability,
-        label_smoothing=label_smoothing,
         convention=convention,
         granularity=granularity,
-        layout=layout,
         seed=seed,
         lam=lam,
         center=center,
         partner=partner,
-        mean=mean,
-        std=std,
-        output_layout=output_layout,
-        return_params=return_params,
+        allow_self=allow_self,
         backend=backend,
     )
-    check_inputs(images, labels, backend)
-    return _mix(images, labels, checked)
+    image_arguments = ImageArguments(layout=layout, mean=mean, std=std, output_layout=output_layout)
+    label_arguments = LabelArguments(
+        num_classes=num_classes, label_smoothing=label_smoothing, output=output, correct_lam=correct_lam
+    )
+    check_flag("return_params", return_params)
+    views = as_views("images", images, backend)
+    sources = None if partner_images is None else as_views("partner_images", partner_images, backend)
+    if sources is not None and len(sources) != len(views):
+        expected = f"as many as images, {len(views)}"
+        raise ArgumentValueError("partner_images", expected, len(sources))
+    check_labels(labels, partner_labels, partner_images is not None)
+    mixed, *others = _mix(
+        views,
+        sources,
+        labels,
+        partner_labels,
+        checked,
+        image_arguments,
+        label_arguments,
+        return_params=return_params,
+    )
+    if name is not None:
+        form = image_arguments.output_layout or layout
+        mixed = [named(node, name if i == 0 else f"{name}_{i}", form) for i, node in enumerate(mixed)]
+    several = isinstance(images, tuple | list)
+    results = [mixed if several else mixed[0], *others]
+    return tuple(results) if len(results) > 1 else results[0]
 
 
 def blend(
@@ -173,24 +226,28 @@ def blend(
     labels: DataNode,
     *,
     mask: DataNode | Sequence[DataNode] | Separable | Dense,
-    num_classes: int,
+    num_classes: int | None = None,
     partner: int | DataNode | None = None,
+    allow_self: bool = True,
     label_smoothing: float = 0.0,
     layout: str = "HWC",
     seed: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     output_layout: str | None = None,
+    output: str = "dense",
     return_params: bool = False,
     backend: str = "auto",
-) -> tuple[Any, ...]:
+) -> Any:
     """Mix every image of a batch with a partner by a mask of your own, and their labels too.
 
     ``image = mask * own + (1 - mask) * partner``, and the label weight is the mean of the mask.
 
     Parameters
     ----------
-    images, labels, num_classes, label_smoothing, layout, mean, std, output_layout, return_params, backend
+    images, labels, num_classes, label_smoothing, layout, mean, std, output_layout, output, allow_self
+        See :func:`mix`.
+    return_params, backend
         See :func:`mix`.
     mask : DataNode, or (rows, columns), or Separable or Dense
         The own image's weight, clipped to [0, 1]. A node has the shape HxW, HxWx1 or 1xHxW and any type, on
@@ -215,69 +272,76 @@ def blend(
     -----
     Equation 1 of the paper.
     """
-    checked = BlendArguments(
-        num_classes=num_classes,
-        label_smoothing=label_smoothing,
-        layout=layout,
-        seed=seed,
-        partner=partner,
-        mean=mean,
-        std=std,
-        output_layout=output_layout,
-        return_params=return_params,
-        backend=backend,
+    checked = PartnerArguments(seed=seed, partner=partner, allow_self=allow_self, backend=backend)
+    image_arguments = ImageArguments(layout=layout, mean=mean, std=std, output_layout=output_layout)
+    label_arguments = LabelArguments(num_classes=num_classes, label_smoothing=label_smoothing, output=output)
+    check_flag("return_params", return_params)
+    (images,) = as_views("images", [images], backend)
+    check_labels(labels, None, second_source=False)
+    drawn = give_mask(images, layout, _as_mask(mask, images.device, layout), checked)
+    mixed, *others = _results(
+        [images], None, labels, None, drawn, image_arguments, label_arguments, return_params
     )
-    check_inputs(images, labels, backend)
-    return _blend(images, labels, _as_mask(mask, images.device, layout), checked)
+    results = [*mixed, *others]
+    return tuple(results) if len(results) > 1 else results[0]
 
 
-def _check_known(method: Method, unknown: Sequence[str]) -> None:
-    """Raise TypeError for the first unknown argument, if any."""
-    if unknown:
-        known = [*method.defaults, *_COMMON]
-        raise TypeError(f"{method.name} has no argument {unknown[0]!r}; it takes {', '.join(known)}")
-
-
-def _without_conversion(function: F) -> F:
-    """Exclude a function from DALI's rewriting for conditionals: no branch in it depends on a sample."""
-    return do_not_convert(function)  # type: ignore[no-any-return]
-
-
-@_without_conversion
-def _mix(images: DataNode, labels: DataNode, arguments: MixArguments) -> tuple[Any, ...]:
-    """Draw, make the masks, blend."""
-    labels = _as_class_ids(labels)
-    normalization = Normalization.from_arguments(arguments)
-    if arguments.method == "none" and not arguments.return_params:
-        targets = graph.one_hot_targets(labels, images.device, arguments)
-        return (normalize(images, normalization) if normalization else images), targets
-    chosen = choose(arguments.backend, images.device)
-    draws = draw(arguments)
-    partner = draw_partner(arguments)
-    weights = chosen.make_mask(images, draws, arguments)
-    mixed, targets, params = chosen.blend(images, labels, partner, weights, arguments)
-    if arguments.method == "none":
-        mixed = normalize(images, normalization) if normalization else images
-    return (mixed, targets) if params is None else (mixed, targets, params)
-
-
-@_without_conversion
-def _blend(
-    images: DataNode, labels: DataNode, mask: Separable | Dense, arguments: BlendArguments
-) -> tuple[Any, ...]:
-    chosen = choose(arguments.backend, images.device)
-    partner = draw_partner(arguments)
-    mixed, targets, params = chosen.blend(
-        images, _as_class_ids(labels), partner, chosen.given_mask(mask), arguments
+@without_conversion
+def _mix(
+    views: Sequence[DataNode],
+    sources: Sequence[DataNode] | None,
+    labels: DataNode | None,
+    partner_labels: DataNode | None,
+    arguments: DrawArguments,
+    image_arguments: ImageArguments,
+    label_arguments: LabelArguments,
+    *,
+    return_params: bool,
+) -> list[Any]:
+    """Mixed views, and targets and what was drawn if there are any."""
+    if arguments.method == "none" and not return_params:
+        images = [normalize_if_asked(view, image_arguments) for view in views]
+        return [
+            images,
+            *([] if labels is None else [unmixed_labels(labels, views[0].device, label_arguments)]),
+        ]
+    drawn = draw_for(views[0], image_arguments.layout, arguments)
+    return _results(
+        views, sources, labels, partner_labels, drawn, image_arguments, label_arguments, return_params
     )
-    return (mixed, targets) if params is None else (mixed, targets, params)
 
 
-def _as_class_ids(labels: DataNode) -> DataNode:
-    return fn.reshape(cast_labels(labels), shape=[1])  # labels: one integer per image
+@without_conversion
+def _results(
+    views: Sequence[DataNode],
+    sources: Sequence[DataNode] | None,
+    labels: DataNode | None,
+    partner_labels: DataNode | None,
+    drawn: Drawn,
+    image_arguments: ImageArguments,
+    label_arguments: LabelArguments,
+    return_params: bool,
+) -> list[Any]:
+    """What comes of what was drawn: mixed views, targets if there are labels, and params if asked for."""
+    mixed = [
+        apply_to(view, drawn, image_arguments, None if sources is None else sources[i])
+        for i, view in enumerate(views)
+    ]
+    first = mixed[0]
+    # The targets of the first view wait for its check, which costs less than making the images wait.
+    images = [first.images if labels is not None else alone(first), *map(alone, mixed[1:])]
+    results: list[Any] = [images]
+    if labels is not None:
+        targets = labels_for(labels, partner_labels, drawn, first.lam, label_arguments, first.check)
+        results.append(targets)
+    if return_params:
+        lam = first.lam if label_arguments.correct_lam else drawn_lam(drawn)
+        mask = drawn.backend.full_mask(views[0], drawn.weights, image_arguments.layout)
+        results.append(MixParams(fn.reshape(lam, shape=[]), drawn.partner, mask))
+    return results
 
 
-@_without_conversion
+@without_conversion
 def _as_mask(mask: Any, device: str, layout: str) -> Separable | Dense:
     """A caller's mask in the form that :meth:`.backends.Backend.given_mask` takes."""
     expected = "a DALI node, two nodes (rows, columns), Separable or Dense"
@@ -291,7 +355,7 @@ def _as_mask(mask: Any, device: str, layout: str) -> Separable | Dense:
         shape = mask.values.shape()
         size = shape[:2] if layout == "HWC" else shape[-2:]
         flat = fn.reshape(mask.values, shape=size)  # mask must be HxW, or HxWx1 for HWC, 1xHxW for CHW
-        return Dense(_as_float(flat))
+        return Dense(as_type(flat, types.FLOAT))
     if isinstance(mask, Separable):
         base, scale, rows, columns = mask
     elif isinstance(mask, tuple | list) and len(mask) == 2:
@@ -303,7 +367,7 @@ def _as_mask(mask: Any, device: str, layout: str) -> Separable | Dense:
             raise TypeError(f"{name} of the mask must be a DALI node; got {node!r}")
         if node.device != "cpu":
             raise ValueError(f"{name} of the mask must be on the CPU; got a GPU node")
-    rows, columns = (_as_float(fn.reshape(node, shape=[-1])) for node in (rows, columns))
+    rows, columns = (as_type(fn.reshape(node, shape=[-1]), types.FLOAT) for node in (rows, columns))
     if not is_node("base of the mask", base):
         check_fraction("base of the mask", base)
     if not is_node("scale of the mask", scale):
@@ -315,16 +379,11 @@ def _as_mask(mask: Any, device: str, layout: str) -> Separable | Dense:
     return Separable(base, scale, rows, columns)
 
 
-def _as_float(weights: DataNode) -> DataNode:
-    """Cast to float32, without an operator where the graph shows that the node has this type already."""
-    return weights if static_dtype(weights) == types.FLOAT else fn.cast(weights, dtype=types.FLOAT)
-
-
 # The arguments that all methods take, with the defaults of :func:`mix`.
 _COMMON = {
     name: parameter
     for name, parameter in inspect.signature(mix).parameters.items()
-    if parameter.kind == parameter.KEYWORD_ONLY and name not in ("num_classes", "method", "alpha")
+    if parameter.kind == parameter.KEYWORD_ONLY and name not in ("method", "alpha")
 }
 
 
@@ -332,11 +391,9 @@ _COMMON = {
 def function(method: Method) -> MixFunction:
     """The function of a method, with signature and help text from the table's entry."""
 
-    def mixing(images: DataNode, labels: DataNode, **arguments: Any) -> tuple[Any, ...]:
-        _check_known(method, [name for name in arguments if name not in signature.parameters])
-        if "num_classes" not in arguments:
-            raise TypeError(f"num_classes must be given to {method.name}, as the targets' length; got none")
-        return mix(images, labels, method=method.name, **arguments)
+    def mixing(images: Any, labels: Any, num_classes: int | None = None, **arguments: Any) -> Any:
+        check_known(method, [name for name in arguments if name not in signature.parameters], _COMMON)
+        return mix(images, labels, num_classes, method=method.name, **arguments)
 
     of_mix = inspect.signature(mix).parameters
     own = [
@@ -346,7 +403,7 @@ def function(method: Method) -> MixFunction:
         for argument in method.arguments
     ]
     shared = [of_mix[name] for name in ("images", "labels", "num_classes")]
-    signature = inspect.Signature([*shared, *own, *_COMMON.values()], return_annotation=tuple)
+    signature = inspect.Signature([*shared, *own, *_COMMON.values()], return_annotation=Any)
     mixing.__name__ = mixing.__qualname__ = method.name
     mixing.__doc__ = _help_text(method)
     mixing.__signature__ = signature  # type: ignore[attr-defined]
@@ -354,15 +411,15 @@ def function(method: Method) -> MixFunction:
 
 
 def _help_text(method: Method) -> str:
+    """That of :func:`mix`, with the method's own arguments in place of those of all methods."""
+    before, _, rest = inspect.cleandoc(str(mix.__doc__)).partition("method : str, optional\n")
+    common = rest[rest.index("probability : ") :]
+    common = common[: common.index("**arguments")] + common[common.index("\nReturns\n") :]
     summary = method.summary.replace("`", "")
-    lines = [f"{method.title}: the own image's weight is {summary}.", "", "Parameters", "----------"]
-    lines += ["images, labels, num_classes", "    See :func:`mix`."]
+    own = []
     for argument in method.arguments:
         cifar = "" if argument.cifar100 is None else f" (CIFAR-100: {argument.cifar100})"
-        lines += [f"{argument.name} : float or DataNode, {argument.expected}, optional"]
-        lines += [f"    {argument.help} By default {argument.default}{cifar}."]
-    lines += [f"{', '.join(_COMMON)}", "    See :func:`mix`.", "", "Returns", "-------"]
-    lines += ["images, targets[, params]", "    See :func:`mix`."]
-    if method.paper:
-        lines += ["", "Notes", "-----", f"In the paper: {method.paper}."]
-    return "\n".join(lines) + "\n"
+        own += [f"{argument.name} : float or DataNode, {argument.expected}, optional"]
+        own += [f"    {argument.help} By default {argument.default}{cifar}."]
+    text = f"{method.title}: the own image's weight is {summary}.\n\n{before}" + "\n".join([*own, common])
+    return text + (f"\n\nThe method in the paper: {method.paper}.\n" if method.paper else "\n")

@@ -58,6 +58,12 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
         raise ArgumentValueError(name, f"one of {', '.join(map(repr, choices))}", value)
 
 
+def check_flag(name: str, value: object) -> None:
+    """Raise unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise ArgumentTypeError(name, "True or False", value)
+
+
 def check_type(name: str, value: object, kind: type) -> None:
     """Raise unless `value` is of the type `kind`."""
     if not isinstance(value, kind):

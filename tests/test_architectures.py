@@ -322,7 +322,7 @@ def test_weights_without_auxiliary_heads(
     found = create_model(config, names, CPU, Processes(), tmp_path / "w.pt").state_dict()
     assert torch.equal(found["fc.weight"], saved["fc.weight"])
     assert found["aux1.fc2.weight"].std() > 0
-    assert "not in it, and left as they were: aux1.conv.conv.weight" in capsys.readouterr().out
+    assert "missing and left as they were: aux1.conv.conv.weight" in capsys.readouterr().out
     torch.save(saved, tmp_path / "w.pt")
     config = resolve(
         Config(arch="googlenet", device="cpu", new_classifier=True, init_weights=tmp_path / "w.pt")
@@ -355,7 +355,7 @@ def test_a_run_with_heads_is_repeated(googlenet: Path, photos: Path, tmp_path: P
         (
             ["--arch", "inception_v3", "--image-size", 224],
             ["--image-size must be one that --arch inception_v3 takes; got 224 (",
-             "; --aux-loss-weight 0 does without auxiliary heads"],
+             "; --aux-loss-weight 0 trains without auxiliary heads"],
         ),
         (
             ["--arch", "resnet18", "--aux-loss-weight", 0.4],

@@ -22,11 +22,11 @@ IMAGES = random_images(4, (8, 8))
         ({"granularity": "pair"}, ValueError, ["granularity", "'pair'", "'sample', 'batch'"]),
         ({"layout": "NHWC"}, ValueError, ["layout", "'NHWC'", "'HWC', 'CHW'"]),
         ({"backend": "numba"}, ValueError, ["backend", "'numba'", "'auto', 'kernel', 'hybrid', 'graph'"]),
-        ({"alpha": 0}, ValueError, ["alpha", "above 0", "got 0"]),
-        ({"alpha": -1.5}, ValueError, ["alpha", "above 0", "-1.5"]),
-        ({"alpha": float("nan")}, ValueError, ["alpha", "above 0", "nan"]),
-        ({"alpha": "1"}, TypeError, ["alpha", "number above 0", "'1'"]),
-        ({"method": "none", "alpha": -1}, ValueError, ["alpha", "above 0", "-1"]),
+        ({"alpha": -0.1}, ValueError, ["alpha", "at least 0", "got -0.1"]),
+        ({"alpha": -1.5}, ValueError, ["alpha", "at least 0", "-1.5"]),
+        ({"alpha": float("nan")}, ValueError, ["alpha", "at least 0", "nan"]),
+        ({"alpha": "1"}, TypeError, ["alpha", "number of at least 0", "'1'"]),
+        ({"method": "none", "alpha": -1}, ValueError, ["alpha", "at least 0", "-1"]),
         ({"ratio": 1.01}, ValueError, ["ratio", "[0, 1]", "1.01"]),
         ({"ratio": True}, TypeError, ["ratio", "[0, 1]", "True"]),
         ({"probability": -0.1}, ValueError, ["probability", "[0, 1]", "-0.1"]),
@@ -43,8 +43,8 @@ IMAGES = random_images(4, (8, 8))
         ({"return_params": "yes"}, TypeError, ["return_params", "True or False", "'yes'"]),
         ({"method": "mixup", "ratio": 0.5}, TypeError, ["ratio", "'mixup'", "alpha", "0.5"]),
         ({"method": "gmix", "switch_probability": 0.5}, TypeError, ["switch_probability", "'gmix'"]),
-        ({"method": "stochastic", "mixup_alpha": 0.0}, ValueError, ["mixup_alpha", "above 0", "0.0"]),
-        ({"method": "stochastic", "cutmix_alpha": -1}, ValueError, ["cutmix_alpha", "above 0", "-1"]),
+        ({"method": "stochastic", "mixup_alpha": -1}, ValueError, ["mixup_alpha", "at least 0", "-1"]),
+        ({"method": "stochastic", "cutmix_alpha": -1}, ValueError, ["cutmix_alpha", "at least 0", "-1"]),
         (
             {"method": "stochastic", "switch_probability": 7},
             ValueError,
@@ -87,8 +87,6 @@ def test_inputs_that_are_no_nodes() -> None:
 def test_wrong_devices() -> None:
     with Pipeline(4, 1, 0):
         data, labels = image_source(IMAGES, "HWC"), source([np.array([0], np.int32)] * 4)
-        with pytest.raises(ValueError, match="labels must be on the CPU"):
-            msda.hmix(data.gpu(), labels.gpu(), num_classes=10)
         with pytest.raises(ValueError, match="images must be on the CPU with backend='kernel'"):
             msda.hmix(data.gpu(), labels, num_classes=10, backend="kernel")
         with pytest.raises(ValueError, match="lam must be a CPU node"):
@@ -101,7 +99,7 @@ BACKENDS = ["kernel", "hybrid", "graph"]
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("method", msda.METHODS)
 @pytest.mark.parametrize("label", [10, -1, 2**31 + 3])
-def test_label_out_of_range(label: int, method: str, backend: str) -> None:
+def test_label_out_of_range(label: int, method: str, backend: Any) -> None:
     labels = [np.array([value], np.int64) for value in (0, 1, label, 9)]
     pipeline = build(
         lambda: msda.mix(
@@ -126,7 +124,7 @@ def test_label_out_of_range(label: int, method: str, backend: str) -> None:
     ],
 )
 def test_sizes_that_differ(
-    sizes: list[tuple[int, int]], partner: int | None, method: str, backend: str
+    sizes: list[tuple[int, int]], partner: int | None, method: str, backend: Any
 ) -> None:
     images = [random_images(1, size)[0] for size in sizes] * 3
     # With this seed the permutation does not only swap images of equal size.
@@ -137,7 +135,7 @@ def test_sizes_that_differ(
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("shape", [(8, 8), (2, 8, 8, 3)])
-def test_images_that_are_not_three_dimensional(shape: tuple[int, ...], backend: str) -> None:
+def test_images_that_are_not_three_dimensional(shape: tuple[int, ...], backend: Any) -> None:
     data = [np.zeros(shape, np.uint8)] * 2
     pipeline = build(
         lambda: msda.hmix(
@@ -154,7 +152,7 @@ def test_images_that_are_not_three_dimensional(shape: tuple[int, ...], backend: 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("layout", "told"), [("CHW", "HWC"), ("HWC", "CHW")])
-def test_layout_that_is_not_the_images(layout: str, told: str, backend: str) -> None:
+def test_layout_that_is_not_the_images(layout: str, told: Any, backend: Any) -> None:
     pipeline = build(
         lambda: msda.hmix(
             image_source(IMAGES, layout),
@@ -171,6 +169,6 @@ def test_layout_that_is_not_the_images(layout: str, told: str, backend: str) -> 
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_partner_out_of_range(backend: str) -> None:
+def test_partner_out_of_range(backend: Any) -> None:
     with pytest.raises(RuntimeError, match=r"out of range|index"):
         run_mix("mixup", IMAGES, partner=4, backend=backend)

@@ -296,7 +296,7 @@ def test_torchrun(trainer: Trainer, tmp_path: Path) -> None:
             process.kill()
             process.wait()
     said = log.read_text()
-    assert said.count("--resume auto: going on from") == 2, said
+    assert said.count("--resume auto: resuming from") == 2, said
     assert without_clock(output) == without_clock(tmp_path / "undisturbed")
     weights = [
         torch.load(path / "last.pt", weights_only=True)["model"]

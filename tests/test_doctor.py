@@ -126,13 +126,13 @@ def checked(
 def test_brighter_kernel_is_found(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    right = _entry_points.mix_images
+    right = _entry_points.mix_pixels
 
     def brighter(*arguments: Any, **more: Any) -> tuple[Any, ...]:
         mixed, *rest = right(*arguments, **more)
         return fn.cast(mixed | 1, dtype=types.UINT8), *rest
 
-    monkeypatch.setattr(_backend_kernel, "mix_images", brighter)
+    monkeypatch.setattr(_backend_kernel, "mix_pixels", brighter)
     status, section = checked(monkeypatch, capsys)
     assert status == 1
     assert section["CPU kernel"]["status"] == PROBLEM

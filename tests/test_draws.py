@@ -23,8 +23,8 @@ SIGNIFICANCE = 1e-3
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
 @pytest.mark.parametrize("method", ["mixup", "hmix"])
-def test_lam_is_beta_distributed(method: str, alpha: float, backend: str) -> None:
-    """For both methods the label weight is the drawn lam."""
+def test_lam_is_beta_distributed(method: str, alpha: float, backend: Any) -> None:
+    """Both methods keep the drawn lam as their label weight."""
     images = random_images(4000, (16, 16), 1)
     result = run_mix(method, images, alpha=alpha, seed=21, backend=backend)
     assert stats.kstest(result.lam, stats.beta(alpha, alpha).cdf).pvalue > SIGNIFICANCE
@@ -58,7 +58,7 @@ def test_stochastic_draws_lam_for_the_chosen_method(alphas: tuple[float, float])
 @pytest.mark.parametrize(
     ("method", "convention"), [("cutmix", "reference"), ("gmix", "reference"), ("gmix", "paper")]
 )
-def test_centre_is_any_pixel(method: str, convention: str, backend: str) -> None:
+def test_centre_is_any_pixel(method: str, convention: str, backend: Any) -> None:
     """Chi-square over the 5 x 7 pixels of the image; odd sizes, so that the border counts."""
     size, count = (5, 7), 7000
     images = random_images(count, size, 1)
@@ -79,8 +79,8 @@ def test_centre_is_any_pixel(method: str, convention: str, backend: str) -> None
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_paper_box_is_inside_and_uniformly_distributed(backend: str) -> None:
-    """Equation 10: in a 6 x 9 image lam = 0.75 gives sides 3 and 4: 4 x 6 places, all equally likely."""
+def test_paper_box_lies_inside_and_everywhere_alike(backend: Any) -> None:
+    """Equation 10: 6 x 9 image, sides 3 and 4 of lam = 0.75: 4 x 6 places, all equally likely."""
     images = random_images(6000, (6, 9), 1)
     result = run_mix("cutmix", images, lam=0.75, convention="paper", seed=9, backend=backend)
     hole = result.mask[..., 0] == 0
@@ -111,11 +111,11 @@ def test_partner_is_a_uniform_permutation() -> None:
 
 @in_every_form
 @pytest.mark.parametrize("by", ["operator", "pipeline"])
-def test_same_seed_same_batches(by: str, backend: str, device: str) -> None:
-    """A seed gives every form the kernel's draws, so they are the same on every device."""
+def test_same_seed_same_batches(by: str, backend: Any, device: str) -> None:
+    """The draws of a seed are those of the kernel in every form, so the same on every device."""
     images = random_images(8, (24, 24))
 
-    def run(seed: int, backend: str = backend, device: str = device) -> list[list[np.ndarray]]:
+    def run(seed: int, backend: Any = backend, device: str = device) -> list[list[np.ndarray]]:
         arguments: dict[str, Any] = {"seed": seed} if by == "operator" else {}
         labels = [np.array([i], np.int32) for i in range(8)]
         return outputs(
@@ -201,7 +201,7 @@ def test_operators_of_one_pipeline_draw_differently() -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_seeds_of_one_operator_differ(backend: str) -> None:
+def test_the_seeds_of_one_operator_differ(backend: Any) -> None:
     """Both lams of "stochastic", the uniform draws and the partners."""
     with Pipeline(4, 1, None):
         data, labels = image_source(random_images(4, (4, 4)), "HWC"), source([np.array([0], np.int32)] * 4)

@@ -42,11 +42,16 @@ SEEN: dict[str, Callable[[], Any]] = {
     "transposed": lambda: fn.transpose(photo(), perm=[2, 0, 1]),
     "labels of files": lambda: fn.readers.file(files=[__file__], labels=[3])[1],
     "permutation": lambda: fn.batch_permutation(),
+    "arithmetic with a float": lambda: photo() * 2.0,
+    "arithmetic of floats": lambda: fn.one_hot(fn.batch_permutation(), num_classes=2) * 0.9 + 0.05,
+    "arithmetic of doubles": lambda: 2 * fn.cast(photo(), dtype=types.FLOAT64),
     "external with dtype": lambda: source([np.zeros((4, 4, 3), np.float32)] * 2, dtype=types.FLOAT),
 }
 NOT_SEEN: dict[str, Callable[[], Any]] = {
     "external": lambda: source([np.zeros((4, 4, 3), np.uint8)] * 2),
-    "arithmetic": lambda: photo() * 2.0,
+    "arithmetic of integers": lambda: photo() * 2,
+    "comparison": lambda: photo() > 0.5,
+    "arithmetic of float16": lambda: fn.cast(photo(), dtype=types.FLOAT16) * 2,
     "cast like": lambda: fn.cast_like(photo(), photo()),
     "resize of external": lambda: fn.resize(source([np.zeros((4, 4, 3), np.float32)] * 2), size=[8, 8]),
 }

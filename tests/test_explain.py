@@ -123,7 +123,7 @@ def test_mixing(situation: str) -> None:
     define, words = SITUATIONS[situation]
     for backend in BACKENDS:
 
-        def defined(backend: str = backend) -> Any:
+        def defined(backend: Any = backend) -> Any:
             images, labels, arguments = define()
             return msda.hmix(images, labels, backend=backend, **{**COMMON, **arguments})
 
@@ -135,14 +135,14 @@ def test_masks(situation: str) -> None:
     define, words = MASKS[situation]
     for backend in BACKENDS:
 
-        def defined(backend: str = backend) -> Any:
+        def defined(backend: Any = backend) -> Any:
             images, labels, arguments = define()
             return msda.blend(images, labels, backend=backend, num_classes=10, **arguments)
 
         assert_explained(build(defined, COUNT), words)
 
 
-def nodes() -> Any:
+def nodes() -> tuple[Any, Any]:
     return images(), ids(0, 1, 10, 3)
 
 
@@ -217,7 +217,7 @@ def test_what_is_not_of_this_library() -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_serializing(backend: str) -> None:
+def test_serializing(backend: Any) -> None:
     def defined() -> Any:
         labels = fn.external_source(name="labels", dtype=types.INT32, ndim=1)
         given = fn.external_source(name="images", dtype=types.UINT8, ndim=3, layout="HWC")

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks.common import Content
+from benchmarks.documents import PLACE
+from benchmarks.gpu_day import docs, mixing
 from benchmarks.gpu_day import report as reports
 from benchmarks.gpu_day.__main__ import Day, Settings
+from benchmarks.gpu_day.page import markdown, write
 from benchmarks.gpu_day.stage import Job, Timed, device_work, in_turns
 from benchmarks.gpu_day.stages import STAGES
 from pipelines.demo_data import make_demo_dataset
@@ -60,7 +66,7 @@ def test_a_stage_that_fails_leaves_its_error(gone_on: Any) -> None:
     records = reports.stage(report, "decoder")
     assert records
     assert all("error" in record for record in records)
-    assert "- device cpu" in reports.markdown(report)
+    assert "- device cpu" in markdown(report)
 
 
 def test_a_day_goes_on_where_it_stopped(gone_on: Any) -> None:
@@ -83,7 +89,31 @@ def test_a_stage_that_runs_over_its_box_is_stopped(tmp_path: Path) -> None:
     report = _report()
     report["stages"] = [entry]
     assert reports.problems(report) == []
-    assert "out of time" in reports.markdown(report)
+    assert "out of time" in markdown(report)
+
+
+def test_a_stage_says_what_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['xdist'] = None\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    today = Day(Settings(out=tmp_path, device="cpu", quick=True), tmp_path)
+    entry = today.run_stage(next(stage for stage in STAGES if stage.name == "tests"), 60.0, tmp_path)
+    assert (entry["status"], entry["records"]) == ("missing", [])
+    assert "xdist is not installed" in entry["error"]
+
+
+@pytest.mark.parametrize(
+    ("module", "left"), [("timm.data.mixup", "torchvision"), ("torchvision.transforms", "timm")]
+)
+def test_mixing_goes_on_without_a_peer(module: str, left: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    importlib.import_module("timm.data.mixup")  # what it imports is there
+    monkeypatch.setitem(sys.modules, module, None)
+    case = mixing.Case(2, "float32", "CHW", 8)
+    images, labels = torch.zeros(2, 3, 8, 8), torch.arange(2)
+    peers = list(mixing.peers(images, labels, case))
+    assert {fields["library"] for fields, run in peers if not isinstance(run, ImportError)} == {left}
+    (missing,) = [(fields, run) for fields, run in peers if isinstance(run, ImportError)]
+    assert missing[0]["library"] == module.split(".")[0]
+    assert module in str(missing[1])
 
 
 @pytest.mark.parametrize(
@@ -117,7 +147,8 @@ def _report() -> Content:
     ]
     decoder = stages[[stage.name for stage in STAGES].index("decoder")]
     decoder["status"] = "done"
-    decoder["records"] = [{"device": "mixed", "load": 0.5, "images_per_s": spread}]
+    setting = {"device": "mixed", "threads": 8, "load": 0.5, "preallocated": True, "padded": True}
+    decoder["records"] = [setting | {"images_per_s": spread}]
     return {
         "schema": reports.SCHEMA,
         "benchmark": "gpu_day",
@@ -181,6 +212,44 @@ def test_two_reports_side_by_side() -> None:
     assert [cell.strip() for cell in row.split("|")][2:5] == ["2", "5", "2.500"]
 
 
+def places(document: Path) -> dict[str, str]:
+    return {place["name"]: place["files"] for place in PLACE.finditer(document.read_text())}
+
+
+def test_the_documents_tables_are_of_the_reports_that_are_named(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")  # what is calculated is linked from there
+    document, new = tmp_path / "docs" / "gpu.md", tmp_path / "docs" / "measured" / "new"
+    assert not docs.write([], document)  # as it is kept here
+    report = reports.read(ROOT / "docs" / "measured" / "h200-2026-11-26")
+    kept = [entry for entry in report["stages"] if entry["name"] in ("mixing", "decoder")]
+    kept[0]["records"][0]["seconds"] |= {"median": 0.1234, "q1": 0.1, "q3": 0.2}
+    write(new, report | {"stages": kept})
+    before = places(document)
+    assert docs.write([new], document)
+    assert not docs.write([], document)
+    named = {"gpu_mixing", "gpu_decoder", "gpu_buffers"}
+    assert places(document) == before | dict.fromkeys(named, "measured/new/report.json")
+    assert "123.40 (100.00-200.00)" in document.read_text()
+
+
+@pytest.mark.parametrize(
+    ("where", "device", "message"),
+    [
+        ("docs/measured/new", None, "--write-docs must be reports of a GPU"),
+        ("elsewhere", {"name": "G"}, "--write-docs must be reports below docs/measured"),
+        ("docs/measured/none", {"name": "G"}, "No such file"),
+    ],
+)
+def test_documents_take_reports_of_gpus(tmp_path: Path, where: str, device: Any, message: str) -> None:
+    document = tmp_path / "docs" / "gpu.md"
+    if not where.endswith("none"):
+        write(tmp_path / where, _report() | {"device": device})
+    with pytest.raises((ValueError, OSError), match=message):
+        docs.write([tmp_path / where], document)
+    assert not document.exists()
+
+
 def test_contenders_take_turns(tmp_path: Path) -> None:
     calls: list[str] = []
     job = Job(tmp_path / "r", tmp_path, tmp_path, "cpu", quick=True, seconds=1.0)
@@ -224,6 +293,6 @@ def test_no_path_of_a_machine_is_published(tmp_path: Path) -> None:
     report = _report()
     words = "File {}x.py, https://a.org/b/c, images/s"
     report["stages"][0] |= {"status": "failed", "error": "status 1\n" + words.format("/opt/some/venv/")}
-    reports.write(tmp_path, report)
+    write(tmp_path, report)
     assert reports.read(tmp_path / "report.json")["stages"][0]["error"] == "status 1\n" + words.format("")
     assert words.format("") in (tmp_path / "report.md").read_text()

@@ -13,8 +13,7 @@ from nvidia.dali import Pipeline, fn
 
 import dali_msda as msda
 from configs import named_run
-from dali_msda import operators
-from dali_msda.arguments import MixArguments
+from dali_msda.arguments import DrawArguments
 from dali_msda.methods import ARGUMENTS, METHODS, MIXING, TABLE, Method, methods_with
 from pipelines import imagenet
 from pipelines.records import Output
@@ -51,7 +50,7 @@ def test_arguments_of_one_name_are_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "good", "bad"), [("alpha", 1e-9, 0.0), ("ratio", 0.0, 1.1), ("ratio", 1.0, -0.1)]
+    ("name", "good", "bad"), [("alpha", 0.0, -1e-9), ("ratio", 0.0, 1.1), ("ratio", 1.0, -0.1)]
 )
 def test_ranges(name: str, good: float, bad: float) -> None:
     assert ARGUMENTS[name].takes(good)
@@ -71,20 +70,21 @@ def test_signatures_and_records(name: str) -> None:
 
 
 @pytest.fixture
-def records(monkeypatch: pytest.MonkeyPatch) -> list[MixArguments]:
+def records(monkeypatch: pytest.MonkeyPatch) -> list[DrawArguments]:
     """What the operators are asked for."""
-    made: list[MixArguments] = []
+    made: list[DrawArguments] = []
+    original = DrawArguments.from_call
 
-    def noting(*positional: Any, **named: Any) -> MixArguments:
-        made.append(MixArguments(*positional, **named))
+    def noting(*positional: Any, **named: Any) -> DrawArguments:
+        made.append(original(*positional, **named))
         return made[-1]
 
-    monkeypatch.setattr(operators, "MixArguments", noting)
+    monkeypatch.setattr(DrawArguments, "from_call", noting)
     return made
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_defaults_agree(name: str, coded: Any, records: list[MixArguments]) -> None:
+def test_defaults_agree(name: str, coded: Any, records: list[DrawArguments]) -> None:
     """By function, by name, in the training pipeline, from the command line and in the paper's named run."""
     with Pipeline(4, 1, None):
         images, labels = fn.external_source(source=lambda: None, num_outputs=2)

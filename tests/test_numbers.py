@@ -27,7 +27,7 @@ from training.optimizers import parameter_groups
 # -- Numbers that are none ----------------------------------------------------------------------------------
 
 ONE_STEP = ["--max-steps", 1, "--checkpoint-every", 1]
-STATISTIC = "A running mean or variance of a normalisation was not finite after step "
+STATISTIC = "A running mean or variance of a normalisation layer was not finite after step "
 FAR = ["--warmup-epochs", 0, "--lr", 1e20]
 NOT_FINITE: dict[str, tuple[list[object], str, str, list[str]]] = {
     # Options, model, error, events that are logged.
@@ -272,8 +272,8 @@ def test_a_squeezed_schedule_of_before(version: int, trainer: Trainer, photos: P
         path.unlink()
         torch.save(content | ({"version": 3, "ranks": ranks} if version == 3 else {}), path)
     line = (
-        "The checkpoint is of an earlier version, which planned the learning rate over --max-steps 2: from"
-        " here on it is planned over --epochs, 6 steps\n"
+        "The checkpoint is from an earlier version, which planned the learning rate over --max-steps 2: from"
+        " now on it is planned over --epochs, 6 steps\n"
     )
     for says in (version == 3, False):  # not again of the checkpoint that the first of them wrote
         outcome = trainer.run(*command, "--resume", "auto", model="plain")

@@ -23,7 +23,7 @@ def test_methods_are_listed_and_each_has_a_function() -> None:
 @in_every_form
 @pytest.mark.parametrize("method", MIXING)
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
-def test_any_batch_size(count: int, method: str, backend: str, device: str) -> None:
+def test_any_batch_size(count: int, method: str, backend: Any, device: str) -> None:
     images = random_images(count, (9, 14))
     result = run_mix(method, images, backend=backend, device=device)
     assert sorted(result.partner) == list(range(count))
@@ -37,7 +37,7 @@ def test_any_batch_size(count: int, method: str, backend: str, device: str) -> N
 @in_every_form
 @pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32])
 @pytest.mark.parametrize("method", MIXING)
-def test_a_batch_of_one_comes_back_unchanged(method: str, dtype: type, backend: str, device: str) -> None:
+def test_a_batch_of_one_comes_back_as_it_is(method: str, dtype: type, backend: Any, device: str) -> None:
     images = random_images(1, (20, 20), dtype=dtype)
     result = run_mix(method, images, [3], backend=backend, device=device)
     np.testing.assert_array_equal(result.images, images)
@@ -46,8 +46,8 @@ def test_a_batch_of_one_comes_back_unchanged(method: str, dtype: type, backend: 
 
 @in_every_form
 @pytest.mark.parametrize("method", MIXING)
-def test_short_last_batch(method: str, backend: str, device: str) -> None:
-    """DALI accepts batches smaller than the maximum; the permutation is then of the short batch."""
+def test_short_last_batch(method: str, backend: Any, device: str) -> None:
+    """DALI takes batches below the maximum; the permutation is then one of the short batch."""
     sizes = iter([5, 2, 1])
     images = random_images(5, (8, 8))
 
@@ -80,7 +80,7 @@ def test_short_last_batch(method: str, backend: str, device: str) -> None:
 @in_every_form
 @pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32])
 @pytest.mark.parametrize("method", MIXING)
-def test_probability_zero_is_the_identity(method: str, dtype: type, backend: str, device: str) -> None:
+def test_probability_zero_is_the_identity(method: str, dtype: type, backend: Any, device: str) -> None:
     images = random_images(6, (16, 11), dtype=dtype)
     result = run_mix(method, images, backend=backend, device=device, probability=0.0, lam=0.3)
     np.testing.assert_array_equal(result.images, images)
@@ -90,7 +90,7 @@ def test_probability_zero_is_the_identity(method: str, dtype: type, backend: str
 
 
 @in_every_form
-def test_probability_is_the_share_of_mixed_samples(backend: str, device: str) -> None:
+def test_probability_is_the_share_of_mixed_samples(backend: Any, device: str) -> None:
     images = random_images(2000, (2, 2), 1)
     result = run_mix("mixup", images, backend=backend, device=device, probability=0.3, lam=0.5)
     mixed = result.lam == 0.5
@@ -100,7 +100,7 @@ def test_probability_is_the_share_of_mixed_samples(backend: str, device: str) ->
 
 @in_every_form
 @pytest.mark.parametrize("method", MIXING)
-def test_lam_one_is_own_and_lam_zero_is_partner(method: str, backend: str, device: str) -> None:
+def test_lam_one_is_own_and_lam_zero_is_partner(method: str, backend: Any, device: str) -> None:
     images = random_images(6, (16, 16))
     # With an even size and the centre in the middle, the box of lam = 0 covers the whole image.
     ratio = 1.0 if method == "hmix" else None
@@ -120,8 +120,8 @@ def test_lam_one_is_own_and_lam_zero_is_partner(method: str, backend: str, devic
 @in_every_form
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("method", MIXING)
-def test_targets_with_equal_labels(method: str, smoothing: float, backend: str, device: str) -> None:
-    """Equal labels add up (a scatter would overwrite one of them), and rows sum to 1."""
+def test_targets_with_equal_labels(method: str, smoothing: float, backend: Any, device: str) -> None:
+    """Equal labels add up (they would overwrite each other in a scatter), and rows sum to 1."""
     result = run_mix(
         method,
         random_images(8, (8, 8)),
@@ -138,7 +138,7 @@ def test_targets_with_equal_labels(method: str, smoothing: float, backend: str, 
 
 @in_every_form
 @pytest.mark.parametrize("method", MIXING)
-def test_batch_granularity_shares_every_draw(method: str, backend: str, device: str) -> None:
+def test_batch_granularity_shares_every_draw(method: str, backend: Any, device: str) -> None:
     images = random_images(12, (20, 24))
     arguments: dict[str, Any] = {"granularity": "batch", "probability": 0.9, "seed": 3}
 
@@ -157,7 +157,7 @@ def test_batch_granularity_shares_every_draw(method: str, backend: str, device: 
 
 
 @in_every_form
-def test_none_keeps_images_and_makes_one_hot_targets(backend: str, device: str) -> None:
+def test_none_leaves_images_and_makes_one_hot_targets(backend: Any, device: str) -> None:
     images = random_images(5, (6, 7))
     result = run_mix("none", images, [4, 0, 1, 9, 4], backend=backend, device=device, label_smoothing=0.2)
     np.testing.assert_array_equal(result.images, images)
@@ -181,7 +181,7 @@ def test_none_keeps_images_and_makes_one_hot_targets(backend: str, device: str) 
 
 @in_every_form
 @pytest.mark.parametrize("method", MIXING)
-def test_functions_and_mix_are_the_same(method: str, backend: str, device: str) -> None:
+def test_functions_and_mix_are_the_same(method: str, backend: Any, device: str) -> None:
     """``msda.hmix(...)`` and ``msda.mix(..., method="hmix")``: same defaults, same draws, two results."""
     images = random_images(6, (12, 12))
 
@@ -234,7 +234,7 @@ def test_lam_of_a_node_is_clipped() -> None:
 @in_every_form
 @pytest.mark.parametrize("shape", [(), (1,)])
 @pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint8])
-def test_labels_of_every_integer_type(dtype: type, shape: tuple[int, ...], backend: str, device: str) -> None:
+def test_labels_of_every_integer_type(dtype: type, shape: tuple[int, ...], backend: Any, device: str) -> None:
     images = random_images(3, (4, 4))
     labels: list[np.ndarray] = [np.full(shape, i, dtype) for i in range(3)]
     targets = outputs(
@@ -259,8 +259,8 @@ def test_one_class() -> None:
 
 
 @in_every_form
-def test_inside_a_pipeline_with_conditionals(backend: str, device: str) -> None:
-    """For DALI's ``if`` it rewrites the pipeline's functions, ours too; same seed, same result."""
+def test_inside_a_pipeline_with_conditionals(backend: Any, device: str) -> None:
+    """DALI's ``if`` rewrites the pipeline's functions, ours included; same seed, same result."""
     images = random_images(8, (12, 12))
 
     def define(branch: bool) -> Any:

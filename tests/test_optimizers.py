@@ -198,8 +198,8 @@ def test_a_checkpoint_of_another_optimizer_is_refused(trainer: Trainer, photos: 
     outcome = trainer.run(*command, "--resume", "auto", "--optimizer", "adamw", model="plain")
     assert outcome.statuses == [2], outcome.said
     (error,) = re.findall("error: (.*)", outcome.said)
-    assert "--optimizer sgd there, adamw here" in error
-    assert "--momentum 0.9 there, None here" in error
+    assert "--optimizer sgd in the checkpoint, adamw here" in error
+    assert "--momentum 0.9 in the checkpoint, None here" in error
     assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
 
 
@@ -242,8 +242,8 @@ def test_groups_of_before_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
     step(model, old, 1)
     again, optimizer = resumed(model, old.state_dict())
     assert capsys.readouterr().out == (
-        "The checkpoint is of an earlier version, in which 4 more parameters (class_token, in_proj_bias,"
-        " pos_embedding) had weight decay: in this run they keep it\n"
+        "The checkpoint is from an earlier version, in which 4 more parameters (class_token, in_proj_bias,"
+        " pos_embedding) had weight decay: they keep it in this run\n"
     )
     for seed in (2, 3):
         step(model, old, seed)
@@ -386,7 +386,7 @@ def test_who_needs_timm(
     capsys.readouterr()
     assert status(photos, tmp_path / "lamb", "--optimizer", "lamb") == 2
     assert capsys.readouterr().err == (
-        "train_imagenet.py: error: --optimizer lamb needs a timm that can be imported; got import of"
+        "train_imagenet.py: error: --optimizer lamb needs timm, whose import failed: import of"
         " timm.optim halted; None in sys.modules\n"
     )
     assert not (tmp_path / "lamb").exists()

@@ -156,16 +156,17 @@ def test_settings_of_before_are_the_same_run(method: str) -> None:
         check_same(saved_settings(before), now, free=("workers",), may_grow=())
 
     resumed()
-    with pytest.raises(ValueError, match=r"mix_granularity sample there, batch here"):
+    with pytest.raises(ValueError, match=r"mix_granularity sample in the checkpoint, batch here"):
         resumed("--mix-granularity", "batch")
     if alpha is not None:
-        with pytest.raises(ValueError, match=rf"mix_alpha {alpha} there, 0.5 here"):
+        with pytest.raises(ValueError, match=rf"mix_alpha {alpha} in the checkpoint, 0.5 here"):
             resumed("--mix-alpha", "0.5")
     if method == "stochastic":
-        with pytest.raises(ValueError, match=r"mix_switch_probability 0.5 there, 0.1 here"):
+        with pytest.raises(ValueError, match=r"mix_switch_probability 0.5 in the checkpoint, 0.1 here"):
             resumed("--mix-switch-probability", "0.1")
         with pytest.raises(
-            ValueError, match=r"mix_alpha 1.0 there, None here; mix_mixup_alpha None there, 0.1"
+            ValueError,
+            match=r"mix_alpha 1.0 in the checkpoint, None here; mix_mixup_alpha None in the checkpoint, 0.1",
         ):
             resumed("--mix-mixup-alpha", "0.1")
 
@@ -191,7 +192,7 @@ def test_a_checkpoint_of_before_is_resumed(trainer: Trainer, photos: Path, tmp_p
         path.write_bytes(pack(saved))
     other = trainer.run(*command, tmp_path / "run", "--resume", "auto", "--mix-alpha", "2", model="restless")
     assert other.statuses == [2]
-    assert "--mix-alpha 1.0 there, 2.0 here" in other.said
+    assert "--mix-alpha 1.0 in the checkpoint, 2.0 here" in other.said
     resumed = trainer.run(*command, tmp_path / "run", "--resume", "auto", model="restless")
     assert resumed.statuses == [0], resumed.said
     assert without_clock(tmp_path / "run") == without_clock(tmp_path / "whole")

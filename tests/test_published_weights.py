@@ -43,8 +43,9 @@ def test_table_is_that_of_torchvision() -> None:
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file as torchvision publishes it, but with random weights of three classes."""
     file = tmp_path_factory.mktemp("published") / "shufflenetv2_x1_5-3c479a10.pth"
+    torch.manual_seed(0)
     weights = build_model("shufflenet_v2_x1_5", 3).state_dict()
-    weights["fc.weight"] *= 1000  # for results that depend on the images
+    weights["fc.weight"] *= 10_000_000  # for results that depend on the images
     torch.save(weights, file)
     return file
 
@@ -76,7 +77,7 @@ def test_evaluation(published: Path, photos: Path, capsys: pytest.CaptureFixture
     assert train_imagenet.main(command) == 0
     said = capsys.readouterr().out
     words = (
-        "by its name IMAGENET1K_V1 of torchvision, which says --arch shufflenet_v2_x1_5, --image-size 224,"
+        "by its name torchvision's IMAGENET1K_V1, with --arch shufflenet_v2_x1_5, --image-size 224,"
         " --val-image-size 224, --val-resize-size 232; it names no classes: those of val/ are taken, in their"
         " order, as torchvision's are those of ImageNet in the order of their folders' names (wnids)\n"
     )
@@ -94,7 +95,7 @@ def test_what_is_not_taken_over(photos: Path, tmp_path: Path, capsys: pytest.Cap
     assert train_imagenet.main(command) == 0
     said = capsys.readouterr().out
     assert "here: --image-size 32, --val-image-size 32" in said
-    words = "; not taken over: mean and standard deviation 0.5 of the pixels, so results differ"
+    words = "; not applied: mean and standard deviation 0.5 of the pixels, so results differ"
     assert words in said
 
 

@@ -54,6 +54,7 @@ CHECKS = {
     "DALILoader(": "assert (images.shape, targets.shape) == ((4, 3, 224, 224), (4, 1000))",
     "Mixing(": "pipeline.build()\nassert pipeline.run()[0].as_tensor().shape() == [4, 160, 160, 3]",
     "msda.register(": "assert msda.diamond.__name__ == 'diamond'",
+    "msda.draw(": "assert shapes == [(4, 224, 224, 3), (4, 224, 224), (4, 1000)], shapes",
     "msda.blend(": "assert shapes == [(4, 224, 224, 3), (4, 1000)], shapes",
     "msda.hmix(": "assert shapes == [(4, 3, 224, 224), (4, 1000)], shapes",
 }

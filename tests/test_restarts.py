@@ -169,7 +169,7 @@ def event(name: str, *deeds: object, number: int = 1) -> dict[str, Any]:
             (
                 [event("looked", int(number), 5.0)],
                 128 + number,
-                f"{number.name}: leaving; there is nothing to save",
+                f"{number.name}: exiting; there is nothing to save",
             )
             for number in STOP_SIGNALS
         ),
@@ -210,7 +210,7 @@ def test_ctrl_c_while_it_imports(library: str, tmp_path: Path) -> None:
     said, errors = process.communicate(timeout=60)
     assert process.returncode in (-SIGINT, 128 + SIGINT)  # which is the same for a shell
     assert said == ""
-    assert errors.strip() in ("", "SIGINT: leaving; there is nothing to save")
+    assert errors.strip() in ("", "SIGINT: exiting; there is nothing to save")
 
 
 @pytest.mark.parametrize("killed", [0, 2])

@@ -172,7 +172,7 @@ def test_second_signal_does_not_save(trainer: Callable[..., Outcome], data: Path
     plan = {"event": "step", "number": 3, "do": [int(signal.SIGTERM), 0.8, int(signal.SIGTERM), 5.0]}
     outcome = trainer("--data", data, "--output", tmp_path / "run", *SETTINGS, plan=plan)
     assert outcome.statuses == [128 + signal.SIGTERM]
-    assert "leaving without saving" in outcome.said
+    assert "quitting without saving" in outcome.said
     assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["progress"]["step"] == 2
 
 
@@ -227,7 +227,7 @@ def test_damaged_checkpoints_are_passed_over(
     said = capfd.readouterr()
     assert f"{newest} is damaged" in said.err
     assert f"{before} is damaged" in said.err
-    assert "going on from" in said.out
+    assert "resuming from" in said.out
     assert "step-00000012.pt" in said.out
     for damaged in (copy / "checkpoints").glob("*.damaged"):
         damaged.unlink()
@@ -256,9 +256,13 @@ def test_another_configuration_is_refused(copy: Path, data: Path, capfd: pytest.
     changes = ["--lr", "0.02", "--mix", "gmix", "--seed", "7", "--epochs", "2"]
     assert run(data, "--output", copy, *AGAIN, *changes) == 2
     error = capfd.readouterr().err
-    for words in ("--lr 0.01 there, 0.02 here", "--mix hmix there, gmix here", "--seed 0 there, 7 here"):
+    for words in (
+        "--lr 0.01 in the checkpoint, 0.02 here",
+        "--mix hmix in the checkpoint, gmix here",
+        "--seed 0 in the checkpoint, 7 here",
+    ):
         assert words in error
-    assert "--epochs 3 there, 2 here" in error
+    assert "--epochs 3 in the checkpoint, 2 here" in error
     for same in ("--arch", "--momentum", "--output", "--data"):
         assert same not in error
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
@@ -308,7 +312,7 @@ def test_a_checkpoint_by_its_path(
     path = copy / "checkpoints" / "step-00000012.pt"
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
     assert run(data, "--resume", path) == 2
-    assert "would write over" in capfd.readouterr().err
+    assert "would overwrite" in capfd.readouterr().err
     assert run(data, "--resume", path, "--output", tmp_path / "other") == 0
     assert_same_run(tmp_path / "other", undisturbed())
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
@@ -405,7 +409,7 @@ def test_another_number_of_processes_is_refused(
 ) -> None:
     outcome = trainer("--data", data, "--output", copy, *SETTINGS, *AGAIN, processes=2)
     assert outcome.statuses == [2, 2]
-    assert "--resume needs as many processes as the checkpoint was made with, 1; got 2" in outcome.said
+    assert "--resume needs as many processes as the run began with, 1; got 2" in outcome.said
 
 
 # -- What cannot be written ---------------------------------------------------------------------------------

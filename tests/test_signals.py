@@ -81,7 +81,7 @@ def test_second_signal_leaves_at_once(body: str) -> None:
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert (out, process.returncode) == ("", 128 + signal.SIGINT)
-    assert "leaving without saving" in err
+    assert "quitting without saving" in err
     assert time.monotonic() - began < 20
 
 

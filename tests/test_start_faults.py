@@ -143,7 +143,10 @@ FAULTS = [
             ("", "; {root}/record is empty"),
             ("a: b", "; {root}/record is no JSON: Expecting value: .*"),
             ("{}", "; {root}/record holds no settings"),
-            ('{"settings": {"learning_rate": 1}}', r" .*; in {root}/record --learning-rate is no option .*"),
+            (
+                '{"settings": {"learning_rate": 1}}',
+                r" .*; in {root}/record --learning-rate is not an option .*",
+            ),
             ('{"settings": {"epochs": "many"}}', " of this version; in {root}/record --epochs is 'many'"),
             ('{"settings": {"mix": ["hmix"]}}', r" of this version; in {root}/record --mix is \['hmix'\]"),
             ('{"settings": {"lr": -1}}', " of this version; in {root}/record --lr must be a number .*"),
@@ -184,7 +187,7 @@ SHAPES = [
     Fault(
         name="one image a step and BatchNorm",
         given=("--batch-size", "1"),
-        line="--batch-size must be at least 2: --arch shufflenet_v2_x0_5 does not take a single image in a"
+        line="--batch-size must be at least 2: --arch shufflenet_v2_x0_5 needs more than one image in a"
         r" pass, and a step has 1; got 1 \(Expected more than 1 value per channel .*\)",
     ),
     Fault(
@@ -296,7 +299,7 @@ def test_refused_in_several_processes(trainer: Trainer, photos: Path, tmp_path: 
     command = ["--data", photos, "--output", tmp_path / "run", *SMALL, "--batch-size", 2]
     outcome = trainer.run(*command, processes=2)
     assert outcome.statuses == [2, 2], outcome.said
-    assert "--batch-size must be at least 4: --arch shufflenet_v2_x0_5 does not take a single" in outcome.said
+    assert "--batch-size must be at least 4: --arch shufflenet_v2_x0_5 needs more than one" in outcome.said
     assert list(tmp_path.iterdir()) == []
 
 

@@ -37,7 +37,7 @@ SHORT = ["--storage-patience", "0.7"]
 LATER = """
 n=$(wc -c < /proc/self/fd/2)
 (for i in $(seq 300); do
-    tail -c +$((n + 1)) /proc/self/fd/2 | grep -q 'trying again' && break
+    tail -c +$((n + 1)) /proc/self/fd/2 | grep -q 'retrying in' && break
     sleep 0.1
 done; {back}) &
 """
@@ -237,7 +237,7 @@ def test_gone(runs: Runs, undisturbed: Callable[[int], Path]) -> None:
         number = 1 if fault.event == "evaluation" else 3
         outcome = runs.run(*SHORT, plan=runs.plan(fault, number, back=False))
         assert outcome.statuses == [os.EX_TEMPFAIL] * runs.processes, (fault.name, outcome.said)
-        for words in (*fault.words, "train_imagenet.py: error: ", "--storage-patience 0.7", "To continue: "):
+        for words in (*fault.words, "train_imagenet.py: error: ", "--storage-patience 0.7", "To resume: "):
             assert runs.text(words) in outcome.said, fault.name
         assert f"--resume auto --output {runs.output}" in outcome.said
         (error,) = (line for line in re.split(r"[\r\n]", outcome.said) if "error: " in line)
@@ -366,7 +366,7 @@ def test_a_signal_ends_the_wait(folder: str, back: str, trainer: Trainer, data: 
     """The step before is saved, with the status of the signal; also if the run has not seen what is back."""
     runs = Runs([], 1, trainer, data, tmp_path / "run")
     stop = LATER.replace("{back}", f"{runs.text(back)}; kill $PPID").replace("(for", "PPID=$PPID; (for")
-    stop = stop.replace("trying again", "trying again in 2.0")
+    stop = stop.replace("retrying in", "retrying in 2.0")
     away = runs.text(f"mv {folder} {folder}-gone")
     plan = {"event": "step", "number": 4, "do": [{"shell": f"{away}; {stop}"}]}
     outcome = runs.run("--storage-patience", 60, plan=plan)

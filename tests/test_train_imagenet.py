@@ -194,7 +194,7 @@ def test_learning_rates() -> None:
 
 
 BAD: dict[str, tuple[list[str], list[str]]] = {
-    "alpha": (["--mix-alpha", "0"], ["--mix-alpha", "above 0", "got 0"]),
+    "alpha": (["--mix-alpha", "-1"], ["--mix-alpha", "at least 0", "got -1"]),
     "ratio": (["--mix-ratio", "1.2"], ["--mix-ratio", "[0, 1]", "1.2"]),
     "ratio of gmix": (["--mix", "gmix", "--mix-ratio", "0.5"], ["--mix-ratio", "hmix", "0.5"]),
     "probability": (["--mix-probability", "-0.1"], ["--mix-probability", "[0, 1]", "-0.1"]),

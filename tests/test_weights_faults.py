@@ -82,7 +82,7 @@ def test_another_entry(coded: Path, folder: Path, capsys: pytest.CaptureFixture[
     status, said, _ = evaluate(coded, folder / "w.pt", "--init-entry", "model", capsys=capsys)
     assert status == 0
     assert top1(said) == pytest.approx(ANT, abs=0.01)
-    assert "not taken: model_ema" in said
+    assert "not loaded: model_ema" in said
     status, _, error = evaluate(coded, folder / "w.pt", "--init-entry", "nets", capsys=capsys)
     assert status == 2
     assert error.endswith(
@@ -111,7 +111,7 @@ def test_batch_counts_may_be_missing(folder: Path) -> None:
     weights = {name: it for name, it in model.state_dict().items() if "num_batches" not in name}
     torch.save(weights | {"aux1.fc.weight": torch.ones(2)}, folder / "w.pt")
     taken = load_weights(build_model("resnet18", 3), read_weight_file(folder / "w.pt"), "resnet18")
-    assert taken.left.startswith("not taken: aux1.fc.weight; not in it, and left as they were: bn1.num_bat")
+    assert taken.left.startswith("not loaded: aux1.fc.weight; missing and left as they were: bn1.num_bat")
 
 
 # -- What is refused -------------------------------------------------------------------------------------
@@ -261,7 +261,7 @@ def test_size_and_architecture_of_the_checkpoint(
     common = ["--data", coded, "--eval-only", "--init-weights", trained / "last.pt", "--device", "cpu"]
     assert train_imagenet.main([str(argument) for argument in common]) == 0
     said = capsys.readouterr().out
-    assert "the file says --arch shufflenet_v2_x0_5, --image-size 16, --val-image-size 16; not taken" in said
+    assert "the file says --arch shufflenet_v2_x0_5, --image-size 16, --val-image-size 16; not loaded" in said
     assert "on 17 images of 16 pixels" in said
     assert train_imagenet.main([str(argument) for argument in (*common, "--image-size", 24)]) == 0
     said = capsys.readouterr().out
@@ -315,7 +315,7 @@ def test_older_checkpoints(
     assert "it names no classes: those of val/ are taken, in their order" in said
     again = ["--data", coded, "--image-size", 16, "--epochs", 2, "--output", folder / "run"]
     assert run(*again, "--resume", "auto") == 0
-    assert "of an earlier version and names no classes" in capsys.readouterr().out
+    assert "from an earlier version and names no classes" in capsys.readouterr().out
     found = checkpoints.unpack((folder / "run" / "last.pt").read_bytes())
     assert (found["version"], found["run"]["classes"]) == (4, NAMES)
 
@@ -384,7 +384,7 @@ def test_first_weights_of_other_classes(
     assert "for 5 classes; here are 3; --new-classifier begins with a new one" in capsys.readouterr().err
     assert not (folder / "out").exists()
     assert run(*still, "--init-weights", weights, "--new-classifier") == 0
-    assert "but for the classifier 4, which is new" in capsys.readouterr().out
+    assert "except the classifier 4, which is new" in capsys.readouterr().out
     shutil.rmtree(folder / "out")
     saved(folder, ranking(0, 1, 2), ["cat", "ant", "bee"])
     assert run(*still, "--init-weights", weights) == 0

@@ -1,26 +1,26 @@
-"""The trainer. Read `recipe` first: what a run does, in its order. Every other file is one of its parts.
+"""The trainer. Read `recipe` first: what a run does, in order. Every other file is one of its parts.
 
 ========================================== ==================================================================
-file                                       what is in it
+file                                       contents
 ========================================== ==================================================================
-`recipe`, `commands`                       a training; that or an evaluation of weights, with the exit status
-`run`                                      epochs: steps, evaluation, what is logged and saved
-`learner`, `model`, `optimizers`           a step; model, average, schedule; optimisers, which weights decay
-`trial`                                    a pass of the model before anything is written
-`loaders`, `bad_files`                     pipelines of DALI, which nothing else here knows; unreadable files
+`recipe`, `commands`                       a training; a training or an evaluation, with the exit status
+`run`                                      epochs: steps, evaluation, logs, checkpoints
+`learner`, `model`, `optimizers`           a step; model, average, schedule; optimisers and weight decay
+`trial`                                    a trial pass of the model before anything is written
+`loaders`, `bad_files`                     DALI pipelines, used nowhere else here; unreadable files
 `evaluation`                               top-1, top-5 and loss
-`state`, `progress`, `random_states`       what survives a stop: registered parts; counters; generators
-`checkpoints`, `resume`                    files that are whole; which of them a run may continue from
-`weights`                                  weights of any origin into a model, by the names of their tensors
+`state`, `progress`, `random_states`       what a checkpoint keeps: registered parts, counters, generators
+`checkpoints`, `resume`                    checkpoint files; which of them a run may resume from
+`weights`                                  loads weights from any source into a model, by tensor names
 `weight_files`, `inert_pickle`             what such a file holds; pickles, read without running them
-`weight_settings`, `classes`               the architecture, sizes and classes that it names; classes by name
-`export`                                   the weights of a checkpoint alone, as safetensors
+`weight_settings`, `classes`               the architecture, sizes and classes it names; class names
+`export`                                   a checkpoint's weights as safetensors
 `output`, `report`                         the output folder; the picture and the table
-`signals`, `nonfinite`, `storage`          what ends a run early; folders that go away for a while
-`config`, `options`                        settings and their checks, the command line
-`mix_schedule`, `optimization`             records of settings: how the mixing changes, how it is optimised
-`architectures`, `published`, `inputs`     what is looked at before PyTorch is imported
-`ranks`, `distributed`, `hardware`         one process among several; device and precision
+`signals`, `nonfinite`, `storage`          what ends a run early; storage that fails for a while
+`config`, `options`                        settings and their checks; the command line
+`mix_schedule`, `optimization`             settings records: changes of the mixing; the optimiser
+`architectures`, `published`, `inputs`     what is checked before PyTorch is imported
+`ranks`, `distributed`, `hardware`         ranks and process groups; device and precision
 `demo`, `revision`                         the run without data; the commit
 ========================================== ==================================================================
 """

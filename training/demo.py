@@ -42,7 +42,7 @@ def data_folder(config: Config, processes: Processes) -> Path:
     if config.data is not None:
         return config.data
     processes.say(
-        "No --data given: training on a small set of made images, with settings scaled to this"
+        "No --data given: training on a small generated data set, with settings scaled to this"
         f" machine.\nImages: {config.demo_data}. For your own: --data DIR, where DIR holds train/ and"
         " val/ with one folder of images per class."
     )

@@ -1,4 +1,4 @@
-"""The images of a run: its pipelines, made from the settings, and the guarded loaders around them."""
+"""A run's pipelines, made from the settings, and the guarded loaders around them."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Loaders:
     config : Config
         Resolved.
     processes : Processes
-        Whose shard it is.
+        Decide the shard.
     quarantine : Quarantine
-        Where bad files are written down.
+        Where bad files are recorded.
     where : callable
-        What to write beside them.
+        Returns what to record with them: the position in the run.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Loaders:
         self._where = where
         self._shard = Shard(index=processes.rank, count=processes.size)
         self._execution = Execution(device_id=processes.local_rank)
-        # Images of one pass through the model.
+        # Images per forward pass.
         self._batch_size = config.batch_size // processes.size // config.accumulate
         self._common: dict[str, Any] = {
             "batch_size": self._batch_size,
@@ -60,10 +60,10 @@ class Loaders:
 
     def _train_pipeline(self, images: Source, **options: Any) -> Any:
         config = self._config
-        batches = self._order(images, shuffle=True).batches  # those included that a step has no use for
+        batches = self._order(images, shuffle=True).batches  # including those left over after the last step
         return train_pipeline(
             images,
-            mix=config.mix_schedule.applied(config.mixing, batches),
+            mix=config.mix_schedule.apply_to(config.mixing, batches),
             num_classes=len(images.classes),
             seed=config.seed,
             augmentation=config.augmentation,
@@ -73,8 +73,8 @@ class Loaders:
             **self._common | options,
         )
 
-    def _continued(self, images: Source, checkpoint: bytes) -> Any:
-        """The training pipeline from a checkpoint; also one that an earlier version of the library made."""
+    def _resume_pipeline(self, images: Source, checkpoint: bytes) -> Any:
+        """The training pipeline resumed from a checkpoint, also from an earlier version of the library."""
         pipeline = self._train_pipeline(images, checkpoint=checkpoint)
         try:
             pipeline.build()
@@ -99,14 +99,14 @@ class Loaders:
         )
 
     def train(self, images: Source) -> GuardedLoader:
-        """The training images, from the beginning or, after ``load_state_dict``, from where they were."""
+        """The training loader: starts at the beginning or, after ``load_state_dict``, where it stopped."""
         order = self._order(images, shuffle=True)
 
         def make(images: Source, state: dict[str, Any] | None) -> DALILoader:
             if state is None:
                 pipeline = self._train_pipeline(images)
             else:
-                pipeline = self._continued(images, state["pipeline"])
+                pipeline = self._resume_pipeline(images, state["pipeline"])
             return DALILoader(
                 pipeline,
                 order=order,
@@ -119,7 +119,7 @@ class Loaders:
         return GuardedLoader(images, make, order, self._quarantine, self._where)
 
     def val(self, images: Source) -> GuardedLoader:
-        """The validation images. Every evaluation goes through all in one order: there is no state."""
+        """The validation loader. Every evaluation reads all images in the same order, so it has no state."""
         order = self._order(images, shuffle=False)
         size = self._config.val_image_size or self._config.image_size
 
@@ -134,16 +134,16 @@ class Loaders:
             return DALILoader(pipeline, order=order, layout="HWC")
 
         loader = GuardedLoader(images, make, order, self._quarantine, self._where, resumable=False)
-        len(loader)  # builds it: what fails shall fail now
+        len(loader)  # builds it, so that errors appear now
         return loader
 
     def first_batch(self, images: Source) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The first batch of the training once more, with its masks.
+        """Recompute the first training batch, with its masks.
 
         Parameters
         ----------
         images : Source
-            With stand-ins for what cannot be decoded.
+            With stand-ins for files that cannot be decoded.
 
         Returns
         -------
@@ -161,14 +161,14 @@ class Loaders:
 
 
 class Timed:
-    """Batches of an epoch; how long they were waited for, and how many images they had."""
+    """Iterates over an epoch's batches; measures the time spent waiting and counts the images."""
 
     def __init__(self, loader: Iterable[tuple[Tensor, Tensor]]) -> None:
         self._batches = iter(loader)
         self.reset()
 
     def reset(self) -> None:
-        """Count anew."""
+        """Restart the counts."""
         self.waited_s, self.images = 0.0, 0
 
     def __iter__(self) -> Timed:

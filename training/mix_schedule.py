@@ -14,25 +14,25 @@ from pipelines.ramps import Ramp
 
 @dataclass(frozen=True, kw_only=True)
 class MixSchedule:
-    """Ramps of alpha and of the probability, and the end of mixing. By default nothing changes.
+    """Ramps of alpha and of the probability, and when mixing ends. By default nothing changes.
 
     Raises
     ------
     ValueError, TypeError
-        Naming the field, what came and what is expected.
+        Naming the field, what was expected and what came.
     """
 
     ramp_epochs: float = 0.0
-    """Epochs over which alpha and the probability change, linearly, from their start values to the above."""
+    """Epochs over which alpha and the probability change linearly from their start values to those above."""
 
     alpha_start: float | None = None
-    """What alpha is in the first batch, with --mix-ramp-epochs. Default: no ramp of alpha."""
+    """Alpha in the first batch, with --mix-ramp-epochs. Default: alpha does not change."""
 
     probability_start: float | None = None
-    """What the probability is in the first batch, with --mix-ramp-epochs. Default: no ramp of it."""
+    """Probability in the first batch, with --mix-ramp-epochs. Default: it does not change."""
 
     off_epoch: int | None = None
-    """Nothing is mixed from this epoch on, counted from 0. Default: mix to the end."""
+    """Stop mixing at this epoch, counted from 0. Default: mix to the end."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.ramp_epochs < math.inf:
@@ -48,12 +48,12 @@ class MixSchedule:
         if starts != (self.ramp_epochs > 0):
             raise ArgumentValueError(
                 "ramp_epochs",
-                "above 0 with --mix-alpha-start or --mix-probability-start, and only then",
+                "above 0 with --mix-alpha-start or --mix-probability-start, and 0 without",
                 self.ramp_epochs,
             )
 
-    def fitting(self, method: Method) -> MixSchedule:
-        """This schedule without what `method` has no use for."""
+    def for_method(self, method: Method) -> MixSchedule:
+        """This schedule without the parts that `method` cannot use."""
         if method.name == "none":
             return MixSchedule()
         if method.alphas or self.alpha_start is None:
@@ -61,8 +61,8 @@ class MixSchedule:
         ramp_epochs = 0.0 if self.probability_start is None else self.ramp_epochs
         return dataclasses.replace(self, alpha_start=None, ramp_epochs=ramp_epochs)
 
-    def applied(self, mixing: Mixing, batches: int) -> Mixing:
-        """`mixing`, of numbers, with those that change as ramps, in epochs of so many batches."""
+    def apply_to(self, mixing: Mixing, batches: int) -> Mixing:
+        """Replace the numbers of `mixing` that change by ramps; an epoch has `batches` batches."""
         arguments = dict(mixing.arguments)
         length = self.ramp_epochs * batches
         if self.alpha_start is not None:

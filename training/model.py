@@ -1,4 +1,4 @@
-"""The model of a run, its learning rate, the average of its weights."""
+"""The model of a run, its learning rate, its weight average."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .architectures import AUXILIARY, TIMM
 
 
 def build_model(arch: str, num_classes: int, *, aux_heads: bool = False) -> nn.Module:
-    """A classifier with random weights; with its auxiliary heads, for training, if it has any.
+    """Build a classifier with random weights; with `aux_heads`, keep its auxiliary heads, if any.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def build_model(arch: str, num_classes: int, *, aux_heads: bool = False) -> nn.M
 
 
 def _build_timm(arch: str, num_classes: int) -> nn.Module:
-    import timm  # which need not be installed
+    import timm  # optional
 
     try:
         model: nn.Module = timm.create_model(arch.removeprefix(TIMM), num_classes=num_classes)
@@ -53,7 +53,7 @@ def _build_timm(arch: str, num_classes: int) -> nn.Module:
 
 
 def outputs_of(found: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The logits that a model returned: its own, then those of auxiliary heads, which training alone has."""
+    """The logits that a model returned: its own, then, in training only, those of auxiliary heads."""
     return (found,) if isinstance(found, Tensor) else tuple(found)
 
 
@@ -70,10 +70,10 @@ def build_schedule(
 ) -> LRScheduler:
     """Linear warm-up to the optimiser's learning rate, then a half cosine down to 0, per step.
 
-    With `decay_every` a tenth of it after every so many steps instead, counted from the first.
+    With `decay_every`, divide it by 10 after every `decay_every` steps instead, counted from the first.
 
-    The rate is a function of the step alone, so that a resumed run has it from its step, and one with more
-    epochs joins the longer curve where it stands.
+    The rate depends on the step alone, so a resumed run needs only its step, and one with more epochs
+    joins the longer curve at that step.
     """
     warmup_steps = min(warmup_steps, total_steps - 1)
 
@@ -93,19 +93,19 @@ class Average:
     Parameters
     ----------
     model : Module
-        What is averaged, on its device; its parameters and buffers are those that every update looks at.
+        What is averaged, on its device; every update reads these same parameters and buffers.
     decay : float
-        In [0, 1): the share of the average that stays.
+        In [0, 1): the weight that the old average keeps in each update.
     warmup : bool
-        Until (1 + step) / (10 + step) reaches `decay`, that share stays instead, so that the random weights
-        of the start are soon forgotten. It is the formula of TensorFlow's ``ExponentialMovingAverage``.
+        Use (1 + step) / (10 + step) until it reaches `decay`, so that the random initial weights are
+        soon forgotten. The formula is that of TensorFlow's ``ExponentialMovingAverage``.
 
     Attributes
     ----------
     module : Module
         The average.
     started : bool
-        Whether there was an update.
+        Whether it has been updated.
 
     Notes
     -----
@@ -127,13 +127,13 @@ class Average:
             group[1].append(value.detach())
 
     def update(self, step: int) -> None:
-        """Take the model's values of now into the average; `step` is the number of the step, from 1."""
-        # A function of the step, so that a resumed run has nothing else to know.
+        """Add the model's current values to the average; `step` counts from 1."""
+        # A function of the step, so that a resumed run needs nothing else.
         decay = min(self._decay, (1 + step) / (10 + step)) if self._warmup else self._decay
         update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         for averages, values in self._groups.values():
             if self.started:
-                update(averages, values, 0)  # its last argument is for other kinds of averages
+                update(averages, values, 0)  # the last argument is for other averages
             else:
                 torch._foreach_copy_(averages, values)
         self.started = True
@@ -153,11 +153,11 @@ class Average:
 
 
 def checkpoint_activations(model: nn.Module) -> None:
-    """Let the model keep the inputs of its blocks only, and compute the rest anew on the way back.
+    """Keep only the inputs of the model's blocks, and recompute the rest during backward.
 
-    Blocks are the members of an ``nn.Sequential`` that have layers of their own, such as the bottlenecks of a
-    ResNet. Models of timm know theirs, but count every batch twice in BatchNorm's statistics: those without
-    BatchNorm do it themselves. Gradients and statistics are the same as without, bit for bit.
+    Blocks are the members of an ``nn.Sequential`` that contain layers, such as a ResNet's bottlenecks. timm's
+    models have their own switch, which counts every batch twice in BatchNorm's statistics: it is used for
+    models without BatchNorm only. Gradients and statistics do not change, bit for bit.
 
     Raises
     ------
@@ -165,12 +165,12 @@ def checkpoint_activations(model: nn.Module) -> None:
         The model has no such blocks.
     """
     if hasattr(model, "set_grad_checkpointing") and not any(map(_has_statistics, model.modules())):
-        with contextlib.suppress(AssertionError):  # some do not know it
+        with contextlib.suppress(AssertionError):  # some models do not support it
             model.set_grad_checkpointing()  # type: ignore[operator]
             return
     blocks = set(_blocks(model))
     if not blocks:
-        raise ValueError("--grad-checkpointing needs a model made of blocks, which --arch has not; got True")
+        raise ValueError("--grad-checkpointing needs a model made of blocks, and --arch has none; got True")
     apply_activation_checkpointing(
         model,
         checkpoint_wrapper_fn=lambda block: checkpoint_wrapper(
@@ -181,7 +181,7 @@ def checkpoint_activations(model: nn.Module) -> None:
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """Members of Sequentials that have layers of their own, but for stages: Sequentials of such."""
+    """Members of Sequentials that contain layers, except stages, which are Sequentials of blocks."""
     for child in module.children():
         inner = list(_blocks(child))
         is_block = isinstance(module, nn.Sequential) and any(True for _ in child.children())
@@ -196,19 +196,19 @@ def _has_statistics(module: nn.Module) -> TypeGuard[nn.modules.batchnorm._NormBa
 
 
 def _contexts(block: nn.Module) -> tuple[contextlib.AbstractContextManager[None], ...]:
-    return contextlib.nullcontext(), _statistics_kept(block)
+    return contextlib.nullcontext(), _freeze_statistics(block)
 
 
 @contextlib.contextmanager
-def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """The second pass over the same batch does not count for the running statistics."""
+def _freeze_statistics(block: nn.Module) -> Iterator[None]:
+    """Keep the second pass over a batch out of the running statistics."""
     norms = [
         (module, module.momentum, module.num_batches_tracked)
         for module in block.modules()
         if _has_statistics(module)
     ]
     for norm, _, _ in norms:
-        # The statistics stay in the call: autograd wants to see the same tensors as the first time.
+        # The statistics are still passed: autograd needs the same tensors as in the first pass.
         norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield

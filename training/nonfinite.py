@@ -1,4 +1,4 @@
-"""A loss, weight or statistic that is not finite ends the run: since when, and what is still good."""
+"""Stops the run on a NaN or infinite loss, weight or statistic; reports when, and the last good state."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NEVER = 2**62
 
 
 class NotFiniteError(RuntimeError):
-    """The training went wrong, in all processes; the message says where, and how to go on."""
+    """A value is NaN or infinite; raised in all processes. The message says where, and what to do."""
 
     def __init__(self, words: str) -> None:
         super().__init__(words)
@@ -29,15 +29,15 @@ class NotFiniteError(RuntimeError):
 
 
 def require_finite(evaluation: dict[str, float], of: str, advice: str = "") -> None:
-    """Raise NotFiniteError unless all results of an evaluation are numbers.
+    """Raise NotFiniteError if a result of an evaluation is NaN or infinite.
 
     Parameters
     ----------
     evaluation : dict
     of : str
-        Whose it is, for the message.
+        What was evaluated, for the message.
     advice : str
-        What the message ends with.
+        The end of the message.
     """
     for name, value in evaluation.items():
         if not math.isfinite(value):
@@ -45,22 +45,22 @@ def require_finite(evaluation: dict[str, float], of: str, advice: str = "") -> N
 
 
 class FiniteWatch:
-    """Notices the first step whose loss was not finite, without waiting for the device at every step.
+    """Finds the first step with a NaN or infinite loss, without waiting for the device at every step.
 
     Parameters
     ----------
     device : torch.device
         Where the losses are.
     loader : GuardedLoader
-        The training images: its state is kept whenever all was well, so that the batches after it can be
-        made once more.
+        The training images. Its state is kept after every good check, so that later batches can be
+        recreated.
     passes : int
         Batches per step.
     checkpoints : Checkpoints
-        Where the last good checkpoint lies, and beside them the batch.
+        Their folder holds the last good checkpoint; the batch is saved there too.
     processes : Processes
     step : int
-        Steps that are done.
+        Steps completed.
     """
 
     def __init__(
@@ -78,25 +78,25 @@ class FiniteWatch:
         self._passes = passes
         self._checkpoints = checkpoints
         self._processes = processes
-        # Steps at which all was well, with the loader's state: the last one, and the one before, from which
-        # the batches of the last step itself can be made.
-        self._last_good = self._good_before = (step, loader.state_dict())
+        # The last good step and the one before, each with the loader's state: the earlier one can recreate
+        # the batches of the last good step itself.
+        self._last_good = self._previous_good = (step, loader.state_dict())
 
     def record(self, loss: Tensor, step: int) -> None:
-        """Note the loss of a step, on the device."""
+        """Record the loss of a step, on the device."""
         self._first = torch.minimum(self._first, torch.where(torch.isfinite(loss), self._never, step))
 
     def check(self, step: int) -> None:
-        """Raise NotFiniteError, in all processes, if a loss was not finite. Waits for the device."""
+        """Raise NotFiniteError, in all processes, if a loss was NaN or infinite. Waits for the device."""
         mine = int(self._first.item())
         first = -self._processes.max_over_ranks(-mine)
         if first < _NEVER:
             raise self._error("The loss", first, mine=mine == first)
         if step > self._last_good[0]:
-            self._good_before, self._last_good = self._last_good, (step, self._loader.state_dict())
+            self._previous_good, self._last_good = self._last_good, (step, self._loader.state_dict())
 
     def check_weights(self, models: Iterable[nn.Module], step: int) -> None:
-        """The same, and for all parameters and statistics, before a checkpoint is called good."""
+        """Check the losses, and all parameters and statistics, before a checkpoint is written."""
         self.check(step)
         models = list(models)
         finite, good_statistics = (
@@ -106,40 +106,40 @@ class FiniteWatch:
         if self._processes.max_over_ranks(not finite):
             raise self._error("A weight", step, mine=not finite)
         if self._processes.max_over_ranks(not good_statistics):
-            # The loss in training does not depend on them: since which step is not known.
+            # The training loss does not depend on them, so the first bad step is unknown.
             raise NotFiniteError(
-                f"A running mean or variance of a normalisation was not finite after step {step};"
-                f" {self._what_is_good()}"
+                f"A running mean or variance of a normalisation layer was not finite after step {step};"
+                f" {self._describe_last_good()}"
             )
 
     def check_evaluation(self, result: dict[str, float], models: Iterable[nn.Module], step: int) -> None:
-        """Raise NotFiniteError, in all processes, for a result, the same in all, that is not finite."""
+        """Raise NotFiniteError, in all processes, if a result (the same in all) is NaN or infinite."""
         if not all(map(math.isfinite, result.values())):
             self.check_weights(models, step)
-            require_finite(result, f"after step {step}", f"; {self._what_is_good()}")
+            require_finite(result, f"after step {step}", f"; {self._describe_last_good()}")
 
     def _error(self, what: str, step: int, *, mine: bool) -> NotFiniteError:
         if not mine:
-            batch = "it was the batch of another process"
-        elif step > self._good_before[0]:
+            batch = "another process had the batch"
+        elif step > self._previous_good[0]:
             batch = self._save(step)
         else:
-            batch = "it had no batch in this process"  # the weights that the run began with
-        # All processes are here: the one that tells it says where the batch is.
+            batch = "this process had no batch in it"  # the initial weights are bad
+        # All processes get here; the one that prints the error says where the batch is.
         for of_another, where in self._processes.gather((mine, batch)):
             if of_another and not mine:
                 batch = where
-        return NotFiniteError(f"{what} was not finite in step {step}; {batch}; {self._what_is_good()}")
+        return NotFiniteError(f"{what} was not finite in step {step}; {batch}; {self._describe_last_good()}")
 
-    def _what_is_good(self) -> str:
+    def _describe_last_good(self) -> str:
         newest = list(self._checkpoints.numbered().values())[-1:]
         good = f"the last good checkpoint is {newest[0]}" if newest else "there is no checkpoint yet"
-        return f"{good} (a lower --lr, --clip-grad-norm or more --warmup-epochs may help)"
+        return f"{good} (try a lower --lr, --clip-grad-norm or more --warmup-epochs)"
 
     def _save(self, step: int) -> str:
-        """Make the batches of a step once more and write them; what to say about it."""
-        good, state = self._last_good if self._last_good[0] < step else self._good_before
-        # What was found to be bad since then would be found and written down again.
+        """Recreate the batches of a step and save them; return the part of the error about them."""
+        good, state = self._last_good if self._last_good[0] < step else self._previous_good
+        # Files found bad since then would otherwise be found and recorded again.
         stand_ins = {"stand_ins": sorted(self._loader.images.stand_ins)}
         first = (step - 1 - good) * self._passes
         batches = itertools.islice(self._loader.another({**state, **stand_ins}), first, None)
@@ -161,7 +161,7 @@ def _all_finite(values: list[Tensor]) -> bool:
 
 
 def save_batches(path: Path, batches: Iterable[tuple[Tensor, Tensor]], **about: int) -> str:
-    """Write batches for inspection, lists ``images`` and ``targets`` of tensors; what to say about it."""
+    """Save batches for inspection, as lists of tensors ``images`` and ``targets``; return a message."""
     content: dict[str, Any] = {**about, "images": [], "targets": []}
     try:
         for images, targets in batches:
@@ -171,5 +171,5 @@ def save_batches(path: Path, batches: Iterable[tuple[Tensor, Tensor]], **about: 
     except (SaveError, StorageError) as error:
         return f"its batch could not be saved ({error.strerror})"
     except (BadFileError, PipelineError) as error:
-        return f"its batch could not be made again ({error})"
+        return f"its batch could not be recreated ({error})"
     return f"its batch is in {path}"

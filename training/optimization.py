@@ -1,4 +1,4 @@
-"""Which optimiser trains a model, and its arguments, as one record that checks itself.
+"""The optimiser and its arguments, as one record that checks itself.
 
 Imports nothing heavy.
 """
@@ -14,7 +14,7 @@ from dali_msda.validation import ArgumentTypeError, ArgumentValueError, check_ch
 
 Optimizer = Literal["sgd", "adamw", "lamb"]
 
-# What each takes, and its defaults. SGD: the paper's learning rate, and CutMix's recipe. AdamW: torchvision's
+# Arguments and defaults of each. SGD: the paper's learning rate, and CutMix's recipe. AdamW: torchvision's
 # recipe for ConvNeXt, for batches of 1024. LAMB: recipe A2 of "ResNet strikes back", for batches of 2048, and
 # the eps and the clipping of timm's Lamb.
 DEFAULTS: Mapping[Optimizer, Mapping[str, Any]] = {
@@ -38,16 +38,16 @@ DEFAULTS: Mapping[Optimizer, Mapping[str, Any]] = {
 
 @dataclass(frozen=True, init=False)
 class Optimization:
-    """An optimiser with its arguments; what is left out has the optimiser's own default, see `DEFAULTS`.
+    """An optimiser with its arguments; omitted ones get the optimiser's own default, see `DEFAULTS`.
 
     Raises
     ------
     ValueError, TypeError
-        Naming the field, what came and what is expected.
+        Naming the field, what was expected and what came.
     """
 
     method: Optimizer
-    """Optimiser: SGD with Nesterov momentum, AdamW, or LAMB, which is timm's and needs timm installed."""
+    """Optimiser: SGD with Nesterov momentum, AdamW, or LAMB (needs timm)."""
 
     lr: float
     """Peak learning rate."""
@@ -56,16 +56,16 @@ class Optimization:
     """Weight decay of the matrices of linear, convolution and attention layers."""
 
     clip_grad_norm: float | None
-    """Scale gradients down to this norm where theirs is higher."""
+    """Clip the gradient norm to this."""
 
     momentum: float | None
     """Nesterov momentum."""
 
     betas: tuple[float, float] | None
-    """Decay of the running averages of the gradient and of its square."""
+    """Decay rates of the running averages of the gradient and its square."""
 
     eps: float | None
-    """Added to the denominator of a step."""
+    """Added to the denominator of the update."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Optimization:
 
 
 def _check(name: str, value: Any) -> None:
-    """Raise unless `value` is one that the argument takes."""
+    """Raise unless `value` is valid for the argument."""
     if name == "betas":
         numbers: tuple[Any, ...] = value if isinstance(value, tuple) else ()
         if len(numbers) != 2 or not all(map(is_number, numbers)):

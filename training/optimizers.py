@@ -1,4 +1,4 @@
-"""The optimisers, and which parameters decay."""
+"""The optimisers, and which parameters get weight decay."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weig
 
 
 def create_optimizer(config: Config, model: nn.Module, processes: Processes) -> torch.optim.Optimizer:
-    """The optimiser of the settings, of the parameters of `model`.
+    """Create the optimiser that the settings choose, for the parameters of `model`.
 
-    It takes the state of a checkpoint from before weight decay was decided by the type of a layer, too.
+    It also loads checkpoints from before the layer type decided which parameters decay.
 
     Raises
     ------
     ValueError
-        LAMB is asked for, and the installed timm cannot be imported.
+        LAMB is chosen, and timm cannot be imported.
     """
     optimizer = _create(config, model)
-    optimizer.register_load_state_dict_pre_hook(functools.partial(_group_as_before, model, processes))
+    optimizer.register_load_state_dict_pre_hook(functools.partial(_restore_old_groups, model, processes))
     return optimizer
 
 
@@ -44,8 +44,8 @@ def _create(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     try:
         from timm.optim import Lamb  # only here: SGD and AdamW need no timm
     except ImportError as error:
-        raise ValueError(f"--optimizer lamb needs a timm that can be imported; got {plain(error)}") from error
-    # It clips nothing itself: the step does, for all optimisers, see Learner.
+        raise ValueError(f"--optimizer lamb needs timm, whose import failed: {plain(error)}") from error
+    # Lamb does not clip here: Learner clips for all optimisers.
     optimizer: torch.optim.Optimizer = Lamb(
         groups, lr=chosen.lr, betas=chosen.betas, eps=chosen.eps, max_grad_norm=None
     )
@@ -55,10 +55,10 @@ def _create(config: Config, model: nn.Module) -> torch.optim.Optimizer:
 def parameter_groups(
     model: nn.Module, weight_decay: float, *, decay_all: bool = False
 ) -> list[dict[str, Any]]:
-    """The matrices of linear, convolution and attention layers with decay, all other parameters without.
+    """Group the matrices of linear, convolution and attention layers, which decay, and all other parameters.
 
-    Found by the types of the layers: no bias decays, nor the gain of a normalisation or of a residual branch,
-    a position embedding or table, a class token. With `decay_all` these decay as well.
+    The layer type decides: biases, gains of normalisations and residual branches, position embeddings and
+    tables, and class tokens do not decay. With `decay_all` these decay as well.
     """
     matrices = {
         id(parameter)
@@ -82,36 +82,36 @@ def _is_matrix(module: nn.Module, name: str) -> bool:
     return isinstance(module, _LINEAR) and name == "weight"
 
 
-# -- Checkpoints of before --------------------------------------------------------------------------------
+# -- Checkpoints from earlier versions --------------------------------------------------------------------
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
 
 
-def _group_as_before(
+def _restore_old_groups(
     model: nn.Module, processes: Processes, optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]
 ) -> None:
-    """Group the parameters as the checkpoint does, where it is of a version that let more of them decay.
+    """Group the parameters as in the checkpoint, if it is from a version where more of them decayed.
 
-    A state belongs to a parameter by its place in the groups. The run keeps those that it began with: which
-    parameters decay does not change in its middle.
+    An optimiser state belongs to a parameter by its place in the groups. A run keeps the groups it began
+    with: which parameters decay does not change midway.
     """
     sizes = [len(group["params"]) for group in state_dict["param_groups"]]
-    before = _groups_of_before(model)
+    before = _old_groups(model)
     if sizes == [len(group["params"]) for group in optimizer.param_groups] or sizes != list(map(len, before)):
         return
     names = {id(parameter): name.rpartition(".")[2] for name, parameter in model.named_parameters()}
     spared = {id(parameter) for parameter in optimizer.param_groups[1]["params"]}
     kept = [names[id(parameter)] for parameter in before[0] if id(parameter) in spared]
     processes.say(
-        f"The checkpoint is of an earlier version, in which {len(kept)} more parameters"
-        f" ({', '.join(sorted(set(kept)))}) had weight decay: in this run they keep it"
+        f"The checkpoint is from an earlier version, in which {len(kept)} more parameters"
+        f" ({', '.join(sorted(set(kept)))}) had weight decay: they keep it in this run"
     )
     for group, parameters in zip(optimizer.param_groups, before, strict=True):
         group["params"] = parameters
 
 
-def _groups_of_before(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Those that decayed, all but biases, by their names, and normalisations; and the others."""
+def _old_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Parameters that used to decay, all except biases (by name) and normalisations; and the others."""
     without = {
         id(parameter)
         for module in model.modules()

@@ -1,7 +1,7 @@
-"""The settings as options of the command line, and as the flat dict of the same names that a run records.
+"""The settings as command-line options, and as the flat dict of the same names that a run records.
 
-Both are derived from the records in :class:`.config.Config`: a field of a record is an option, its docstring
-the help, the record's default the default. Every argument of a method in the table is one as well.
+Both come from the records in :class:`.config.Config`: each field is an option, its docstring the help text,
+its default the default. Every argument of a method in the table is an option too.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from .optimization import DEFAULTS, Optimization
 
 
 class Option(NamedTuple):
-    """An option, and where its value is kept.
+    """An option, and where the configuration keeps its value.
 
     Attributes
     ----------
@@ -60,12 +60,12 @@ class Option(NamedTuple):
 
 
 def options() -> list[Option]:
-    """All options, in order; those of the methods that are in the table now.
+    """All options, in order, including those of the methods now in the table.
 
     Raises
     ------
     ValueError
-        An argument of a user's method has the name of another option.
+        A user's method has an argument with the name of another option.
     """
     found: list[Option] = []
     hints, docs = typing.get_type_hints(Config), _field_docs(Config)
@@ -90,37 +90,37 @@ def options() -> list[Option]:
     for option in found:
         if option.name in twice and _is_argument(option):
             raise ValueError(
-                f"the argument {option.field} of a method must have another name: its option would be"
-                f" {written(option.name)}, which there is already"
+                f"the argument {option.field} of a method must have another name: the option"
+                f" {written(option.name)} already exists"
             )
     return found
 
 
 def parse(arguments: Sequence[str], default: Config, **texts: Any) -> Config:
-    """The configuration that a command line asks for.
+    """Parse a command line into a configuration.
 
     Parameters
     ----------
     arguments : sequence of str
     default : Config
-        What is not named is as it is here; another ``--mix`` or ``--optimizer`` has its own arguments'
-        defaults, and of the schedule the former keeps what it has a use for.
+        Settings that are not given come from here; another ``--mix`` or ``--optimizer`` has the defaults of
+        its own arguments, and another ``--mix`` keeps only the parts of the schedule that it can use.
     **texts
         ``prog`` and ``description``, as :func:`tyro.cli` takes them.
 
     Raises
     ------
     ValueError
-        Naming the option, what came and what is expected.
+        Naming the option, what was expected and what came.
     SystemExit
-        Of ``--help``, and of an option that cannot be parsed, which is explained.
+        After ``--help``, or after printing why an option cannot be parsed.
     """
     known = options()
-    values, usual, demo = _flat(default), _flat(Config()), _flat(DEMO)
+    values, standard, demo = _flatten(default), _flatten(Config()), _flatten(DEMO)
     own = {option.name for option in known if _is_argument(option) or _is_of_optimizer(option)}
     without_data = {
-        name: "" if demo[name] == value else f" Without --data: {_written(demo[name])}."
-        for name, value in usual.items()
+        name: "" if demo[name] == value else f" Without --data: {_format_value(demo[name])}."
+        for name, value in standard.items()
     }
     flat = dataclasses.make_dataclass(
         "Options",
@@ -142,57 +142,57 @@ def parse(arguments: Sequence[str], default: Config, **texts: Any) -> Config:
     given = {name: expand_home(value) if isinstance(value, Path) else value for name, value in given.items()}
     if given["resume"] not in (None, "auto"):
         given["resume"] = str(expand_home(given["resume"]))
-    given |= _without_use(default, given)
-    return _built(default, given)
+    given |= _drop_unused(default, given)
+    return _build(default, given)
 
 
 def settings(config: Config) -> dict[str, Any]:
-    """The settings by the names of their options, in types that JSON and checkpoints hold."""
-    return json.loads(json.dumps(_flat(config), default=str))  # type: ignore[no-any-return]
+    """The settings by option name, in types that JSON and checkpoints can hold."""
+    return json.loads(json.dumps(_flatten(config), default=str))  # type: ignore[no-any-return]
 
 
 def saved_settings(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a checkpoint; one that it does not know had its default."""
+    """The settings of a checkpoint; those it does not contain had their defaults."""
     method = saved.get("mix")
     known = isinstance(method, str) and method in TABLE
     default = Config(mixing=Mixing(str(method))) if known else Config()
-    # An alpha that "none" has no use for was once kept.
+    # Earlier versions kept an alpha for "none", which does not use it.
     unused = {"mix_alpha": None} if method == "none" else {}
     # Earlier versions trained without auxiliary heads.
     without_heads = {"aux_loss_weight": 0.0} if saved.get("arch") in AUXILIARY else {}
     return settings(default) | without_heads | dict(saved) | unused
 
 
-def _built(default: Config, values: Mapping[str, Any]) -> Config:
-    """The configuration with these values; arguments of a method or an optimiser that are None stay."""
+def _build(default: Config, values: Mapping[str, Any]) -> Config:
+    """Build a configuration from `default` and values; None keeps a method's or an optimiser's argument."""
     known = options()
     changes = {option.field: values[option.name] for option in known if not option.record}
     for field in dataclasses.fields(Config):
         of_record = {o.field: values[o.name] for o in known if o.record == field.name}
         if of_record:
             with as_options(functools.partial(_flat_name, field)):
-                changes[field.name] = _changed(getattr(default, field.name), of_record)
+                changes[field.name] = _update_record(getattr(default, field.name), of_record)
     return dataclasses.replace(default, **changes)
 
 
-def _without_use(default: Config, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What another method than the default's cannot use of the default's schedule, as its own default."""
+def _drop_unused(default: Config, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults for the parts of the default's schedule that another method cannot use."""
     if given["mix"] == default.mixing.method:
         return {}
-    fitting = default.mix_schedule.fitting(TABLE[given["mix"]])
+    usable = default.mix_schedule.for_method(TABLE[given["mix"]])
     before, after = (
-        _flat(dataclasses.replace(default, mix_schedule=it)) for it in (default.mix_schedule, fitting)
+        _flatten(dataclasses.replace(default, mix_schedule=it)) for it in (default.mix_schedule, usable)
     )
     return {name: after[name] for name in after if after[name] != before[name] == given[name]}
 
 
 def recorded_run(file: Path) -> Config:
-    """The settings in the config.json of a run, but for where it wrote and what it continued.
+    """The settings in a run's config.json, except its output folder and the checkpoint it resumed.
 
     Raises
     ------
     ValueError
-        Naming the file: it is none of a run, or holds what this version does not know.
+        Naming the file: no run wrote it, or this version does not know a setting in it.
     OSError
         It cannot be read.
     """
@@ -204,29 +204,29 @@ def recorded_run(file: Path) -> Config:
         config = _from_settings(saved)
     except ValueError as error:
         raise ValueError(f"{expected} of this version; in {shown(file)} {error}") from None
-    # As it is where --image-size alone is given: another one is that of both.
+    # Equal sizes count as --image-size alone: a new --image-size then sets both.
     same = config.val_image_size == config.image_size
-    usual = config.aux_loss_weight == AUXILIARY.get(config.arch)
+    standard = config.aux_loss_weight == AUXILIARY.get(config.arch)
     return dataclasses.replace(
         config,
         output=None,
         resume=None,
         val_image_size=None if same else config.val_image_size,
-        aux_loss_weight=None if usual else config.aux_loss_weight,
+        aux_loss_weight=None if standard else config.aux_loss_weight,
     )
 
 
 def _from_settings(saved: Mapping[str, Any]) -> Config:
-    """The configuration whose :func:`settings` these are; what they do not name has its default."""
+    """The configuration with these :func:`settings`; missing ones have their defaults."""
     known = options()
     if unknown := sorted(saved.keys() - {option.name for option in known}):
-        raise ValueError(f"{written(unknown[0])} is no option of this version")
+        raise ValueError(f"{written(unknown[0])} is not an option of this version")
     filled = saved_settings(saved)
-    return _built(Config(), {option.name: _of_kind(option, filled[option.name]) for option in known})
+    return _build(Config(), {option.name: _convert(option, filled[option.name]) for option in known})
 
 
-def _of_kind(option: Option, value: Any) -> Any:
-    """A value of JSON as the option has it."""
+def _convert(option: Option, value: Any) -> Any:
+    """Convert a JSON value to the option's type."""
     is_union = typing.get_origin(option.kind) in (typing.Union, types.UnionType)
     for kind in typing.get_args(option.kind) if is_union else (option.kind,):
         origin, inner = typing.get_origin(kind), typing.get_args(kind)
@@ -236,7 +236,7 @@ def _of_kind(option: Option, value: Any) -> Any:
         elif origin is tuple:
             if isinstance(value, list) and len(value) == len(inner):
                 numbers = zip(inner, value, strict=True)
-                return tuple(_of_kind(option._replace(kind=each), number) for each, number in numbers)
+                return tuple(_convert(option._replace(kind=each), number) for each, number in numbers)
         elif kind is Path:
             if isinstance(value, str):
                 return Path(value)
@@ -248,8 +248,8 @@ def _of_kind(option: Option, value: Any) -> Any:
     raise ValueError(f"{written(option.name)} is {value!r}")
 
 
-def _changed(record: Any, values: dict[str, Any]) -> Any:
-    """The record with other values; arguments of a method or an optimiser that are None stay as they are."""
+def _update_record(record: Any, values: dict[str, Any]) -> Any:
+    """Replace values of a record; None keeps a method's or an optimiser's argument."""
     if isinstance(record, Optimization):
         given = {name: value for name, value in values.items() if value is not None}
         same = given["method"] == record.method
@@ -259,20 +259,20 @@ def _changed(record: Any, values: dict[str, Any]) -> Any:
     given = {name: values.pop(name) for name in _argument_names()}
     given = {name: value for name, value in given.items() if value is not None}
     before = dict(record.arguments) if values["method"] == record.method else {}
-    if "alpha" in given:  # it stands for all of them
+    if "alpha" in given:  # it sets all of them
         before = {name: value for name, value in before.items() if name not in TABLE[record.method].alphas}
     return dataclasses.replace(record, **values, arguments=before | given)
 
 
-def _flat(config: Config) -> dict[str, Any]:
-    """The values of all options by name."""
+def _flatten(config: Config) -> dict[str, Any]:
+    """The values of all options, by name."""
     own = _values(config)
     records = {"": own} | {name: _values(it) for name, it in own.items() if dataclasses.is_dataclass(it)}
     return {option.name: records[option.record][option.field] for option in options()}
 
 
 def _values(record: Any) -> dict[str, Any]:
-    """The values of a record's fields; a method's arguments, and None for those of other methods."""
+    """The values of a record's fields, with all methods' arguments: None where the method has none."""
     found = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
     if isinstance(record, Mixing):
         found |= dict.fromkeys(_argument_names()) | _shown_arguments(record)
@@ -280,7 +280,7 @@ def _values(record: Any) -> dict[str, Any]:
 
 
 def _shown_arguments(mixing: Mixing) -> dict[str, Any]:
-    """A method's arguments with one alpha for all of its alphas, where they are the same."""
+    """A method's arguments, with a single alpha if all its alphas are equal."""
     alphas = TABLE[mixing.method].alphas
     values = {mixing.arguments[name] for name in alphas}
     if len(values) != 1:
@@ -289,8 +289,8 @@ def _shown_arguments(mixing: Mixing) -> dict[str, Any]:
     return {"alpha": values.pop(), **others}
 
 
-def _written(value: Any) -> str:
-    """A value as it is written on the command line."""
+def _format_value(value: Any) -> str:
+    """Format a value as on the command line."""
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
@@ -303,10 +303,11 @@ def _is_of_optimizer(option: Option) -> bool:
 
 
 def _defaults_of_optimizers(name: str) -> str:
-    """The default of an argument in the optimisers that take it."""
+    """The help text for an argument's default in each optimiser that takes it."""
     defaults = {method: own[name] for method, own in DEFAULTS.items() if name in own}
     said = (
-        f"{'none' if value is None else _written(value)} for {method}" for method, value in defaults.items()
+        f"{'none' if value is None else _format_value(value)} for {method}"
+        for method, value in defaults.items()
     )
     return f"Default: {', '.join(said)}."
 
@@ -317,7 +318,7 @@ def _argument_names() -> list[str]:
 
 
 def _argument_help(name: str) -> str:
-    """What an argument is, its range, and its default in the methods that take it."""
+    """The help text of an argument: meaning, range, and default in each method that takes it."""
     taken = {
         method.name: argument
         for method in TABLE.values()
@@ -332,12 +333,12 @@ def _argument_help(name: str) -> str:
 
 
 def _flat_name(holder: dataclasses.Field[Any], name: str) -> str:
-    """The option of a field of the record that `holder` holds."""
+    """The option name for a field of the record in `holder`."""
     return str(holder.metadata.get("names", {}).get(name, holder.metadata.get("prefix", "") + name))
 
 
 def _parsed_type(field: dataclasses.Field[Any], hint: Any) -> Any:
-    """A choice of what the table has; of several types those that a command line can give."""
+    """A choice from the table, or those of several types that a command line can express."""
     if choices := field.metadata.get("choices"):
         return Literal[tuple(choices())]
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)

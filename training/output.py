@@ -35,15 +35,15 @@ _PACKAGES = ("torch", "torchvision", "timm", *DALI_PACKAGES, "numba", "numpy")
 class Claim:
     """The right to write to a folder: its metrics.jsonl, locked (flock) before the folder is read.
 
-    A job and its requeued self never write to one folder, and a run never begins at a checkpoint that is not
-    the newest because another process was about to write the next one.
+    So a job and its requeued copy never write to the same folder, and a run never resumes from an old
+    checkpoint while another process is about to write a newer one.
     """
 
     def __init__(self) -> None:
         self._metrics: Appended | None = None
 
     def take(self, folder: Path) -> None:
-        """Lock a folder that holds a run; in one that doesn't nothing is made.
+        """Lock a folder that holds a run; do nothing in one that doesn't.
 
         Raises
         ------
@@ -51,19 +51,19 @@ class Claim:
             Another process writes to it.
         """
         if (folder / METRICS).exists() or (folder / CHECKPOINTS).is_dir():
-            self._metrics = _locked(folder)
+            self._metrics = _lock(folder)
 
     def metrics(self, folder: Path) -> Appended:
-        """The file of the folder that was taken, or of the one that is made now.
+        """The metrics.jsonl of the locked folder; creates and locks the folder if none was taken.
 
         Raises
         ------
         ValueError
-            Another process writes to it, or has written to it since it was looked at.
+            Another process writes to it, or has written to it since it was checked.
         """
         if self._metrics is None:
             folder.mkdir(parents=True, exist_ok=True)
-            self._metrics = _locked(folder)
+            self._metrics = _lock(folder)
             if self._metrics.length > 0:
                 raise ValueError(f"another process has written to {folder} since this one started")
         return self._metrics
@@ -73,11 +73,11 @@ class Claim:
 
     def __exit__(self, *error: object) -> None:
         if self._metrics is not None:
-            with contextlib.suppress(OSError):  # the error that ended the run was told
+            with contextlib.suppress(OSError):  # the error that ended the run was already reported
                 self._metrics.close()
 
 
-def _locked(folder: Path) -> Appended:
+def _lock(folder: Path) -> Appended:
     try:
         return Appended(folder / METRICS)
     except BlockingIOError:
@@ -87,17 +87,17 @@ def _locked(folder: Path) -> Appended:
 
 
 class Output:
-    """Settings and measurements of a run. Only the main process opens it; in the others nothing is written.
+    """Settings and measurements of a run. Only the main process opens it; the others write nothing.
 
     Parameters
     ----------
     folder : Path
     source : Path or None
-        The folder of the run that is resumed, whose metrics.jsonl it continues.
+        The folder of the resumed run; this run continues its metrics.jsonl.
     claim : Claim
-        The folder's, if there was a run in it when it was looked at.
+        The folder's, if it held a run when it was checked.
     patience : Patience, optional
-        How long to wait where a running training cannot write. Default: not at all.
+        How long to wait if a running training cannot write. Default: not at all.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Output:
         self._tensorboard: Events | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The length of metrics.jsonl, all of which is on the disk."""
+        """The length of metrics.jsonl, after syncing it to disk."""
         assert self._metrics is not None
         assert self._tensorboard is not None
         with self._errors():
@@ -121,11 +121,11 @@ class Output:
             return {"metrics_bytes": self._metrics.length}
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Begin, when it is opened, with so much of the source's metrics.jsonl."""
+        """Start, once opened, with this much of the source's metrics.jsonl."""
         self._length = state_dict["metrics_bytes"]
 
     def open(self, step: int) -> None:
-        """Make the folder, if need be, and drop what an earlier process logged after the checkpoint.
+        """Create the folder if needed, and drop what an earlier process logged after the checkpoint.
 
         Parameters
         ----------
@@ -135,7 +135,7 @@ class Output:
         Raises
         ------
         ValueError
-            Another process writes to the folder, or has since it was looked at.
+            Another process writes to the folder, or has written to it since it was checked.
         OSError
             The folder cannot be written to.
         """
@@ -147,7 +147,7 @@ class Output:
                 line = f"{path} lacks {missing} bytes of lines from before the checkpoint; those are lost"
                 print(line, file=sys.stderr, flush=True)
         metrics = self._claim.metrics(self.folder)
-        # Lines that agree stay untouched: a process killed here leaves nothing worse than it found.
+        # Lines that match stay untouched, so a process killed here does no damage.
         if (self.folder / METRICS).read_bytes().startswith(before):
             metrics.cut(len(before))
         else:
@@ -159,7 +159,7 @@ class Output:
         screen_log().open(self.folder / LOG)
 
     def log(self, at_step: int, event: str, **values: float) -> None:
-        """Add a line to metrics.jsonl and the values, which are finite, to TensorBoard."""
+        """Add a line to metrics.jsonl and the (finite) values to TensorBoard."""
         if self._metrics is None or self._tensorboard is None:
             return
         values = rounded(values)
@@ -188,8 +188,8 @@ class Output:
             self._metrics.close()
 
     def release(self) -> None:
-        """Let go of the files, and of the lock, whatever became of them."""
-        with contextlib.suppress(SaveError):  # the error that ended the run was told
+        """Close the files and release the lock, whatever happened before."""
+        with contextlib.suppress(SaveError):  # the error that ended the run was already reported
             self.close()
 
     def _write(self, file: Appended, data: bytes) -> None:
@@ -217,7 +217,7 @@ def describe_software(root: Path) -> dict[str, Any]:
 
 
 def metrics_until(folder: Path, length: int) -> bytes:
-    """The first `length` bytes of the folder's metrics.jsonl; where it was cut, the whole lines of those."""
+    """The first `length` bytes of the folder's metrics.jsonl; if it is shorter, its complete lines."""
     path = folder / METRICS
     found = path.read_bytes()[:length] if path.is_file() else b""
     return found[: found.rfind(b"\n") + 1]

@@ -13,19 +13,19 @@ class Progress:
     Attributes
     ----------
     step : int
-        Steps of the optimiser that are done.
+        Optimiser steps completed.
     epoch : int
-        The epoch that the next step belongs to, or whose evaluation is due.
+        The epoch of the next step, or the one whose evaluation is due.
     evaluation : dict or None
-        Result of the evaluation of the last epoch that had one; None from the start of the next one.
+        Result of the last evaluation; None from the start of the next epoch.
     best : dict
-        The best ``top1`` in percent (of the averaged weights where there are such), its ``epoch``, ``step``.
+        The best ``top1`` in percent (of the averaged weights, if any), its ``epoch``, ``step``.
     steps_per_epoch, total_steps : int
-        Of the whole run, which the learning rate depends on. Set by :meth:`plan`.
+        Of the whole run; the learning rate depends on them. Set by :meth:`plan`.
     last_step : int
-        Where it stops: there, or at --max-steps. Set by :meth:`plan`.
+        Where the run stops: `total_steps` or --max-steps. Set by :meth:`plan`.
     squeezed_to : int or None
-        Of a checkpoint of an earlier version: the --max-steps that its learning rate was planned over.
+        In a checkpoint from an earlier version: the --max-steps that its learning rate was planned over.
     """
 
     def __init__(self) -> None:
@@ -37,9 +37,9 @@ class Progress:
         self.squeezed_to: int | None = None
 
     def plan(self, config: Config, batches: int) -> None:
-        """Count the steps of the run, with so many batches in an epoch; one that is resumed goes on.
+        """Count the steps of the run, from the number of batches in an epoch.
 
-        Where its epoch has all its steps and its evaluation, that is in the next one.
+        A resumed run whose epoch is complete, evaluation included, continues in the next one.
         """
         self.steps_per_epoch = batches // config.accumulate
         self.total_steps = max(1, round(config.epochs * self.steps_per_epoch))
@@ -48,21 +48,21 @@ class Progress:
             self.epoch += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the run is; with an evaluation, its epoch is done but for the saving."""
+        """The position of the run; with an evaluation, only saving is left of the epoch."""
         return {name: getattr(self, name) for name in ("epoch", "step", "evaluation", "best")}
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Continue after the save."""
+        """Continue from a saved position."""
         for name, value in state_dict.items():
             setattr(self, name, value)
 
-    def note_of_before(self) -> str | None:
-        """What to say of a learning rate that continues on another curve; after :meth:`plan`."""
+    def describe_new_schedule(self) -> str | None:
+        """A note if the learning rate continues on another curve, else None; after :meth:`plan`."""
         if self.squeezed_to is None or self.squeezed_to >= self.total_steps:
             return None
         return (
-            f"The checkpoint is of an earlier version, which planned the learning rate over --max-steps"
-            f" {self.squeezed_to}: from here on it is planned over --epochs, {self.total_steps} steps"
+            f"The checkpoint is from an earlier version, which planned the learning rate over --max-steps"
+            f" {self.squeezed_to}: from now on it is planned over --epochs, {self.total_steps} steps"
         )
 
     @property
@@ -72,12 +72,12 @@ class Progress:
 
     @property
     def end_of_epoch(self) -> int:
-        """The step that the epoch ends with, or the run in it."""
+        """The last step of the epoch, or of the run if it stops earlier."""
         return min((self.epoch + 1) * self.steps_per_epoch, self.last_step)
 
     @property
     def is_complete(self) -> bool:
-        """Whether no step is left, and no evaluation."""
+        """Whether no step and no evaluation is left."""
         return self.step >= self.last_step and self.evaluation is not None
 
     @property
@@ -87,11 +87,11 @@ class Progress:
 
     @property
     def is_best(self) -> bool:
-        """Whether the best result is that of the last step."""
+        """Whether the last step has the best result."""
         return self.best["step"] == self.step
 
     def record(self, evaluation: dict[str, float], top1: float) -> None:
-        """Note the evaluation of this epoch, whose `top1` is the one that the best is chosen by."""
+        """Record the evaluation of this epoch; `top1` decides which epoch is best."""
         self.evaluation = evaluation
         if top1 > self.best["top1"]:
             self.best = {"top1": top1, "epoch": self.epoch, "step": self.step}

@@ -1,7 +1,7 @@
-"""The files of weights that torchvision publishes: what they are of, and how it evaluates them.
+"""Weight files published by torchvision: their models, and how torchvision evaluates them.
 
-Nothing is downloaded here, and the files say nothing of it themselves; but they are known by their names. A
-test compares with torchvision.
+The files do not say so themselves, but their names identify them. Nothing is downloaded here. A test compares
+this table with torchvision.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ _FOLDER = "https://download.pytorch.org/models"
 
 
 class Published(NamedTuple):
-    """Weights of torchvision.
+    """Weights from torchvision.
 
     Attributes
     ----------
     arch, weights : str
         The model, and the member of its weights enum.
     crop_size, resize_size : int
-        Pixels of the images of an evaluation, and of the shorter side before the crop.
+        Side of the evaluated images in pixels, and shorter side before the crop.
     is_default : bool
-        Whether the enum's DEFAULT stands for them.
+        Whether they are the enum's DEFAULT.
     interpolation : str
-        Of the resize.
+        Interpolation of the resize.
     half : bool
         Whether mean and standard deviation of the pixels are 0.5, not ImageNet's.
     """
@@ -39,12 +39,12 @@ class Published(NamedTuple):
 
 
 def find_published(path: Path) -> Published | None:
-    """The weights that a file holds by its name, as torchvision and torch.hub save it."""
+    """The published weights with this file name, as torchvision and torch.hub save them."""
     return _PUBLISHED.get(path.name)
 
 
 def require_downloaded(path: Path, arch: str) -> None:
-    """Raise ValueError, which says what to download, where weights of torchvision are named and not there."""
+    """Raise ValueError, saying what to download, if torchvision weights are given that are not on disk."""
     if path.exists():
         return
     enum, _, member = path.name.rpartition(".")
@@ -60,12 +60,12 @@ def require_downloaded(path: Path, arch: str) -> None:
     ]
     if found:
         raise ValueError(
-            f"--init-weights must be a file, since nothing is downloaded here; there is no file {path}:"
+            f"--init-weights must be a file, because nothing is downloaded here; there is no file {path}:"
             f" {found[0]}"
         )
 
 
-# By the names of the files.
+# By file name.
 _PUBLISHED: dict[str, Published] = {
     "alexnet-owt-7be5be79.pth": Published("alexnet", "IMAGENET1K_V1", 224, 256),
     "convnext_base-6075fbad.pth": Published("convnext_base", "IMAGENET1K_V1", 224, 232),

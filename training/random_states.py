@@ -1,4 +1,4 @@
-"""What makes a run repeatable, beside DALI: generators and algorithms."""
+"""What makes a run repeatable, apart from DALI: generators and algorithms."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-# The global generator of NumPy is what a model or an augmentation of a user may draw from, wanted or not.
+# NumPy's global generator counts too: a user's model or augmentation may draw from it.
 
 
 def seed_all(seed: int, rank: int = 0) -> None:
-    """Seed all of them, every rank in its own way."""
+    """Seed all generators, differently in every rank."""
     words = np.random.SeedSequence([seed, rank]).generate_state(4)
     torch.manual_seed(int(words[0]) << 32 | int(words[1]))
     np.random.seed(words[2])  # noqa: NPY002
@@ -21,22 +21,22 @@ def seed_all(seed: int, rank: int = 0) -> None:
 
 
 def choose_algorithms(*, deterministic: bool) -> None:
-    """Let PyTorch take the fastest algorithms, or those that give the same result every time."""
+    """Let PyTorch use the fastest algorithms, or those that give the same result every time."""
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
     torch.use_deterministic_algorithms(deterministic)
-    # All batches have one size: trying out cuDNN's convolutions pays, but may choose others next time.
+    # All batches have one size, so benchmarking cuDNN's convolutions pays, but its choice may vary.
     torch.backends.cudnn.benchmark = not deterministic
 
 
 class RandomStates:
-    """The global generators of Python, NumPy and PyTorch, as a part of a run that survives a stop."""
+    """The global generators of Python, NumPy and PyTorch, as a part of a run that checkpoints keep."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
     def state_dict(self) -> dict[str, Any]:
-        """Their states, in types that a checkpoint may hold."""
+        """Their states, in types that a checkpoint can hold."""
         kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
         return {
             "python": random.getstate(),
@@ -46,7 +46,7 @@ class RandomStates:
         }
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Undo whatever was drawn since :meth:`state_dict`."""
+        """Restore the states, undoing any draws since :meth:`state_dict`."""
         version, internal, gauss_next = state_dict["python"]
         random.setstate((version, tuple(internal), gauss_next))
         kind, keys, *rest = state_dict["numpy"]

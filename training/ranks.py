@@ -1,4 +1,4 @@
-"""Who this process is among those of a run. Reads the environment and imports nothing heavy."""
+"""This process's rank in the run. Reads the environment and imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import os
 from dataclasses import dataclass
 from typing import Self
 
-# A note on an error that all processes raise: one of them has to tell it.
+# A note on an error that all processes raise, so only one of them needs to print it.
 IN_ALL = "in all processes of the run"
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The numbers that torchrun gives to a process; those of a single process by default.
+    """The ranks that torchrun gives a process; by default those of a single process.
 
     Attributes
     ----------
     rank, size : int
-        Number of this process and how many there are.
+        Number of this process, and the number of processes.
     local_rank, local_size : int
-        The same on this machine; the local rank is the number of the GPU.
+        The same on this machine; the local rank is the GPU number.
     """
 
     rank: int = 0

@@ -1,4 +1,4 @@
-"""The recipe: what a training run does, in its order."""
+"""The recipe: what a training run does, in order."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def train(
     *,
     fit: bool = False,
 ) -> int:
-    """Train a model, with an evaluation and a checkpoint after every epoch, to the end or until a signal.
+    """Train a model, with an evaluation and a checkpoint after every epoch, until the end or a signal.
 
     Parameters
     ----------
@@ -52,20 +52,20 @@ def train(
     stop : StopSignals
         Entered.
     listing : dict, optional
-        The images of train/ and val/, where they were listed already.
+        The images of train/ and val/, if already listed.
     fit : bool
-        Choose image size and epochs by the speed of this machine; a run that is resumed keeps its own.
+        Choose image size and epochs by the speed of this machine; a resumed run keeps its own.
 
     Returns
     -------
     int
-        Exit status: 0 at the end, 128 + signal before; after an error that was printed 1, or that of
-        `training.storage`.
+        Exit status: 0 at the end, 128 + signal if stopped; 1 or the status of `training.storage` after an
+        error, which has been printed.
 
     Raises
     ------
     ValueError, TypeError, OSError, BadFileError, PipelineError
-        Bad input, before the first step; SaveError and StorageError are among them.
+        Bad input, before the first step; includes SaveError and StorageError.
     """
     with Claim() as claim:
         return _train(config, processes, stop, claim, listing, fit=fit)
@@ -80,7 +80,7 @@ def _train(
     *,
     fit: bool,
 ) -> int:
-    """:func:`train`, with the right to write to the output folder, which is asked for on the way."""
+    """:func:`train`, with the claim on the output folder, which is taken on the way."""
     # Hardware and images.
     config = choose_hardware(config, processes)
     device = start_device(config, processes)
@@ -91,14 +91,14 @@ def _train(
         images["val"], identity.classes, absent=config.absent_classes, split="val/", model="train/"
     )
 
-    # The checkpoint to resume, if there is one. Every part gets its state back from it when it is registered.
+    # The checkpoint to resume, if any. Every part gets its state back when it is registered.
     start = processes.from_main(lambda: find_start(config.resume, config.output, _new_folder(config), claim))
     state = RunState(processes, start.content())
     config, minutes = choose_size(config, processes, images, state.saved) if fit else (config, 0.0)
     state.register("run", replace(identity, config=config))
     progress = state.register("progress", Progress())
 
-    # Model, and the average of its weights.
+    # Model, and its weight average.
     weights = config.init_weights if state.saved is None else None
     model = state.register("model", create_model(config, identity.classes, device, processes, weights))
     try_model(model, config, device, processes)
@@ -119,7 +119,7 @@ def _train(
     train_loader = state.register("loader", loaders.train(images["train"]), per_rank=True)
     val_loader = processes.together(lambda: loaders.val(images["val"]))
     progress.plan(config, processes.together(lambda: len(train_loader)))
-    if (note := progress.note_of_before()) is not None:
+    if (note := progress.describe_new_schedule()) is not None:
         processes.say(note)
 
     # Optimiser and schedule.
@@ -128,7 +128,7 @@ def _train(
     schedule = create_schedule(config, optimizer, progress)
     learner = Learner(config, processes, model, optimizer, scaler, schedule, average)
 
-    # Output: late, so that bad input leaves no folder behind. The random draws that count come after it.
+    # Output: late, so that bad input leaves no folder behind. The random draws that matter come after it.
     window = state.register("window", Window(device), per_rank=True)
     output = state.register("output", Output(start.folder, start.source, claim, patience))
     checkpoints = Checkpoints(start.folder, config.keep)
@@ -142,7 +142,7 @@ def _train(
     run.announce(images, minutes)
     seed_all(config.seed, processes.rank)  # for dropout and the like
     state.register("random", RandomStates(device), per_rank=True)
-    del start, state.saved  # the checkpoint, as large as all that is trained
+    del start, state.saved  # the checkpoint, as large as all trained state
 
     # Epochs: steps, an evaluation, a checkpoint.
     try:
@@ -152,7 +152,7 @@ def _train(
             while finished and not progress.is_complete:
                 finished = run.epoch(stop, bar)
                 run.save()
-                run.tell_result(bar)
+                run.print_result(bar)
                 progress.epoch += int(finished)
         return run.end(finished=finished)
     except NotFiniteError as error:
@@ -160,7 +160,7 @@ def _train(
         return 1
     except (SaveError, StorageError) as error:
         complain(error, processes)
-        processes.say(run.how_to_continue())
+        processes.say(run.how_to_resume())
         return STATUS
     finally:
         output.release()

@@ -1,4 +1,4 @@
-"""What people look at: a picture of the first batch, a table at the end."""
+"""Output for people: a picture of the first batch, a table at the end."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def batch_picture(
     targets : ndarray
         float32 NxK.
     masks : ndarray
-        float32 NxHxWx1, weight of the own image: white is 1.
+        float32 NxHxWx1, weight of the image itself: white is 1.
     classes : sequence of str
-        Names of the classes.
+        Class names.
     title : str
 
     Returns
@@ -63,12 +63,12 @@ def batch_picture(
 
 
 def _labels(target: np.ndarray, classes: Sequence[str]) -> list[str]:
-    """The two classes with the highest weights; smoothing gives all others a little."""
+    """The two classes with the highest weights; smoothing gives every other class a small one."""
     order = np.argsort(-target, kind="stable")[:2]
     return [f"{target[i]:.2f} {shown(classes[i])[:16]}" for i in order if target[i] > target.min()]
 
 
 def table(rows: dict[str, str]) -> str:
-    """Names and values, one a line."""
+    """Format names and values, one per line."""
     width = max(map(len, rows))
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows.items())

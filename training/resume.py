@@ -1,4 +1,4 @@
-"""Where a run begins: at its start, or at a checkpoint of the same configuration."""
+"""Where a run begins: at step 0, or at a checkpoint of the same configuration."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Start(NamedTuple):
     folder : Path
         Its output folder.
     source : Path or None
-        The output folder of the run that is resumed, None for a run that starts.
+        The output folder of the resumed run, None for a new run.
     data : bytes
-        The checkpoint, verified; empty for a run that starts.
+        The checkpoint, verified; empty for a new run.
     """
 
     folder: Path
@@ -35,28 +35,28 @@ class Start(NamedTuple):
     data: bytes
 
     def content(self) -> dict[str, Any] | None:
-        """What the checkpoint holds; None for a run that starts."""
+        """The content of the checkpoint; None for a new run."""
         return unpack(self.data) if self.data else None
 
 
 def find_start(resume: str | None, output: Path | None, new_folder: Path, claim: Claim) -> Start:
-    """What ``--resume`` and ``--output`` ask for; says which checkpoints are passed over.
+    """Find the start that ``--resume`` and ``--output`` ask for; prints which checkpoints it skips.
 
     Parameters
     ----------
     resume : str or None
         "auto": the newest good checkpoint of `output`, or none; the path of a checkpoint; None: none.
     output : Path or None
-        The output folder as asked for.
+        The output folder as given.
     new_folder : Path
-        The one of a new run without `output`.
+        The output folder of a new run without `output`.
     claim : Claim
-        Takes the folder that will be written to, if there is a run in it, before anything of it is read.
+        Locks the output folder, if it holds a run, before anything in it is read.
 
     Raises
     ------
     ValueError
-        The checkpoint is damaged, or the output folder holds what would be written over, or another process
+        The checkpoint is damaged, the output folder holds files that would be overwritten, or another process
         writes to it.
     """
     if resume is None:
@@ -68,9 +68,9 @@ def find_start(resume: str | None, output: Path | None, new_folder: Path, claim:
         claim.take(output)
         path, data, damaged = Checkpoints(output, 1).newest()
         for error in damaged:
-            print(f"--resume auto: {error}; passing it over", file=sys.stderr, flush=True)
+            print(f"--resume auto: skipping a damaged checkpoint: {error}", file=sys.stderr, flush=True)
         print(
-            f"--resume auto: {f'going on from {path}' if path else 'no checkpoint yet, starting'}", flush=True
+            f"--resume auto: {f'resuming from {path}' if path else 'no checkpoint yet, starting'}", flush=True
         )
         return Start(output, output if path else None, data)
     path = Path(resume)
@@ -87,14 +87,14 @@ def find_start(resume: str | None, output: Path | None, new_folder: Path, claim:
         return Start(folder, source, data)
     if later := [other for number, other in Checkpoints(folder, 1).numbered().items() if number > step]:
         raise ValueError(
-            f"--resume {path} would write over {later[-1]}, which is later; give a new folder as --output"
+            f"--resume {path} would overwrite {later[-1]}, which is later; choose a new folder as --output"
         )
     return Start(source, source, data)
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What makes a run this run and no other: it is saved, and a checkpoint of another run is refused.
+    """What identifies a run. It is saved, and a checkpoint with another identity is refused.
 
     Attributes
     ----------
@@ -102,7 +102,7 @@ class Identity:
     images : dict
         SHA-256 of the list of images, by split.
     classes : tuple of str
-        Names of the classes, in the order of the model's outputs.
+        Class names, in the order of the model's outputs.
     processes : Processes
     """
 
@@ -113,12 +113,12 @@ class Identity:
 
     @classmethod
     def of(cls, config: Config, images: Listing, processes: Processes) -> Identity:
-        """That of a run on these images."""
+        """The identity of a run on these images."""
         digests = {split: listed.digest() for split, listed in images.items()}
         return cls(config, digests, images["train"].classes, processes)
 
     def require_same(self) -> None:
-        """Raise ValueError, in all processes, unless it is the same in all; where things lie may differ."""
+        """Raise ValueError, in all processes, unless it is the same in all; paths may differ."""
         named = _named(settings(self.config), self.images)
         self.processes.require_same({name: it for name, it in named.items() if name not in OWN_OPTIONS})
 
@@ -132,17 +132,17 @@ class Identity:
         }
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Raise ValueError unless this run may continue from such a checkpoint; nothing is loaded."""
+        """Raise ValueError unless this run may continue from the checkpoint; nothing is loaded."""
         if state_dict["processes"] != self.processes.size:
             raise ValueError(
-                "--resume needs as many processes as the checkpoint was made with,"
-                f" {state_dict['processes']}; got {self.processes.size}: with other shards of the images it"
-                " would be another run"
+                "--resume needs as many processes as the run began with,"
+                f" {state_dict['processes']}; got {self.processes.size}: another number would change the"
+                " shards, and with them the run"
             )
         if (classes := state_dict["classes"]) is None:
             self.processes.say(
-                "The checkpoint is of an earlier version and names no classes: the list of the images is"
-                " compared alone"
+                "The checkpoint is from an earlier version and names no classes: only the lists of images"
+                " are compared"
             )
         else:
             require_same_classes(self.classes, classes, "--resume needs a checkpoint of these classes;")
@@ -159,19 +159,19 @@ def _named(options: dict[str, Any], images: dict[str, str]) -> dict[str, Any]:
 def check_same(
     then: dict[str, Any], now: dict[str, Any], *, free: Collection[str], may_grow: Collection[str]
 ) -> None:
-    """Raise ValueError, which lists the differing settings, unless a run with `now` may go on from `then`.
+    """Raise ValueError, listing the differing settings, unless a run with `now` may continue from `then`.
 
     Parameters
     ----------
     then, now : dict
-        Settings by name, those of the checkpoint and those that are asked for.
+        Settings by name, in the checkpoint and in this run.
     free : collection of str
         Settings that may differ.
     may_grow : collection of str
-        Numbers that may be higher.
+        Numeric settings that may be higher.
     """
     differing = [
-        f"{name} {then[name]} there, {now[name]} here"
+        f"{name} {then[name]} in the checkpoint, {now[name]} here"
         for name in now
         if name not in free and then[name] != now[name]
         if name not in may_grow or now[name] < then[name]
@@ -179,6 +179,6 @@ def check_same(
     if differing:
         higher = ", ".join(may_grow)
         raise ValueError(
-            f"--resume needs a checkpoint of the same configuration ({higher} may be higher); this one has "
+            f"--resume needs a checkpoint of the same configuration ({higher} may be higher); got "
             + "; ".join(differing)
         )

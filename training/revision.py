@@ -1,4 +1,4 @@
-"""The versions of a run: of the code, as git has it, and of the packages it uses."""
+"""The versions a run uses: the git commit of the code, and its packages."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-# DALI is built for one version of CUDA: one of them is installed.
+# Each is built for one CUDA version; one of them is installed.
 DALI_PACKAGES = ("nvidia-dali-cuda120", "nvidia-dali-cuda130")
 
 
 def git(root: Path, *arguments: str) -> str | None:
-    """What a command of git prints in the checkout `root`; None where there is no git, or no checkout."""
+    """The output of a git command in the checkout `root`; None without git or a checkout."""
     try:
         run = subprocess.run(
             ["git", "-C", str(root.resolve()), *arguments], capture_output=True, text=True, check=False
@@ -24,12 +24,12 @@ def git(root: Path, *arguments: str) -> str | None:
 
 
 def commit(root: Path) -> str | None:
-    """The commit of the code in `root`; an image or a copy has no git, and is told by DALI_MSDA_COMMIT."""
+    """The commit of the code in `root`, or DALI_MSDA_COMMIT, for images and copies without git."""
     return git(root, "rev-parse", "HEAD") or os.environ.get("DALI_MSDA_COMMIT") or None
 
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:
-    """The versions of those packages that are installed."""
+    """The versions of the packages that are installed."""
     found = {}
     for name in packages:
         try:

@@ -1,4 +1,4 @@
-"""The epochs of a run: training steps, evaluations, what is logged and saved, the table at the end."""
+"""The epochs of a run: training steps, evaluations, logs, checkpoints, the table at the end."""
 
 from __future__ import annotations
 
@@ -48,22 +48,22 @@ class Run:
     processes : Processes
     progress : Progress
     state : RunState
-        What is saved.
+        What checkpoints hold.
     learner : Learner
     train_loader, val_loader : GuardedLoader
     val_classes : ClassMap
-        Which outputs of the model the labels of the validation images are.
+        Maps the labels of the validation images to outputs of the model.
     checkpoints : Checkpoints
     watch : FiniteWatch
     window : Window
         The steps since the last line of metrics.jsonl.
     output : Output
     patience : Patience
-        How long to wait until a checkpoint can be written.
+        How long to wait for storage when writing a checkpoint.
     stopped_by : int
-        Number of the signal that ended the training before its end, 0 without.
+        Number of the signal that stopped the training early, 0 if none.
     failure : Exception or None
-        What ended it otherwise: images that cannot be had.
+        Another reason it stopped: images that cannot be read.
     """
 
     config: Config
@@ -87,7 +87,7 @@ class Run:
         self._trained_s = self._waited_s = 0.0  # in the steps; of that, for the loader
 
     def open_output(self, start: Start, loaders: Loaders) -> None:
-        """Make the output folder ready, in the main process."""
+        """Prepare the output folder, in the main process."""
         about: dict[str, Any] = {"settings": settings(self.config), "processes": self.processes.size}
         about["classes"] = [shown(name) for name in self.train_loader.images.classes]
         about["left_out"] = {
@@ -99,7 +99,7 @@ class Run:
         if start.source is None:
             self.patience.keep_trying(self.checkpoints.start)
             method = self.config.mixing.method
-            title = f"The first batch, --mix {method}; below: the own image's weight, white is 1"
+            title = f"First batch, --mix {method}; below: the mask, the weight of the image itself (white: 1)"
             batch = self.train_loader.attempt(lambda: loaders.first_batch(self.train_loader.images))
             picture = batch_picture(*batch, self.train_loader.images.classes, title)
             self.output.picture("first_batch", picture)
@@ -113,11 +113,11 @@ class Run:
         self.output.save_json(RECORD, about)
 
     def announce(self, images: Listing, minutes: float) -> None:
-        """Print what will be trained, on which images, and in what time as far as that was measured."""
+        """Print what is trained, on which images, and the expected time if it was measured."""
         config, train, val = self.config, images["train"], images["val"]
         self.processes.say(
             f"{config.arch} on {len(train)} training and {len(val)} validation images"
-            f" of {len(train.classes)} classes{self._partial},"
+            f" of {len(train.classes)} classes{self._classes_note},"
             f" --mix {config.mixing.method}, {config.image_size} pixels,"
             f" {self.progress.last_step} steps of {config.batch_size} images, {self.learner.device},"
             f" precision {config.amp}.\n"
@@ -128,7 +128,7 @@ class Run:
             self.processes.say(line)
 
     def progress_bar(self) -> tqdm[Any]:
-        """The steps on the terminal of the main process."""
+        """A progress bar of the steps, shown by the main process."""
         self._began = time.perf_counter()
         return tqdm(
             total=self.progress.last_step,
@@ -140,11 +140,11 @@ class Run:
         )
 
     def epoch(self, stop: StopSignals, bar: tqdm[Any]) -> bool:
-        """Train and evaluate; False where a signal came before the end, or the images cannot be had."""
+        """Train and evaluate; False if a signal stopped it or images cannot be read."""
         try:
             return self.train_epoch(stop, bar) and self.evaluate_epoch(stop)
         except (StorageError, BadFileError, PipelineError) as error:
-            if not self._has_to_stop(stop):
+            if not self._stop_requested(stop):
                 self.failure = error
                 if self.processes.is_main:
                     bar.clear()  # the line of an error is its own
@@ -152,12 +152,12 @@ class Run:
             return False
 
     def train_epoch(self, stop: StopSignals, bar: tqdm[Any]) -> bool:
-        """Train to the end of the epoch, with checkpoints in between; False where a signal came before."""
+        """Train to the end of the epoch, with checkpoints in between; False if a signal stopped it."""
         config, progress, end = self.config, self.progress, self.progress.end_of_epoch
         progress.evaluation = None
         batches = Timed(self.train_loader)
         began = time.perf_counter()
-        # A run may be resumed where only the evaluation is left of its epoch.
+        # A run may be resumed with only the epoch's evaluation left.
         while progress.step < end:
             lr = float(self.learner.schedule.get_last_lr()[0])
             loss = self.learner.train_step(iter(self._next_batches(batches)))
@@ -182,29 +182,29 @@ class Run:
                     )
                 batches.reset()
                 began = time.perf_counter()
-            if self._has_to_stop(stop):
+            if self._stop_requested(stop):
                 return False
             if progress.step < end and progress.step % config.checkpoint_every == 0:
                 self.save()
         return True
 
     def _next_batches(self, batches: Timed) -> list[tuple[Tensor, Tensor]]:
-        """Those of a step, before its first pass; where one process has no images, no process takes any.
+        """Fetch the batches of a step before its first pass; if one process has none, no process takes any.
 
-        The loader stands where it was then, as the weights and all random states do: what is saved is the run
-        after the last step.
+        The loader then returns to its state before the step, which weights and random states still have: a
+        checkpoint holds the run after the last step.
         """
         before = self.train_loader.state_dict()
         try:
             return self.processes.together(lambda: [next(batches) for _ in range(self.config.accumulate)])
         except (StorageError, BadFileError, PipelineError):
-            # What was found to be bad since then would be found and written down again.
+            # Files found bad since then would otherwise be found and recorded again.
             stand_ins = {"stand_ins": sorted(self.train_loader.images.stand_ins)}
             self.train_loader.load_state_dict({**before, **stand_ins})
             raise
 
     def evaluate_epoch(self, stop: StopSignals) -> bool:
-        """Evaluate, log and note the result; False where a signal came before."""
+        """Evaluate, log and record the result; False if a signal stopped it."""
         result, progress = self.evaluate(stop), self.progress
         if result is None:
             return False
@@ -213,18 +213,18 @@ class Run:
         progress.record(result, result["top1"] if self.learner.average is None else result["ema_top1"])
         return True
 
-    def tell_result(self, bar: tqdm[Any]) -> None:
-        """Print the result of the epoch, if it has one; after it was saved."""
+    def print_result(self, bar: tqdm[Any]) -> None:
+        """Print the result of the epoch, if any; called after saving it."""
         if (result := self.progress.evaluation) is None or not self.processes.is_main:
             return
         averaged = f"; averaged weights: top-1 {result['ema_top1']:.1f} %" if "ema_top1" in result else ""
         bar.write(
             f"epoch {self.progress.epoch + 1}: top-1 {result['top1']:.1f} %, top-5 {result['top5']:.1f} %,"
-            f" loss {result['loss']:z.3f}{self._partial}{averaged}"
+            f" loss {result['loss']:z.3f}{self._classes_note}{averaged}"
         )
 
     def evaluate(self, stop: StopSignals | None = None) -> dict[str, float] | None:
-        """Accuracy and loss of the model and, as ``ema_...``, of the average; None where `stop` came."""
+        """Accuracy and loss of the model and, as ``ema_...``, of the average; None if a signal stopped it."""
         result: dict[str, float] = {}
         for prefix, model in self._models().items():
             found = evaluate(
@@ -232,7 +232,7 @@ class Run:
                 self.val_loader,
                 self.processes,
                 self.learner.autocast,
-                lambda: stop is not None and self._has_to_stop(stop),
+                lambda: stop is not None and self._stop_requested(stop),
                 self.val_classes,
             )
             if found is None:
@@ -241,12 +241,12 @@ class Run:
         return result
 
     def _models(self) -> dict[str, nn.Module]:
-        """What is evaluated and saved, by the prefix that its results have."""
+        """The evaluated models, by the prefix of their results."""
         average = self.learner.average
         return {"": self.learner.model} | ({} if average is None else {"ema_": average.module})
 
     def save(self) -> None:
-        """Write a checkpoint of all processes, of which the main one writes; a good one, or none."""
+        """Check the weights and let the main process write a checkpoint of all processes."""
         self.watch.check_weights(self._models().values(), self.progress.step)
         self.state.save(self._save)
 
@@ -263,24 +263,24 @@ class Run:
             raise SaveError(error.errno, error.strerror) from error
 
     def end(self, *, finished: bool) -> int:
-        """Close the files, print how it went; the exit status, see train_imagenet.py."""
+        """Close the files, print the outcome, and return the exit status, see train_imagenet.py."""
         self.output.close()
         progress, minutes = self.progress, (time.perf_counter() - self._began) / 60
         if finished:
             self.processes.say(table(self._summary(minutes)))
             return 0
         self.processes.say(
-            f"Stopped at step {progress.step} of {progress.last_step}, {minutes:.1f} minutes."
-            f" {self.how_to_continue()}"
+            f"Stopped at step {progress.step} of {progress.last_step} after {minutes:.1f} minutes."
+            f" {self.how_to_resume()}"
         )
         if self.failure is not None:
             return STATUS if isinstance(self.failure, StorageError) else 1
         return 128 + self.stopped_by
 
-    def how_to_continue(self) -> str:
-        """What to do with a run that was stopped."""
+    def how_to_resume(self) -> str:
+        """How to resume a stopped run."""
         folder = shlex.quote(str(self.output.folder))
-        return f"To continue: the same command with --resume auto --output {folder}"
+        return f"To resume: the same command with --resume auto --output {folder}"
 
     def _summary(self, minutes: float) -> dict[str, str]:
         progress, folder = self.progress, self.output.folder
@@ -290,7 +290,7 @@ class Run:
         best, steps = progress.best, progress.step - self._first_step
         rows = {
             "best top-1": f"{best['top1']:.1f} %{kind}, epoch {best['epoch'] + 1} of {progress.epochs_begun}",
-            "last epoch": f"top-1 {top1:.1f} %, top-5 {top5:.1f} %, loss {loss:z.3f}{self._partial}",
+            "last epoch": f"top-1 {top1:.1f} %, top-5 {top5:.1f} %, loss {loss:z.3f}{self._classes_note}",
             "time": f"{minutes:.1f} minutes for {steps} steps",
         }
         if steps:
@@ -298,11 +298,11 @@ class Run:
             rows["training"] = f"{rate:.0f} images/s, {self._waited_s / self._trained_s:.0%} data wait"
         if self.learner.device.type == "cuda":
             rows["memory"] = (
-                f"{torch.cuda.max_memory_reserved() / 2**30:.1f} GiB of PyTorch on the GPU, at most"
+                f"{torch.cuda.max_memory_reserved() / 2**30:.1f} GiB on the GPU at peak (PyTorch)"
             )
         else:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in KiB
-            rows["memory"] = f"{peak / 2**20:.1f} GiB, at most"
+            rows["memory"] = f"{peak / 2**20:.1f} GiB at peak"
         quarantine = folder / "quarantine.jsonl"
         if quarantine.exists():
             count = len(quarantine.read_bytes().splitlines())
@@ -310,12 +310,12 @@ class Run:
         return rows | {"results": shown(folder)}
 
     @property
-    def _partial(self) -> str:
-        """Over which classes the results are, where val/ does not have all."""
+    def _classes_note(self) -> str:
+        """Which classes the results cover, if val/ does not have all."""
         return "" if self.val_classes.is_complete else f" (val/: {self.val_classes})"
 
     def _log(self, event: str, **values: float) -> None:
-        """Add to the measurements, in the main process; where it cannot write, all stop."""
+        """Log measurements in the main process; if it cannot write, all processes stop."""
 
         def log() -> None:
             try:
@@ -327,7 +327,7 @@ class Run:
 
         self.processes.together(log)
 
-    def _has_to_stop(self, stop: StopSignals) -> bool:
-        """Whether a signal has come, to any of the processes."""
+    def _stop_requested(self, stop: StopSignals) -> bool:
+        """Whether any process has received a signal."""
         self.stopped_by = self.processes.max_over_ranks(stop.number)
         return self.stopped_by > 0

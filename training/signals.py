@@ -1,4 +1,4 @@
-"""Leave in good order when a scheduler, a shell or a person says so."""
+"""Stop cleanly on a signal from a scheduler, a shell or a person."""
 
 from __future__ import annotations
 
@@ -14,45 +14,45 @@ from typing import Any
 from pipelines.screen import screen_log
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
-# Ctrl-C goes to all processes of a terminal, and torchrun passes on what it gets as well; `timeout` signals
-# its child and then its group: the same wish arrives twice. Nobody decides anew within this time.
-_SAME_WISH_SECONDS = 0.5
+# Ctrl-C reaches all processes of a terminal, and torchrun forwards it too; `timeout` signals its child and
+# then its group: one request arrives twice. Signals within this time count as one.
+_SAME_REQUEST_SECONDS = 0.5
 
 
 class StopSignals:
-    """While entered, SIGTERM, SIGINT, SIGUSR1 and SIGHUP end the process, with 128 + signal and no traceback.
+    """While entered, SIGTERM, SIGINT, SIGUSR1 and SIGHUP end the process with 128 + signal and no traceback.
 
-    They do so at once; within :meth:`finishing_steps` the first one asks to stop, and the second ends the
-    process. A signal that was ignored before stays ignored: nohup and a shell's ``&`` mean it.
+    They do so at once; within :meth:`finishing_steps` the first only asks to stop, and the second ends the
+    process. A signal that was ignored before, as by nohup or a shell's ``&``, stays ignored.
 
     Parameters
     ----------
     quiet : bool
-        Say nothing on stderr when a signal comes.
+        Print nothing on stderr when a signal comes.
 
     Attributes
     ----------
     received : signal.Signals or None
-        The first signal that came. 128 plus its number is the exit status that shells and schedulers know.
+        The first signal. By convention the exit status is 128 plus its number.
 
     Notes
     -----
-    To be entered in the main thread. Signals are read by a thread of its own: Python runs handlers between
-    two steps of the main thread only, which may hang in a call of a library, a collective operation with a
-    dead peer for instance, when the second signal has to work.
+    Enter it in the main thread. A separate thread reads the signals: Python runs handlers only between two
+    instructions of the main thread, which may hang in a library call, such as a collective operation with a
+    dead peer, when the second signal must work.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.received: signal.Signals | None = None
         self._quiet = quiet
         self._first_at = 0.0
-        # What a first signal is answered with, before it ends the process; None where it only asks.
-        self._leave: str | None = "leaving; there is nothing to save"
+        # What a first signal prints before it ends the process; None if it only asks to stop.
+        self._exit_note: str | None = "exiting; there is nothing to save"
         self._before: dict[signal.Signals, Any] = {}
 
     @property
     def number(self) -> int:
-        """Number of the signal that has come, 0 before."""
+        """Number of the first signal, 0 if none has come."""
         return 0 if self.received is None else int(self.received)
 
     def __enter__(self) -> StopSignals:
@@ -68,12 +68,12 @@ class StopSignals:
 
     @contextlib.contextmanager
     def finishing_steps(self) -> Iterator[None]:
-        """Let the block look for signals at :attr:`number`; after it all is saved and told."""
-        self._leave = None
+        """Let the block check :attr:`number` itself; after it, everything is saved and printed."""
+        self._exit_note = None
         try:
             yield
         finally:
-            self._leave = ""
+            self._exit_note = ""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -86,7 +86,7 @@ class StopSignals:
         os.close(self._read_end)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        """Nothing: that there is a handler keeps the signal from ending the process."""
+        """Do nothing: having a handler keeps the signal from ending the process."""
 
     def _watch(self) -> None:
         while number := os.read(self._read_end, 1):
@@ -95,20 +95,20 @@ class StopSignals:
 
     def _note(self, number: signal.Signals) -> None:
         now = time.monotonic()
-        if self.received is not None and now - self._first_at <= _SAME_WISH_SECONDS:
+        if self.received is not None and now - self._first_at <= _SAME_REQUEST_SECONDS:
             return
-        if self._leave is not None:
-            self._say(self._leave and f"{number.name}: {self._leave}")
+        if self._exit_note is not None:
+            self._say(self._exit_note and f"{number.name}: {self._exit_note}")
             os._exit(128 + number)
         if self.received is None:
             self.received, self._first_at = number, now
-            self._say(f"{number.name}: finishing the step, then saving; a second signal leaves at once")
+            self._say(f"{number.name}: finishing the step, then saving; signal again to quit without saving")
         else:
-            self._say(f"{number.name} again: leaving without saving")
+            self._say(f"{number.name} again: quitting without saving")
             os._exit(128 + number)
 
     def _say(self, text: str) -> None:
         if text and not self._quiet:
             screen_log().note(text.encode())
-            with contextlib.suppress(OSError):  # nobody reads: the second signal has to work all the same
+            with contextlib.suppress(OSError):  # nobody reads; the second signal must still work
                 os.write(2, f"\n{text}\n".encode())

@@ -1,4 +1,4 @@
-"""What survives a stop: parts with ``state_dict`` and ``load_state_dict``; of those a checkpoint is made."""
+"""The parts of a run that a checkpoint keeps, with ``state_dict`` and ``load_state_dict``."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from .distributed import Processes
 
 
 class Stateful(Protocol):
-    """A part of a run that survives a stop; modules, optimisers and scalers of PyTorch are such parts."""
+    """A part of a run that a checkpoint keeps, such as PyTorch's modules, optimisers and scalers."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What has to be known to continue, in types that a checkpoint may hold."""
+        """What is needed to continue, in types that a checkpoint can hold."""
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:
         """Continue from what :meth:`state_dict` returned."""
@@ -29,12 +29,12 @@ class RunState:
     ----------
     processes : Processes
     saved : dict or None
-        The checkpoint that the run continues from, None for a run that starts.
+        The checkpoint that the run resumes from, None for a new run.
 
     Attributes
     ----------
     saved : dict or None
-        To be deleted when all parts are registered, for the memory it takes.
+        Delete it once all parts are registered, to free its memory.
     """
 
     def __init__(self, processes: Processes, saved: dict[str, Any] | None) -> None:
@@ -44,14 +44,14 @@ class RunState:
         self._per_rank: dict[str, Stateful] = {}
 
     def register(self, name: str, part: P, *, per_rank: bool = False) -> P:
-        """Save `part` from now on as `name`; where the run is resumed, it gets its state back here and now.
+        """Save `part` from now on as `name`; in a resumed run, restore its state now.
 
         Parameters
         ----------
         name : str
         part : Stateful
         per_rank : bool
-            Whether the state differs between the processes; otherwise that of the main one is saved.
+            Whether the state differs between processes; otherwise only the main process's is saved.
 
         Returns
         -------
@@ -65,7 +65,7 @@ class RunState:
         return part
 
     def save(self, write: Callable[[dict[str, Any]], None]) -> None:
-        """Hand the content of a checkpoint to `write`, in the main process; its errors are raised in all."""
+        """Pass a checkpoint's content to `write`, in the main process; its errors are raised in all."""
         ranks = self._processes.gather({name: part.state_dict() for name, part in self._per_rank.items()})
 
         def collect_and_write() -> None:

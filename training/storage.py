@@ -1,4 +1,4 @@
-"""Storage that goes away: waited for with growing pauses, up to a limit. Imports nothing heavy."""
+"""Waits for storage that is away, with growing pauses, up to a limit. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# The exit status when the storage did not come back: EX_TEMPFAIL of sysexits.h, "try again later".
+# The exit status if the storage does not come back: EX_TEMPFAIL of sysexits.h, "try again later".
 STATUS = os.EX_TEMPFAIL
-# Errors that no wrong path and no missing permission causes: worth waiting for when a run starts, too.
+# Errors that a wrong path or a missing permission never causes: worth waiting for at the start, too.
 TRANSIENT = frozenset(
     (
         *(errno.EIO, errno.EREMOTEIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.EAGAIN),
@@ -25,36 +25,36 @@ TRANSIENT = frozenset(
     )
 )
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
-_LOOK = 0.1  # seconds between two looks for a signal
+_POLL_SECONDS = 0.1  # seconds between checks for a signal
 
 
 class StorageError(OSError):
-    """A folder could not be reached for longer than the run is willing to wait; the message names it."""
+    """A folder was out of reach for longer than the run waits; the message names it."""
 
 
 @dataclass
 class Patience:
-    """How long to wait for storage that has gone away.
+    """How long to wait for storage that is away.
 
     Attributes
     ----------
     seconds : float
-        For each time that it goes; 0 waits for nothing.
+        Limit for each outage; 0 never waits.
     interrupted : callable
-        Asked while waiting: True ends it.
+        Checked while waiting: True ends the wait.
     """
 
     seconds: float
     interrupted: Callable[[], bool] = lambda: False
 
     def keep_trying(self, action: Callable[[], T], *, at_once: Callable[[OSError], bool] | None = None) -> T:
-        """What `action` returns, called again after every OSError.
+        """Call `action` until it raises no OSError, and return its result.
 
         Parameters
         ----------
         action : callable
         at_once : callable, optional
-            Which errors are raised as they are, because waiting will not help.
+            Selects errors to raise at once, because waiting will not help.
 
         Raises
         ------
@@ -77,13 +77,13 @@ class Patience:
 
 
 class Outage:
-    """One time that the storage is away, if it comes to that.
+    """One outage of the storage, if it occurs.
 
     Parameters
     ----------
     patience : Patience
     doing : str
-        What did not work, for the lines on the screen; "" where the errors say it.
+        What failed, for the printed lines; "" if the errors say it.
     """
 
     def __init__(self, patience: Patience, doing: str = "") -> None:
@@ -93,7 +93,7 @@ class Outage:
         self._pause = _FIRST_PAUSE
 
     def wait(self, error: OSError) -> None:
-        """Say what is the matter, and pause; longer each time.
+        """Print the error and pause, longer each time.
 
         Raises
         ------
@@ -102,7 +102,7 @@ class Outage:
         """
         now = time.monotonic()
         self._began = min(self._began, now)
-        reason, seconds = self._described(error), self._patience.seconds
+        reason, seconds = self._describe(error), self._patience.seconds
         if self._patience.interrupted():
             raise StorageError(error.errno, f"{reason} (a signal ended the wait)") from error
         left = self._began + seconds - now
@@ -110,12 +110,12 @@ class Outage:
             waited = f"waited {seconds:g} s; " if seconds else ""
             raise StorageError(error.errno, f"{reason} ({waited}--storage-patience {seconds:g})") from error
         pause = min(self._pause, left)
-        _say(f"{reason}; trying again in {pause:.1f} s, for at most {left:.0f} s")
+        _say(f"{reason}; retrying in {pause:.1f} s, for at most {left:.0f} s")
         self._sleep(pause)
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
     def end(self) -> None:
-        """Say that the storage is back, where it was waited for."""
+        """Print that the storage is back, if it was away."""
         if self._began < math.inf:
             _say(f"back after {time.monotonic() - self._began:.1f} s")
         self._began, self._pause = math.inf, _FIRST_PAUSE
@@ -124,9 +124,9 @@ class Outage:
         """A signal ends the pause; one more attempt follows, because the storage may be back."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0 and not self._patience.interrupted():
-            time.sleep(min(left, _LOOK))
+            time.sleep(min(left, _POLL_SECONDS))
 
-    def _described(self, error: OSError) -> str:
+    def _describe(self, error: OSError) -> str:
         text = f"{self._doing}: " if self._doing else ""
         text += error.strerror or str(error)
         return text if error.filename is None else f"{text} ({error.filename})"

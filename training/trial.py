@@ -1,4 +1,4 @@
-"""A pass of the model before a run begins: what it does not take is refused while nothing is written yet."""
+"""A trial pass of the model before a run: input it cannot take is refused before anything is written."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from .limits import free_memory, require_memory
 from .model import outputs_of
 from .ranks import Ranks
 
-# What models of torchvision and the operators of PyTorch raise for a shape that they do not take.
+# What torchvision's models and PyTorch's operators raise for a shape they do not accept.
 _REFUSALS = (RuntimeError, ValueError, AssertionError, TypeError, IndexError)
-# Passes whose images take less than this share of the memory are not worth the time of a look.
+# Passes whose images take less than this share of the memory are not worth checking.
 _SMALL = 1e-3
 
 
 def try_model(model: nn.Module, config: Config, device: torch.device, ranks: Ranks) -> None:
-    """Let a model take images as a step and an evaluation do; it is as before afterwards.
+    """Run a model as a training step and an evaluation do, and restore it afterwards.
 
-    Random numbers that it draws are not put back: a run seeds its generators later.
+    Random generators are not restored: a run seeds them later.
 
     Parameters
     ----------
@@ -39,11 +39,11 @@ def try_model(model: nn.Module, config: Config, device: torch.device, ranks: Ran
     Raises
     ------
     ValueError
-        It does not take images of --image-size or --val-image-size, or not so few of them in a pass; there is
-        not enough memory for them; or PyTorch cannot compile here.
+        It does not accept images of --image-size or --val-image-size, or so few images per pass; memory is
+        too small for them; or PyTorch cannot compile here.
     """
     passes = ranks.size * config.accumulate
-    _look_at_memory(model, config, ranks)
+    _check_memory(model, config, ranks)
     if config.compile:
         try_compiler(device)
     buffers = [buffer.clone() for buffer in model.buffers()]
@@ -55,7 +55,7 @@ def try_model(model: nn.Module, config: Config, device: torch.device, ranks: Ran
                 _train(model, config, device, images=1)
             except _REFUSALS as error:
                 raise ValueError(
-                    f"--batch-size must be at least {2 * passes}: --arch {config.arch} does not take a single"
+                    f"--batch-size must be at least {2 * passes}: --arch {config.arch} needs more than one"
                     f" image in a pass, and a step has {passes}; got {config.batch_size} ({plain(error)})"
                 ) from error
     finally:
@@ -67,12 +67,12 @@ def try_model(model: nn.Module, config: Config, device: torch.device, ranks: Ran
 
 
 def try_evaluation(model: nn.Module, config: Config, device: torch.device) -> None:
-    """Let a model take an image as an evaluation does.
+    """Run a model on one image as an evaluation does.
 
     Raises
     ------
     ValueError
-        It does not take images of --val-image-size.
+        It does not accept images of --val-image-size.
     """
     size = config.val_image_size
     assert size is not None  # resolved
@@ -86,14 +86,14 @@ def try_evaluation(model: nn.Module, config: Config, device: torch.device) -> No
 
 
 def try_compiler(device: torch.device) -> None:
-    """Compile a line, as --compile does with the model at the first step.
+    """Compile one line of code, as --compile compiles the model at the first step.
 
     Raises
     ------
     ValueError
         There is no compiler, or it does not work.
     """
-    new = time.time()  # what was compiled before is in a cache, and needs no compiler
+    new = time.time()  # a new value: cached code would need no compiler
     try:
         torch.compile(lambda numbers: numbers + new)(torch.zeros(2, device=device))
     except RuntimeError as error:
@@ -103,17 +103,17 @@ def try_compiler(device: torch.device) -> None:
         ) from error
 
 
-def _look_at_memory(model: nn.Module, config: Config, ranks: Ranks) -> None:
-    """Refuse images that the model has no memory for on a CPU, where the system would kill the process."""
+def _check_memory(model: nn.Module, config: Config, ranks: Ranks) -> None:
+    """Refuse images too large for memory on a CPU, where the system would kill the process."""
     size, images = config.image_size, config.batch_size // ranks.size // config.accumulate
     free = free_memory()
     if config.device != "cpu" or free is None or images * size**2 * 12 < _SMALL * free:
         return
     with refusals(config, "image_size"):
         kept = _kept_bytes(model, size)
-    # Half, because fused attention, which there is only where it is computed, keeps less; bf16 is half again.
+    # Half, because fused attention, which only real computation uses, keeps less; bf16 halves it again.
     kept //= 2 if config.amp == "none" else 4
-    # Where blocks are computed again, one of them is kept, of which nothing is known here.
+    # With recomputed blocks only one of them is kept, whose size is unknown here.
     if not config.grad_checkpointing:
         require_memory(
             *(kept, images, ranks.local_size),
@@ -124,8 +124,8 @@ def _look_at_memory(model: nn.Module, config: Config, ranks: Ranks) -> None:
 
 
 def _kept_bytes(model: nn.Module, size: int) -> int:
-    """What a training pass in float32 keeps for the gradients, per image; nothing is computed."""
-    kept: dict[int, Tensor] = {}  # by storage, and held on to, so that no address comes twice
+    """Bytes that a float32 training pass keeps for the gradients, per image; nothing is computed."""
+    kept: dict[int, Tensor] = {}  # by storage; references keep addresses unique
 
     def keep(tensor: Tensor) -> Tensor:
         kept[tensor.untyped_storage()._cdata] = tensor
@@ -141,14 +141,14 @@ def _kept_bytes(model: nn.Module, size: int) -> int:
 
 @contextlib.contextmanager
 def refusals(config: Config, name: str) -> Iterator[None]:
-    """What a model raises for the image size that the setting `name` holds, as an error of that option."""
+    """Turn a model's error for the image size in setting `name` into an error of that option."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise
     except _REFUSALS as error:
-        # Those of inception_v3 are what takes no images below 299 pixels.
-        without = "; --aux-loss-weight 0 does without auxiliary heads"
+        # The auxiliary heads of inception_v3 accept no images below 299 pixels.
+        without = "; --aux-loss-weight 0 trains without auxiliary heads"
         raise ValueError(
             f"{option(name)} must be one that --arch {config.arch} takes; got {getattr(config, name)}"
             f" ({plain(error)}){without if config.aux_loss_weight else ''}"

@@ -1,6 +1,6 @@
-"""What a file of weights holds, whoever wrote it, but for the numbers. Needs no PyTorch.
+"""The content of a weight file from any source, except the numbers. Needs no PyTorch.
 
-So what is wrong with it, and the architecture that it names, are known before anything heavy is imported.
+So its faults, and the architecture it names, are known before anything heavy is imported.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from pipelines.names import shown
 from .config import plain
 from .inert_pickle import ELEMENTS, CodeError, Placeholder, Stored, items_of, load_pickle, stored_tensor
 
-# The first object in a file of torch.save before PyTorch 1.6: the number 0x1950a86a20f9469cfc6c.
+# The first object in a torch.save file before PyTorch 1.6: the number 0x1950a86a20f9469cfc6c.
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-# Of safetensors, by its format.
+# The limit of the safetensors format.
 _LONGEST_HEADER = 100_000_000
-# What may be given by mistake, by how it begins.
-_OTHERS = (
+# Files that may be given by mistake, by their first bytes.
+_OTHER_FORMATS = (
     (b"\xff\xd8\xff", "a JPEG picture"),
     (b"\x89PNG", "a PNG picture"),
     (b"GIF8", "a GIF picture"),
@@ -43,19 +43,19 @@ _OTHERS = (
 )
 
 
-# What zipfile, pickle and safetensors say of a file whose end is missing.
-_CUT = (
+# What zipfile, pickle and safetensors say about a truncated file.
+_TRUNCATION_WORDS = (
     *("not a zip file", "truncated", "no newline found", "not enough data", "remain", "exhausted"),
     *("invalid header length", "incomplete metadata"),
 )
 
 
 class WeightsError(ValueError):
-    """A file cannot be taken as weights; the message, one line of plain text, names it."""
+    """A file does not hold usable weights; the message, one line of plain text, names it."""
 
     def __init__(self, path: Path, reason: str, expected: str = "a file of weights") -> None:
         text = f"--init-weights must be {expected}; {shown(path)} {reason}"
-        # Names from a damaged file may hold anything.
+        # Names from a damaged file may contain anything.
         super().__init__("".join(it if it.isprintable() else ascii(it)[1:-1] for it in text))
 
 
@@ -67,13 +67,13 @@ class WeightFile:
     ----------
     path : Path
     form : str
-        "zip" and "legacy", of torch.save, or "safetensors".
+        "zip" or "legacy", both from torch.save, or "safetensors".
     content : Any
-        The settings and whatever else it holds, with placeholders.
+        Settings and everything else in it, with placeholders.
     groups : dict
-        Tensors by name, by where in the file they are: "" is the top, "a.b" the entry b of its entry a.
+        Tensors by name, by place in the file: "" is the top, "a.b" the entry b of its entry a.
     folder : str
-        Of the archive, for "zip".
+        Folder in the archive, for "zip".
     offsets : dict
         Where in the file each storage begins, for "legacy".
     """
@@ -87,12 +87,12 @@ class WeightFile:
 
 
 def read_weight_file(path: Path) -> WeightFile:
-    """Read what a file of weights holds, but for the numbers.
+    """Read the content of a weight file, except the numbers.
 
     Raises
     ------
     WeightsError
-        It holds none, or is damaged: one line that says what it seems to be.
+        It holds no weights, or is damaged; one line says what it seems to be.
     """
     if path.is_dir():
         raise WeightsError(path, "is a folder")
@@ -112,17 +112,17 @@ def read_weight_file(path: Path) -> WeightFile:
     except OSError as error:
         raise WeightsError(path, f"cannot be read: {error.strerror or error}") from error
     if not found.groups:
-        raise WeightsError(path, f"holds no weights by name; it is {_summary(found.content)}")
+        raise WeightsError(path, f"holds no named weights; it is {_summary(found.content)}")
     return found
 
 
 def _describe(head: bytes) -> str:
-    """What a file that is none of weights seems to be."""
+    """What a file without weights seems to be."""
     if not head:
         return "empty"
     if not head.strip(b"\0"):
-        return "full of zeros, as a broken download leaves it"
-    for start, name in _OTHERS:
+        return "full of zeros, like a broken download"
+    for start, name in _OTHER_FORMATS:
         if head.startswith(start):
             return name
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
@@ -132,10 +132,10 @@ def _describe(head: bytes) -> str:
     if head[:2] in (b"\x80\2", b"\x80\3", b"\x80\4", b"\x80\5"):
         return "a pickle that torch.save did not write, or a part of one"
     if re.match(rb"\s*<(!doctype|html|\?xml)", head, re.IGNORECASE):
-        return "a web page, not what was to be downloaded"
+        return "a web page instead of the download"
     if not re.search(rb"[\x00-\x08\x0e-\x1f]", head):
         return "a text file"
-    return "of no form that is known here (those of torch.save and safetensors are)"
+    return "in an unknown format (known: torch.save and safetensors)"
 
 
 def _summary(content: Any) -> str:
@@ -147,24 +147,24 @@ def _summary(content: Any) -> str:
 
 
 @contextlib.contextmanager
-def _damage(path: Path) -> Iterator[None]:
-    """Whatever a parser stumbles over, in bytes that make no sense, is damage."""
+def _damage_errors(path: Path) -> Iterator[None]:
+    """Turn any error of a parser into a WeightsError."""
     try:
         yield
     except (WeightsError, OSError):
         raise
     except MemoryError:
-        raise WeightsError(path, "is damaged: it asks for more memory than there is") from None
+        raise WeightsError(path, "is damaged: it asks for more memory than this machine has") from None
     except CodeError as error:
-        reason = f"asks for {error} to be called, which no file of weights needs; it was not"
+        reason = f"asks to call {error}, which no file of weights needs; nothing was called"
         raise WeightsError(path, reason) from None
     except Exception as error:  # a dozen kinds
-        cut = isinstance(error, EOFError) or any(words in str(error) for words in _CUT)
+        cut = isinstance(error, EOFError) or any(words in str(error) for words in _TRUNCATION_WORDS)
         raise WeightsError(path, "is cut off" if cut else f"is damaged: {plain(error)}") from error
 
 
 def _read_zip(path: Path) -> WeightFile:
-    with _damage(path), zipfile.ZipFile(path) as archive:
+    with _damage_errors(path), zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         pickles = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
         if any("/code/" in name for name in names):
@@ -179,7 +179,7 @@ def _read_zip(path: Path) -> WeightFile:
 
 
 def _read_legacy(path: Path) -> WeightFile:
-    with _damage(path), path.open("rb") as stream:
+    with _damage_errors(path), path.open("rb") as stream:
         for _ in range(2):
             load_pickle(stream)  # the magic number, the version
         system, _ = load_pickle(stream)
@@ -198,7 +198,7 @@ def _read_legacy(path: Path) -> WeightFile:
 
 
 def _read_safetensors(path: Path) -> WeightFile:
-    with _damage(path), safe_open(path, framework="numpy") as file:
+    with _damage_errors(path), safe_open(path, framework="numpy") as file:
         names = list(file.keys())
         tensors = {name: Stored(tuple(file.get_slice(name).get_shape())) for name in names}
         content = dict(file.metadata() or {})

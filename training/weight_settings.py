@@ -1,4 +1,4 @@
-"""What a file of weights says of the model that they are of: architecture, image size, class names."""
+"""What a weight file says about its model: architecture, image size, class names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .inert_pickle import items_of
 from .published import Published, find_published
 from .weight_files import WeightFile
 
-# Where settings are kept: by this trainer, by torchvision's references and timm, by Lightning, by others.
+# Where settings are: in files of this trainer, torchvision's references and timm, Lightning, others.
 _SETTINGS = ("settings", "args", "hyper_parameters", "hparams", "config", "cfg")
 _ARCH = ("arch", "model", "model_name", "architecture", "backbone")
 _IMAGE_SIZE = ("image_size", "img_size", "input_size", "train_crop_size", "crop_size")
@@ -23,22 +23,22 @@ _CLASSES = ("classes", "class_names")
 
 @dataclass(frozen=True)
 class About:
-    """What a file of weights says; None where it does not.
+    """What a weight file says; None if it does not.
 
     Attributes
     ----------
     arch : str
-        A model that ``--arch`` takes.
+        A model that ``--arch`` accepts.
     other_arch : str
-        The name of a model that it does not take.
+        The name of a model that it does not accept.
     image_size, val_image_size : int
-        Pixels of the images that it was trained with, and evaluated.
+        Side in pixels of the images in training and in evaluation.
     classes : tuple of str
-        Names in the order of the outputs.
+        Class names in the order of the outputs.
     val_resize_size : int
         Shorter side of the images before the crop of an evaluation.
     published : Published
-        What torchvision says of them; the other attributes are then what it says.
+        torchvision's entry for them, from which the other attributes then come.
     """
 
     arch: str | None = None
@@ -50,7 +50,7 @@ class About:
     published: Published | None = None
 
     def compare(self, config: Config) -> str:
-        """What the file says, for people, and what is otherwise in the settings of this run; may be empty."""
+        """What the file says, for people, and where this run's settings differ; may be empty."""
         names = ("arch", "image_size", "val_image_size", "val_resize_size")
         said = {option(name): getattr(self, name) for name in names if getattr(self, name) is not None}
         here = {name: getattr(config, name[2:].replace("-", "_")) for name in said}
@@ -60,22 +60,22 @@ class About:
             text += f"; here: {', '.join(f'{name} {value}' for name, value in here.items())}"
         if self.published is None:
             return f"the file says {text}" if text else ""
-        return f"by its name {self.published.weights} of torchvision, which says {text}{self._not_taken()}"
+        return f"by its name torchvision's {self.published.weights}, with {text}{self._describe_unused()}"
 
-    def _not_taken(self) -> str:
-        """What torchvision's evaluation has besides, and this one has not."""
+    def _describe_unused(self) -> str:
+        """Parts of torchvision's evaluation that this one does not apply."""
         assert self.published is not None
         other = ["bicubic interpolation"] * (self.published.interpolation == "bicubic")
         other += ["mean and standard deviation 0.5 of the pixels"] * self.published.half
-        return f"; not taken over: {' and '.join(other)}, so results differ" if other else ""
+        return f"; not applied: {' and '.join(other)}, so results differ" if other else ""
 
     def defaults(self, *, sized: bool, val_sized: bool) -> dict[str, Any]:
-        """The settings that it stands for where others are not given.
+        """The settings it implies where none are given.
 
         Parameters
         ----------
         sized, val_sized : bool
-            Whether the size of all images, or of those of the validation, is given.
+            Whether the size of all images, or of the validation images, is given.
         """
         found = {"arch": self.arch} | ({} if sized else {"image_size": self.image_size})
         if not sized and self.val_image_size != self.image_size:
@@ -86,7 +86,7 @@ class About:
 
     @classmethod
     def of_file(cls, file: WeightFile) -> About:
-        """Look it up in a file or, where that says nothing, by its name."""
+        """Read it from a file or, if that says nothing, from its name."""
         about, published = cls.of(file.content), find_published(file.path)
         if published is None or about.arch is not None or about.other_arch is not None:
             return about
@@ -101,12 +101,12 @@ class About:
 
     @classmethod
     def of(cls, content: Any) -> About:
-        """Look it up in the content of a :class:`.weight_files.WeightFile`."""
+        """Read it from the content of a :class:`.weight_files.WeightFile`."""
         places = list(_places(content))
         named = [name for name in _values(places, _ARCH) if isinstance(name, str)]
-        known = [arch for name in named if (arch := _known(name))]
-        sizes = [size for value in _values(places, _IMAGE_SIZE) if (size := _side(value))]
-        val_sizes = [size for value in _values(places, _VAL_IMAGE_SIZE) if (size := _side(value))]
+        known = [arch for name in named if (arch := _find_arch(name))]
+        sizes = [size for value in _values(places, _IMAGE_SIZE) if (size := _parse_size(value))]
+        val_sizes = [size for value in _values(places, _VAL_IMAGE_SIZE) if (size := _parse_size(value))]
         return cls(
             arch=next(iter(known), None),
             other_arch=None if known else next(iter(named), None),
@@ -117,27 +117,27 @@ class About:
 
 
 def _places(content: Any) -> Iterator[Mapping[Any, Any]]:
-    """The dicts that may hold settings; the first that has one counts."""
+    """The dicts that may hold settings; the first that has a setting counts."""
     top = items_of(content)
     run = items_of(top.get("run"))  # of this trainer
     for holder in (run, top):
         for name in _SETTINGS:
             value = holder.get(name)
             # safetensors holds text only.
-            yield items_of(_parsed(value) if isinstance(value, str) else value)
+            yield items_of(_parse_json(value) if isinstance(value, str) else value)
     yield run
     yield top
 
 
-def _known(name: str) -> str | None:
-    """The architecture of that name; timm adds to it which weights they are: resnet50.a1_in1k"""
+def _find_arch(name: str) -> str | None:
+    """The architecture of that name; timm's names add the weights: resnet50.a1_in1k"""
     try:
         return full_name(name.partition(".")[0])
     except ValueError:
         return None
 
 
-def _parsed(text: str) -> Any:
+def _parse_json(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
@@ -149,8 +149,8 @@ def _values(places: list[Mapping[Any, Any]], names: tuple[str, ...]) -> Iterator
         yield from (place[name] for name in names if place.get(name) is not None)
 
 
-def _side(value: Any) -> int | None:
-    """The side of square images from 224, "224", [224, 224] or [3, 224, 224]; None for anything else."""
+def _parse_size(value: Any) -> int | None:
+    """The side of square images in 224, "224", [224, 224] or [3, 224, 224]; None for anything else."""
     if isinstance(value, (list, tuple)) and value and value[-1] == value[-2:][0]:
         value = value[-1]
     if isinstance(value, str) and value.isdecimal():
@@ -160,11 +160,11 @@ def _side(value: Any) -> int | None:
 
 def _class_lists(places: list[Mapping[Any, Any]]) -> Iterator[tuple[str, ...]]:
     for value in _values(places, _CLASSES):
-        names = _parsed(value) if isinstance(value, str) else value
+        names = _parse_json(value) if isinstance(value, str) else value
         if isinstance(names, (list, tuple)) and names and all(isinstance(name, str) for name in names):
             yield tuple(names)
     for value in _values(places, ("class_to_idx",)):  # of torchvision's ImageFolder
-        numbered = _parsed(value) if isinstance(value, str) else items_of(value)
+        numbered = _parse_json(value) if isinstance(value, str) else items_of(value)
         if isinstance(numbered, dict) and sorted(numbered.values(), key=str) == sorted(
             range(len(numbered)), key=str
         ):

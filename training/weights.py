@@ -1,4 +1,4 @@
-"""Weights from files of any origin into a model: found by the names of its tensors."""
+"""Loads weights from files of any source into a model, by tensor names."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from .inert_pickle import ELEMENTS, Storage, Stored, items_of
 from .weight_files import WeightFile, WeightsError
 from .weight_settings import About
 
-# What wrappers insert into the names of tensors, wherever the wrapped module is.
+# What wrappers insert into tensor names, wherever the wrapped module is.
 _WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
-# What the entry, or the attribute of a module, is called that the weights of a model are in.
+# Usual names of the entry, or the module attribute, that holds a model's weights.
 _USUAL = {"model", "state_dict", "module", "net", "network", "weights", "model_state_dict", "params", "state"}
 _USUAL |= {"model_state", "ema", "model_ema", "state_dict_ema", "ema_model", "ema_state_dict", "swa_model"}
 # torchvision's published DenseNets have norm.1 where the model has norm1.
 _OLD_DENSENET = re.compile(r"(?<=denselayer)(\d+\.(?:norm|conv))\.([12])(?=\.)")
 _AVERAGE = {"ema", "swa", "averaged", "average"}
-# Heads for training alone, in googlenet and inception_v3, which a model or a file may be without.
+# Training-only heads of googlenet and inception_v3; a model or a file may lack them.
 _AUXILIARY = re.compile(r"(aux\d?|AuxLogits)\..*")
-# Tensors that are no part of a model: counts of operations.
+# Tensors that are not part of a model: counts of operations.
 _COUNTS = re.compile(r"(.*\.)?(total_ops|total_params|n_averaged)")
 
 
@@ -41,11 +41,11 @@ class Copy:
     Attributes
     ----------
     place, prefix : str
-        The group of tensors, and what their names begin with.
+        The group of tensors, and the prefix of their names.
     names : dict
-        The names in the group, by those of the model.
+        Names in the group, by the model's names.
     extra : list of str
-        Names beside them that the model does not have.
+        Other names, which the model does not have.
     is_average : bool
     """
 
@@ -62,12 +62,12 @@ class Copy:
 
     @property
     def order(self) -> tuple[bool, int]:
-        """Averages first; of those, and of the others, the usual names first."""
+        """Sort key: averages first, then usual names first."""
         return not self.is_average, sum(part not in _USUAL for part in self.label.split(".") if part)
 
 
 class Taken(NamedTuple):
-    """What was loaded, for people: the kind of weights, which part of the model is without, what was left."""
+    """What was loaded, for people: kind of weights, part of the model without any, what was not used."""
 
     kind: str
     except_for: str
@@ -90,17 +90,17 @@ def load_weights(
     ----------
     model : Module
     file : WeightFile
-        Averaged weights are taken where it has them.
+        Its averaged weights are used if it has any.
     arch : str
         What errors call the model.
     entry : str, optional
-        The entry to take instead.
+        The entry to use instead.
     new_classifier : bool
-        Leave the last layer as it is.
+        Keep the last layer of `model`.
     rows : sequence of int, optional
-        For each class of the model, which row of the file's classifier it is: all rows, in another order.
+        For each class of the model, its row in the file's classifier: a permutation of all rows.
     remedy : str
-        What an error says where the classifier is of another size.
+        End of the error for a classifier of another size.
 
     Raises
     ------
@@ -122,14 +122,14 @@ def load_weights(
     if other and set(other) <= set(heads) and not extra:
         sizes = f"has a classifier {head} for {shapes[other[0]][0]} classes; here are {len(own[other[0]])}"
         raise WeightsError(file.path, f"{sizes}{remedy}")
-    problems = [f"lacks {name}" for name in _missing(copy, needed)]
-    problems += [f"has {name}, which the model has not" for name in extra]
+    problems = [f"is missing {name}" for name in _missing(copy, needed)]
+    problems += [f"has an unexpected {name}" for name in extra]
     problems += [
-        f"has {name} of shape {list(shapes[name])} for {list(own[name].shape)}" for name in sorted(other)
+        f"has {name} of shape {list(shapes[name])}, not {list(own[name].shape)}" for name in sorted(other)
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        reason = f"{'; it '.join(problems[:3])}{more}{_whose(file, arch)}"
+        reason = f"{'; it '.join(problems[:3])}{more}{_suggest_model(file, arch)}"
         raise WeightsError(file.path, reason, f"the weights of --arch {arch}")
     read = read_tensors(file, copy.place, [copy.names[name] for name in needed if name in copy.names])
     values = {name: read[copy.names[name]] for name in needed if name in copy.names}
@@ -138,23 +138,23 @@ def load_weights(
             raise WeightsError(file.path, f"holds values that are not finite, in {copy.names[name]}")
     if rows is not None and not new_classifier:
         values |= {name: values[name][torch.tensor(rows)] for name in heads if name in values}
-    own.update(values)  # it has versions of layers as well, which some models ask for
+    own.update(values)  # it also has layer versions, which some models need
     model.load_state_dict(own)
-    except_for = f", but for the classifier {head}, which is new" if new_classifier else ""
+    except_for = f", except the classifier {head}, which is new" if new_classifier else ""
     kind = "averaged weights" if copy.is_average else "weights"
-    return Taken(kind, except_for, _left(file, copy, needed, values))
+    return Taken(kind, except_for, _describe_rest(file, copy, needed, values))
 
 
 # -- Which tensors -----------------------------------------------------------------------------------
 
 
 def _clean(name: str) -> str:
-    """The name without wrappers, as the layers are called today."""
+    """The name without wrappers, with today's layer names."""
     return _OLD_DENSENET.sub(r"\1\2", ".".join(part for part in name.split(".") if part not in _WRAPPERS))
 
 
-def _copies(place: str, tensors: Iterable[str], own: Sequence[str]) -> list[Copy]:
-    """The copies of a model among the tensors of a group: those whose names end with the model's."""
+def _find_copies(place: str, tensors: Iterable[str], own: Sequence[str]) -> list[Copy]:
+    """Find copies of a model in a group: tensors whose names end with the model's."""
     known = set(own)
     found: dict[str, dict[str, str]] = {}
     strange: list[str] = []
@@ -165,7 +165,7 @@ def _copies(place: str, tensors: Iterable[str], own: Sequence[str]) -> list[Copy
             strange.append(".".join(parts))
         for at in ends:
             found.setdefault(".".join(parts[:at]), {})[".".join(parts[at:])] = name
-    # torch.optim.swa_utils.AveragedModel counts beside its module.
+    # torch.optim.swa_utils.AveragedModel keeps its counter next to its module.
     averages = tuple(name.removesuffix("n_averaged") for name in strange if name.endswith("n_averaged"))
     copies = []
     for prefix, names in found.items():
@@ -178,7 +178,7 @@ def _copies(place: str, tensors: Iterable[str], own: Sequence[str]) -> list[Copy
 
 
 def _classifiers(model: nn.Module, names: list[str]) -> list[str]:
-    """The layers with an output for every class: the last one, and the last one of each auxiliary head."""
+    """The layers with one output per class: the last, and the last of each auxiliary head."""
     if named := getattr(model, "default_cfg", {}).get("classifier"):  # of timm
         return [named] if isinstance(named, str) else list(named)
     layers = [name.rpartition(".")[0] for name in names]
@@ -187,9 +187,9 @@ def _classifiers(model: nn.Module, names: list[str]) -> list[str]:
 
 
 def _missing(copy: Copy, needed: Sequence[str]) -> list[str]:
-    """What the copy lacks; the counts of batches are younger than some files, and no result needs them.
+    """Names the copy lacks, except batch counts, which old files lack and no result needs.
 
-    Nor does an evaluation need auxiliary heads: where the file has none, a training begins with random ones.
+    An evaluation does not need auxiliary heads either; without them a training begins with random ones.
     """
     lacking = [name for name in needed if name not in copy.names]
     return [
@@ -198,8 +198,8 @@ def _missing(copy: Copy, needed: Sequence[str]) -> list[str]:
 
 
 def _choose(file: WeightFile, needed: Sequence[str], arch: str, entry: str | None) -> Copy:
-    """The copy to take: a whole one; an average, if there is one; of a usual name."""
-    copies = [copy for place, tensors in file.groups.items() for copy in _copies(place, tensors, needed)]
+    """Choose a complete copy; an average if there is one; then one with a usual name."""
+    copies = [copy for place, tensors in file.groups.items() for copy in _find_copies(place, tensors, needed)]
     whole = sorted((copy for copy in copies if not _missing(copy, needed)), key=lambda copy: copy.order)
     if entry is not None:
         named = [copy for copy in copies if f"{copy.label}.".startswith(f"{entry}.")]
@@ -209,34 +209,36 @@ def _choose(file: WeightFile, needed: Sequence[str], arch: str, entry: str | Non
         copies, whole = named, [copy for copy in whole if copy in named]
     if len(whole) > 1 and whole[0].order == whole[1].order:
         labels = " and ".join(copy.label or '""' for copy in whole if copy.order == whole[0].order)
-        raise WeightsError(file.path, f"holds several copies of the model ({labels}): --init-entry names one")
+        raise WeightsError(
+            file.path, f"holds several copies of the model ({labels}): choose one with --init-entry"
+        )
     if whole:
         return whole[0]
     if not copies:
         names = few([name for tensors in file.groups.values() for name in tensors], 3)
-        reason = f"has no tensor of --arch {arch}; it has {names}{_whose(file, arch)}"
+        reason = f"has no tensor of --arch {arch}; it has {names}{_suggest_model(file, arch)}"
         raise WeightsError(file.path, reason)
     return max(copies, key=lambda copy: len(copy.names))
 
 
-def _whose(file: WeightFile, arch: str) -> str:
-    """Which other model the weights may be of."""
+def _suggest_model(file: WeightFile, arch: str) -> str:
+    """Suggest which other model the weights may belong to."""
     said = About.of_file(file)
-    named = f" (it says that it is of {name})" if (name := said.other_arch or said.arch) else ""
+    named = f" (it says it is {name})" if (name := said.other_arch or said.arch) else ""
     both = arch in TORCHVISION and arch in (timm_names() or ())
     return named + (f"; --arch {TIMM}{arch} is timm's model of that name" if both else "")
 
 
-def _left(file: WeightFile, copy: Copy, needed: Sequence[str], values: Mapping[str, Tensor]) -> str:
-    """What the file holds beside what was taken, and what it lacks."""
+def _describe_rest(file: WeightFile, copy: Copy, needed: Sequence[str], values: Mapping[str, Tensor]) -> str:
+    """Describe what was not loaded from the file, and what it lacks."""
     top = [str(name) for name in items_of(file.content)] if file.form != "safetensors" else []
     taken = copy.place.partition(".")[0]
     inside = set(copy.names[name] for name in values)
     tensors = [name for name in file.groups[copy.place] if name not in inside]
     left = [name for name in top if name != taken and name not in inside and name not in tensors] + tensors
     kept = [name for name in needed if name not in values]
-    texts = [f"not taken: {few(left)}"] * bool(left)
-    texts += [f"not in it, and left as they were: {few(kept)}"] * bool(kept)
+    texts = [f"not loaded: {few(left)}"] * bool(left)
+    texts += [f"missing and left as they were: {few(kept)}"] * bool(kept)
     return "; ".join(texts)
 
 
@@ -244,12 +246,12 @@ def _left(file: WeightFile, copy: Copy, needed: Sequence[str], values: Mapping[s
 
 
 def read_tensors(file: WeightFile, place: str, names: Iterable[str]) -> dict[str, Tensor]:
-    """Tensors of a group, by name; only their memory is read.
+    """Read tensors of a group, by name, and nothing else of the file.
 
     Raises
     ------
     WeightsError
-        The file is damaged, or a tensor is of a kind that no weights are of.
+        The file is damaged, or a tensor has a type that no weights have.
     """
     names = list(names)
     stored = [file.groups[place][name] for name in names]
@@ -266,7 +268,7 @@ def read_tensors(file: WeightFile, place: str, names: Iterable[str]) -> dict[str
 
 
 def _read_storages(file: WeightFile, storages: set[Storage]) -> dict[Storage | None, Tensor]:
-    """The elements of storages, as vectors."""
+    """Read the elements of storages as vectors."""
     with contextlib.ExitStack() as stack:
         if file.form == "zip":
             archive = stack.enter_context(zipfile.ZipFile(file.path))  # it checks the CRC32
@@ -289,5 +291,5 @@ def _read_storages(file: WeightFile, storages: set[Storage]) -> dict[Storage | N
 
 
 def _view(memory: Tensor, stored: Stored) -> Tensor:
-    """A tensor in its memory, copied out of it; PyTorch refuses places beyond its end."""
+    """Copy a tensor out of its storage; PyTorch refuses places beyond its end."""
     return memory.as_strided(stored.shape, stored.strides, stored.offset).clone()

@@ -1,4 +1,4 @@
-"""What a line of metrics.jsonl says of the steps since the one before."""
+"""What a line of metrics.jsonl says about the steps since the line before."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ EMPTY: dict[str, float] = {"loss": 0.0, "right": 0, "images": 0, "steps": 0}
 
 
 class Window:
-    """Sums over steps: of the losses and accuracies on the device, so that no step waits for it.
+    """Sums over steps: losses and accuracies stay on the device, so that no step waits for it.
 
-    They are saved and restored, for a run that stops between two lines to log what one that goes on does;
-    what a clock measured is not.
+    They are saved and restored, so that a run stopped between two lines logs the same as an uninterrupted
+    one; measured times are not.
 
     Parameters
     ----------
@@ -36,22 +36,22 @@ class Window:
         self._elapsed_s = self._waited_s = 0.0
 
     def add(self, loss: Tensor, right: Tensor, images: int) -> None:
-        """A step of this process: its loss, and of how many images the model had the class right."""
+        """Add a step of this process: its loss, and how many of its images were classified correctly."""
         self._loss += loss
         self._right += right
         self._images += images
         self._steps += 1
 
     def add_time(self, elapsed_s: float, waited_s: float, images: int) -> None:
-        """Seconds that the steps of so many images took, and of that those that they waited for images."""
+        """Add the seconds that the steps on `images` images took, and those spent waiting for images."""
         self._elapsed_s += elapsed_s
         self._waited_s += waited_s
         self._timed_images += images
 
     def close(self, processes: Processes) -> dict[str, float]:
-        """The means over the steps and the processes, by the names that they are logged with.
+        """The means over steps and processes, by their names in the log.
 
-        Begins a new window. Waits for the device.
+        Starts a new window. Waits for the device.
         """
         sums = processes.mean(torch.stack([self._loss, self._right.double()]))
         loss, right = sums.tolist()

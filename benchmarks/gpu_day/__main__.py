@@ -3,10 +3,12 @@
     python -m benchmarks.gpu_day --out DIR [--budget 540] [--data DIR]
     python -m benchmarks.gpu_day --device cpu --quick --out DIR     every stage, small, without a GPU
     python -m benchmarks.gpu_day --compare REPORT REPORT            two reports side by side
+    python -m benchmarks.gpu_day --write-docs [REPORT ...]          the measured tables of docs/gpu.md
 
 Each stage has its time box and writes what it finds as soon as there is something. A stage that fails or runs
 over leaves its error in the report, and the next one runs. Started again with the same folder, it does what
-is missing. DIR gets report.json (its schema: report.py), report.md, pictures and a log for each stage.
+is missing. DIR gets report.json (its schema: report.py), report.md, pictures and a log for each stage. The
+exit status is 0 where all chosen stages are done; one that the machine lacks something for says what.
 """
 
 from __future__ import annotations
@@ -27,9 +29,10 @@ import tyro
 from benchmarks.bench_loader import prepare_images
 from benchmarks.common import Content, machine, revision
 from benchmarks.documents import ROOT
+from benchmarks.gpu_day import docs
 from benchmarks.gpu_day import report as reports
 from benchmarks.gpu_day.device import facts
-from benchmarks.gpu_day.plots import draw
+from benchmarks.gpu_day.page import write
 from benchmarks.gpu_day.stage import MISSING_STATUS, Device, Job
 from benchmarks.gpu_day.stages import STAGES, Stage
 from benchmarks.loaders import Settings as Loading
@@ -59,18 +62,26 @@ class Settings:
     """Only these. Default: all."""
 
     compare: tuple[Path, Path] | None = None
-    """Measure nothing; print two reports side by side."""
+    """Measure nothing; print two reports side by side, named by their files or folders."""
+
+    write_docs: tuple[Path, ...] | None = None
+    """Measure nothing; write the measured tables of docs/gpu.md. Each is made of those of the given reports
+    that have its figures; where none has, or none is given, of the reports that it names already."""
 
 
 def main() -> int:
-    """Run the stages that are missing; 1 if one of them failed."""
+    """Run the stages that are missing; 1 if one of them is not done."""
     settings = tyro.cli(Settings, description=__doc__)
-    if settings.compare is not None:
-        try:
+    try:
+        if settings.compare is not None:
             print(reports.compared(*map(reports.read, settings.compare)))
-        except (OSError, ValueError) as error:
-            raise SystemExit(str(error)) from None
-        return 0
+            return 0
+        if settings.write_docs is not None:
+            changed = docs.write(settings.write_docs)
+            print(f"docs/gpu.md: {'written' if changed else 'is as its reports have it'}")
+            return 0
+    except (OSError, ValueError) as error:
+        raise SystemExit(str(error)) from None
     if settings.out is None:
         raise SystemExit("--out must be a folder for the report; got none")
     names = [stage.name for stage in STAGES]
@@ -83,7 +94,9 @@ def main() -> int:
         raise SystemExit(str(error)) from None
     day.run()
     print((settings.out / "report.md").read_text() if settings.quick else f"wrote {settings.out}/report.md")
-    return int(any(entry["status"] == "failed" for entry in day.report["stages"]))
+    written = reports.read(settings.out)  # what was written is a report
+    chosen = settings.stages or names
+    return int(any(entry["status"] != "done" for entry in written["stages"] if entry["name"] in chosen))
 
 
 class Day:
@@ -141,7 +154,7 @@ class Day:
 
     def run(self) -> None:
         """Every stage that is not done, as long as there is time."""
-        reports.write(self.out, self.report)
+        write(self.out, self.report)
         try:
             data = self._data()
         except (OSError, ValueError) as error:
@@ -161,12 +174,21 @@ class Day:
             todo = [e["name"] for e in self.report["stages"][place:] if e["status"] != "done"]
             share = stage.share / sum(other.share for other in STAGES if other.name in todo)
             self.report["stages"][place] = self.run_stage(stage, max(3.0, left * share), data)
-            reports.write(self.out, self.report)
-            draw(self.out, self.report)
+            write(self.out, self.report)
+            self._draw()
             now = self.report["stages"][place]
             print(
                 f"{stage.name}: {now['status']}, {now['seconds']:.0f} s of {now['box_s']:.0f} s", flush=True
             )
+
+    def _draw(self) -> None:
+        """The pictures, where Matplotlib is installed."""
+        try:
+            from benchmarks.gpu_day.plots import draw
+        except ImportError as error:
+            print(f"no pictures: {error}", flush=True)
+        else:
+            draw(self.out, self.report)
 
     def _data(self) -> Path:
         """The images, those for training linked as often as an epoch of 64 batches takes."""
@@ -215,7 +237,10 @@ class Day:
         if status == "done" and errors and len(errors) == len(records):
             status = "failed"
         end = errors[-1] if errors else (self.out / f"{stage.name}.log").read_text(errors="replace")[-3000:]
-        error = None if status == "done" else f"exit status {process.returncode}\n{end}"
+        error = {
+            "done": None,
+            "out of time": f"stopped after {box:.0f} s, its time box\n{end}",
+        }.get(status, f"exit status {process.returncode}\n{end}")
         found = _entry(stage, status) | {"box_s": box, "seconds": time.monotonic() - began, "error": error}
         return found | {"records": records}
 

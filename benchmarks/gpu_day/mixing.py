@@ -6,7 +6,7 @@ device (the floor: every byte read and written once), and the peers on the same 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
@@ -69,26 +69,64 @@ def _pipeline(job: Job, method: str, backend: str, images: torch.Tensor, case: C
     return pipeline
 
 
-def _peers(images: torch.Tensor, labels: torch.Tensor, case: Case) -> Iterator[tuple[Record, Any]]:
-    """What mixes batches of PyTorch's: N x C x H x W."""
-    from torchvision.transforms import v2
+def peers(images: torch.Tensor, labels: torch.Tensor, case: Case) -> Iterator[tuple[Record, Any]]:
+    """What mixes batches of PyTorch's, N x C x H x W; in place of one that is not installed the error."""
 
     def fields(library: str, mix: str, mode: str | None = None) -> Record:
         return {"library": library, "mix": mix, "mode": mode}
 
-    yield fields("torchvision", "cutmix"), partial(v2.CutMix(num_classes=CLASSES), images, labels)
-    if case.dtype == "uint8":
-        return  # Mixup of torchvision and timm's of tensors take floats
-    yield fields("torchvision", "mixup"), partial(v2.MixUp(num_classes=CLASSES), images, labels)
+    floats = case.dtype != "uint8"  # Mixup of torchvision and timm's of tensors take nothing else
+    try:
+        from torchvision.transforms import v2
+    except ImportError as error:
+        yield fields("torchvision", "cutmix"), error
+    else:
+        yield fields("torchvision", "cutmix"), partial(v2.CutMix(num_classes=CLASSES), images, labels)
+        if floats:
+            yield fields("torchvision", "mixup"), partial(v2.MixUp(num_classes=CLASSES), images, labels)
+    if not floats:
+        return
     try:
         from timm.data.mixup import Mixup
-    except ImportError:
-        yield fields("timm", "mixup"), None
+    except ImportError as error:
+        yield fields("timm", "mixup"), error
         return
     for method, alphas in (("mixup", (1.0, 0.0)), ("cutmix", (0.0, 1.0))):
         for mode in ("batch", "elem"):
             mix = Mixup(*alphas, mode=mode, num_classes=CLASSES, label_smoothing=0.0)
             yield fields("timm", method, mode), partial(mix, images, labels)
+
+
+def _dali_peak(job: Job, build: Callable[[], Pipeline]) -> int | None:
+    """MiB that a pipeline takes where it is the only one; None without a GPU.
+
+    DALI keeps what it has once taken, so this is the peak. What one pipeline gives back the next one takes:
+    those that take turns would not show it.
+    """
+    if job.device == "cpu":
+        return None
+    release_memory(job)
+    before = used_memory(job)
+    pipeline = build()
+    for _ in range(3):
+        pipeline.run()
+    job.synchronize()
+    after = used_memory(job)
+    assert before is not None
+    assert after is not None
+    return (after - before) >> 20
+
+
+def _torch_peak(job: Job, run: Callable[[], Any]) -> int | None:
+    """MiB that PyTorch takes at the peak of one call, beyond what is there; None without a GPU."""
+    if job.device == "cpu":
+        run()
+        return None
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    job.synchronize()
+    return (torch.cuda.max_memory_allocated() - before) >> 20
 
 
 def _measure(job: Job, case: Case) -> None:
@@ -105,37 +143,33 @@ def _measure(job: Job, case: Case) -> None:
     where = case._asdict() | {"bytes": images.numel() * images.element_size()}
     repeat = 1 if job.quick else 8
     timed = [Timed({"library": "torch", "mix": "copy", "mode": None}, lambda: out.copy_(images), repeat)]
-    memory: list[int | None] = [None]
-    alive = []
+    peaks: list[int | None] = [None]
     for method, backend in [("none", "auto"), *product(mixing(), BACKENDS)]:
         fields = {"library": "dali-msda", "mix": method, "mode": backend}
         with job.part(**fields, **where):
-            before = used_memory(job)
-            pipeline = _pipeline(job, method, backend, images, case)
-            for _ in range(3):
-                pipeline.run()
-            job.synchronize()
-            after = used_memory(job)
-            memory.append(None if before is None or after is None else (after - before) >> 20)
-            alive.append(pipeline)
+            build = partial(_pipeline, job, method, backend, images, case)
+            peak = _dali_peak(job, build) if case.batch_size == 256 else None
+            pipeline = build()
+            pipeline.run()
+            peaks.append(peak)
             timed.append(Timed(fields, pipeline.run, repeat))
-    # The peers' view of the same pixels, laid out as a training loop has them.
-    planes = images.permute(0, 3, 1, 2) if case.layout == "HWC" else images
-    peers = planes.contiguous()
-    for fields, run in _peers(peers, labels, case):
+    # The same pixels for the peers, laid out as a training loop has them.
+    planes = (images.permute(0, 3, 1, 2) if case.layout == "HWC" else images).contiguous()
+    for fields, run in peers(planes, labels, case):
         with job.part(**fields, **where):
-            if run is None:
-                raise ImportError("timm is not installed")
-            run()
+            if isinstance(run, ImportError):
+                raise run
+            peaks.append(_torch_peak(job, run))
             timed.append(Timed(fields, run, repeat))
-            memory.append(None)
     rounds = 2 if job.quick else 7
     seconds = in_turns(job, timed, rounds)
-    for contender, spread, grown in zip(timed, seconds, memory, strict=True):
-        work: dict[str, Any] = {"gpu_ms": None, "kernels": None}
-        if case.batch_size == 256:
-            work = device_work(job, contender.run, 5)
-        job.add(**contender.fields, **where, seconds=spread, memory_MiB=grown, **work)
+    works: list[Record] = [
+        device_work(job, contender.run, 5) if case.batch_size == 256 else {"gpu_ms": None, "kernels": None}
+        for contender in timed
+    ]
+    # All at once: a case that has one record has them all when the stage starts again.
+    for contender, spread, peak, work in zip(timed, seconds, peaks, works, strict=True):
+        job.add(**contender.fields, **where, seconds=spread, peak_MiB=peak, **work)
 
 
 def run(job: Job) -> None:

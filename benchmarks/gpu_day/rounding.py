@@ -1,7 +1,7 @@
 """Stage: the same draws in every form of the library, counted value by value.
 
-Three pipelines with one seed draw the same numbers (on the CPU): the graph on the GPU, the graph on the CPU
-and the compiled kernel. Per method and type: how many values differ, and by how much at most.
+Pipelines with one seed draw the same numbers (on the CPU): the hybrid form and the graph, on the GPU and on
+the CPU, and the compiled kernel. Per method and type: how many values differ, and by how much at most.
 """
 
 from __future__ import annotations
@@ -18,10 +18,20 @@ from benchmarks.gpu_day.stage import Job
 
 DTYPES = {"uint8": types.UINT8, "float16": types.FLOAT16, "float32": types.FLOAT}
 
+# Device and backend.
+FORMS = {
+    "gpu hybrid": ("gpu", "hybrid"),
+    "gpu graph": ("gpu", "graph"),
+    "cpu hybrid": ("cpu", "hybrid"),
+    "cpu graph": ("cpu", "graph"),
+    "kernel": ("cpu", "kernel"),
+}
+
 
 def _mixed(form: str, method: str, images: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
     """Images and targets of one batch."""
-    gpu = form == "gpu graph"
+    device, backend = FORMS[form]
+    gpu = device == "gpu"
     labels = np.arange(len(images), dtype=np.int32).reshape(-1, 1) % 10
     pipeline = Pipeline(len(images), 2, 0 if gpu else None, seed=7, prefetch_queue_depth=1)
     with pipeline:
@@ -32,7 +42,7 @@ def _mixed(form: str, method: str, images: np.ndarray, dtype: str) -> tuple[np.n
             targets,
             method=method,
             num_classes=10,
-            backend="kernel" if form == "kernel" else "graph",
+            backend=backend,
         )
         pipeline.set_outputs(*mixed)
     pipeline.build()
@@ -45,7 +55,7 @@ def run(job: Job) -> None:
     """Compare every pair of forms."""
     rng = np.random.default_rng(11)
     size, count = (57, 12) if job.quick else (160, 64)
-    forms = ["gpu graph", "cpu graph", "kernel"] if job.device == "gpu" else ["cpu graph", "kernel"]
+    forms = [form for form, (device, _) in FORMS.items() if device == "cpu" or job.device == "gpu"]
     for dtype in DTYPES:
         pixels = rng.integers(0, 256, (count, size, size + 3, 3), dtype=np.uint8)
         images = pixels if dtype == "uint8" else (pixels / 255).astype(dtype)

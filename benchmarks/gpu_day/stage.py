@@ -25,8 +25,8 @@ from pipelines.files import write_whole
 Device = Literal["cpu", "gpu"]
 
 
-class Missing(RuntimeError):
-    """The machine lacks what a stage, or a part of it, needs; the message names it."""
+class Missing(ImportError):
+    """What a stage, or a part of it, needs is not installed; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def main() -> None:
     job.scratch.mkdir(parents=True, exist_ok=True)
     try:
         importlib.import_module(f"benchmarks.gpu_day.{name}").run(job)
-    except Missing as error:
+    except ImportError as error:
         print(f"missing: {error}", file=sys.stderr)
         sys.stdout.flush()
         os._exit(MISSING_STATUS)

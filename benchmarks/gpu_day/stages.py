@@ -16,12 +16,12 @@ class Stage(NamedTuple):
 
 
 STAGES = (
-    Stage("doctor", "The doctor", 0.10),
-    Stage("tests", "The tests with the GPU as device", 0.26),
-    Stage("mixing", "Mixing alone", 0.16),
-    Stage("pipeline", "The training pipeline", 0.18),
-    Stage("trainer", "The trainer, ResNet-50", 0.14),
-    Stage("resume", "Killed and resumed in the middle of an epoch", 0.08),
-    Stage("rounding", "Rounding: the GPU's graph, the CPU's graph, the kernel", 0.06),
-    Stage("decoder", "Settings of the decoder", 0.12),
+    Stage("doctor", "The doctor", 0.12),
+    Stage("tests", "The tests with the GPU as device", 0.19),
+    Stage("mixing", "Mixing alone", 0.08),
+    Stage("pipeline", "The training pipeline", 0.19),
+    Stage("trainer", "The trainer, ResNet-50", 0.18),
+    Stage("resume", "Killed and resumed in the middle of an epoch", 0.14),
+    Stage("rounding", "Rounding: the GPU's graph, the CPU's graph, the kernel", 0.04),
+    Stage("decoder", "Settings of the decoder", 0.06),
 )

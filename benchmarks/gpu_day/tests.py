@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ from collections import Counter
 
 from benchmarks.common import Record
 from benchmarks.documents import ROOT
-from benchmarks.gpu_day.stage import Job
+from benchmarks.gpu_day.stage import Job, Missing
 from dali_msda.processors import usable_processors
 
 # What is left to write the outcomes in, when the tests have to be stopped.
@@ -22,6 +23,9 @@ def run(job: Job) -> None:
     """Run them; a record with the counts, and one for each that failed."""
     if job.has(section="counts"):
         return
+    for package in ("pytest", "xdist"):
+        if importlib.util.find_spec(package) is None:
+            raise Missing(f"{package} is not installed")
     outcomes = job.scratch / "outcomes.jsonl"
     outcomes.unlink(missing_ok=True)
     # Building a pipeline is the processors' work, and takes most of the time.

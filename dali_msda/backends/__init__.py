@@ -6,14 +6,14 @@ import functools
 import importlib
 import warnings
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from ..masks import Dense, Separable
 
 if TYPE_CHECKING:
     from nvidia.dali.pipeline import DataNode
 
-    from ..arguments import BlendArguments, MixArguments, MixParams
+    from ..arguments import DrawArguments, ImageArguments, LabelArguments
     from ..draws import Draws
 
 
@@ -21,16 +21,26 @@ if TYPE_CHECKING:
 _COMPILED = {"kernel": "mix", "hybrid": "hybrid"}
 
 
-class Backend(Protocol):
-    """The interface of a backend.
+class Mixed(NamedTuple):
+    """What comes of mixing images."""
 
-    Masks are computed in float64 and applied in float32; uint8 is rounded to nearest. Arguments are already
-    checked; what only the data shows (a label out of range, sizes that differ) is checked here, with
-    :mod:`dali_msda.checks`. Each backend has its own representation of masks.
+    images: DataNode
+    lam: DataNode
+    """Mean of the own image's mask, the label weight: float32 [1]."""
+    check: DataNode | None = None
+    """float32 [1], 0, CPU: whoever uses the images has to wait for it. None if they do themselves."""
+
+
+class Backend(Protocol):
+    """The functions of a backend.
+
+    Masks are computed in float64 and applied in float32; uint8 is rounded to the nearest. The arguments are
+    checked already. Checks of the content of a batch (label out of range, different sizes) are the backend's,
+    with :mod:`dali_msda.checks`. The representation of masks is its own choice.
     """
 
-    def make_mask(self, images: DataNode, draws: Draws, arguments: MixArguments) -> Any:
-        """Make the masks of a batch from its draws."""
+    def make_mask(self, images: DataNode, layout: str, draws: Draws, arguments: DrawArguments) -> Any:
+        """The masks of a batch of images from what was drawn."""
 
     def given_mask(self, mask: Separable | Dense) -> Any:
         """Convert the caller's nodes to the masks of a batch, with weights clipped to [0, 1].
@@ -39,17 +49,46 @@ class Backend(Protocol):
         the weights stay in range; or `values` float32 [H, W].
         """
 
-    def blend(
-        self, images: DataNode, labels: DataNode, partner: DataNode, weights: Any, arguments: BlendArguments
-    ) -> tuple[DataNode, DataNode, MixParams | None]:
-        """Mixed images, targets and, with ``arguments.return_params``, the draws.
+    def label_weight(self, weights: Any) -> DataNode:
+        """The mean of the mask, float32 [1]."""
+
+    def full_mask(self, images: DataNode, weights: Any, layout: str) -> DataNode:
+        """The weight of every pixel, float32 HxWx1 or 1xHxW, on the device of the images."""
+
+    def mix_images(
+        self,
+        images: DataNode,
+        source: DataNode,
+        partner: DataNode,
+        weights: Any,
+        arguments: ImageArguments,
+    ) -> Mixed:
+        """Mix every image with one of `source`, by its index within the batch.
 
         Parameters
         ----------
         images : uint8, float16 or float32, three-dimensional
-        labels : int32 [1], CPU
-        partner : index within the batch, int32 scalar, CPU
-        weights : the masks, from one of the functions above
+        source : the partners' images; the same node, unless there is a second source
+        partner : int32 scalar, CPU
+        weights : what :meth:`make_mask` or :meth:`given_mask` returned
+        """
+
+    def mix_ids(
+        self,
+        labels: DataNode,
+        partner_labels: DataNode,
+        lam: DataNode,
+        arguments: LabelArguments,
+        check: DataNode | None = None,
+    ) -> DataNode:
+        """Targets of class ids, float32 [num_classes], on the device of `lam`.
+
+        Parameters
+        ----------
+        labels, partner_labels : int32 [1], CPU
+        lam : float32 [1]
+        check : float32 [1], CPU, optional
+            What the targets have to wait for.
         """
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from nvidia.dali import fn, math, types
 from nvidia.dali.pipeline import DataNode, Pipeline
 
-from ..arguments import BlendArguments, MixArguments, MixParams
+from ..arguments import DrawArguments, ImageArguments, LabelArguments
 from ..checks import (
     LAYOUT_DIFFERS,
     LONGEST_SIDE,
@@ -26,12 +26,14 @@ from ..checks import (
     check_three_dimensional,
 )
 from ..draws import Draws, float64_constant
-from ..dtypes import static_dtype
+from ..dtypes import as_type, static_dtype
 from ..masks import Axis, Dense, Grid, Separable, chosen
 from ..normalization import Normalization, normalize
+from ..validation import ArgumentValueError
+from . import Mixed
 
-# The integer type that holds an element type's bits.
-_BITS = {types.UINT8: types.UINT8, types.FLOAT16: types.INT16, types.FLOAT: types.INT32}
+# The integers that hold the bits of a float.
+_FLOAT_BITS = {types.FLOAT16: types.INT16, types.FLOAT: types.INT32, types.FLOAT64: types.INT64}
 
 _PIXEL_INDICES = np.arange(LONGEST_SIDE, dtype=np.float32)
 
@@ -60,7 +62,7 @@ class _Functions:
         return self.constant(scalar_math.pi)
 
 
-_F = _Functions()
+FUNCTIONS = _Functions()
 
 
 class Mask(NamedTuple):
@@ -113,8 +115,8 @@ class Weights(NamedTuple):
     """Whether it is 0 inside a box and 1 outside: `base` 1, rows 0 or -1, columns 0 or 1."""
 
 
-def _size(shape: DataNode, layout: str) -> DataNode:
-    """Height and width, [2], from an image shape (int64 [3])."""
+def height_and_width(shape: DataNode, layout: str) -> DataNode:
+    """Height and width of images of a shape (int64 [3]), [2]."""
     return fn.slice(shape, start=[layout.index("H")], shape=[2], axes=[0])
 
 
@@ -133,10 +135,10 @@ def _pixels(length: DataNode, columns: bool) -> DataNode:
     return fn.expand_dims(pixels, axes=[0 if columns else 1])
 
 
-def make_mask(images: DataNode, draws: Draws, arguments: MixArguments) -> Weights:
-    """Make the masks of a batch from its draws."""
+def make_mask(images: DataNode, layout: str, draws: Draws, arguments: DrawArguments) -> Weights:
+    """The masks of a batch from what was drawn; see :class:`..backends.Backend`."""
     method = arguments.entry
-    size = _size(images.shape(dtype=types.INT64), arguments.layout)
+    size = height_and_width(images.shape(dtype=types.INT64), layout)
     sides, lengths = fn.cast(size, dtype=types.FLOAT64), fn.cast(size, dtype=types.INT32)
     rows, columns = (
         Axis(
@@ -147,7 +149,7 @@ def make_mask(images: DataNode, draws: Draws, arguments: MixArguments) -> Weight
         for i, name in enumerate(("_row", "_column"))
     )
     grid = Grid(rows, columns, arguments.convention == "paper", arguments.center is not None)
-    mask = method.mask(_F, grid, *(draws.pick(name) for name in method.values))
+    mask = method.mask(FUNCTIONS, grid, *(draws.pick(name) for name in method.values))
     if isinstance(mask, Dense):
         return _dense_weights(_float(_choose_if_mixed(mask.values, 1.0, draws, arguments)))
     base = _choose_if_mixed(mask.base, 1.0, draws, arguments)
@@ -156,6 +158,24 @@ def make_mask(images: DataNode, draws: Draws, arguments: MixArguments) -> Weight
     cut = method.cuts
     scale = _choose_if_mixed(mask.scale, 0.0, draws, arguments)
     return _separable_weights(base, scale, _float(_flat(mask.rows)), _float(_flat(mask.columns)), cut)
+
+
+def drawn_lam(draws: Draws, arguments: DrawArguments) -> DataNode:
+    """The lam that was drawn, whatever the mask made of it; 1 where a sample is not mixed: float32 [1].
+
+    Raises
+    ------
+    ArgumentValueError
+        The method draws no lam.
+    """
+    method = arguments.entry
+    if method.drawn_lam is not None:
+        lam = method.drawn_lam(FUNCTIONS, *(draws.pick(name) for name in method.lam_values))
+    elif "lam" in method.draws:
+        lam = draws.pick("lam")
+    else:
+        raise ArgumentValueError("correct_lam", f"True with {method.name!r}, which draws no lam", False)
+    return _float(_choose_if_mixed(lam, 1.0, draws, arguments))
 
 
 def given_mask(mask: Separable | Dense) -> Weights:
@@ -168,11 +188,10 @@ def given_mask(mask: Separable | Dense) -> Weights:
     return _separable_weights(base, scale, rows, columns)._replace(given=True)
 
 
-def _choose_if_mixed(value: Any, otherwise: float, draws: Draws, arguments: MixArguments) -> DataNode:
-    """`value` for mixed samples, else `otherwise`, float64."""
-    # If all are mixed, a node is the result already; a number still has to become one per sample.
-    always = not isinstance(arguments.probability, DataNode) and arguments.probability == 1.0
-    if always and isinstance(value, DataNode):
+def _choose_if_mixed(value: Any, otherwise: float, draws: Draws, arguments: DrawArguments) -> DataNode:
+    """`value` where a sample is mixed at all, else `otherwise`, float64."""
+    # Where all are mixed a node is the answer already; a number is not yet one per sample.
+    if arguments.mixes_all and isinstance(value, DataNode):
         return value
     return chosen(value, otherwise, draws.pick("_coin"), draws.pick("_probability"))
 
@@ -223,23 +242,30 @@ def shape_mask(weights: Weights, layout: str, device: str) -> Mask:
 def _as_bits(images: DataNode) -> DataNode:
     """Reinterpret the images as integers, without a copy: then 0 times a NaN is 0."""
     dtype = static_dtype(images)
-    return images if dtype == types.UINT8 else fn.reinterpret(images, dtype=_BITS[dtype])
+    return fn.reinterpret(images, dtype=_FLOAT_BITS[dtype]) if dtype in _FLOAT_BITS else images
 
 
-def _paste_box(images: DataNode, indices: DataNode, mask: Mask) -> DataNode:
-    """Paste a box of the partner, in integers: the bits of one image or the other, without rounding."""
+def _select(images: DataNode, source: DataNode, indices: DataNode, inside: DataNode) -> DataNode:
+    """The partner where `inside` (uint8) is 1, the own image where it is 0: in integers, without rounding."""
     own = _as_bits(images)
-    partner = fn.permute_batch(own, indices=indices)
+    partner = fn.permute_batch(own if source is images else _as_bits(source), indices=indices)
+    selected = own * (types.Constant(1, dtype=types.UINT8) - inside) + partner * inside
+    dtype = static_dtype(images)
+    if own is not images:
+        return fn.reinterpret(selected, dtype=dtype)
+    # Of a type that the graph does not show, or int8, the arithmetic makes another one.
+    return selected if dtype == types.UINT8 else fn.cast_like(selected, images)
+
+
+def _paste_box(images: DataNode, source: DataNode, indices: DataNode, mask: Mask) -> DataNode:
+    """A box of the partner."""
     assert mask.rows is not None
-    inside = mask.rows * mask.columns
-    one = types.Constant(1, dtype=types.UINT8)
-    pasted = own * (one - inside) + partner * inside
-    return pasted if own is images else fn.reinterpret(pasted, dtype=static_dtype(images))
+    return _select(images, source, indices, mask.rows * mask.columns)
 
 
-def _blend_float(own: DataNode, indices: DataNode, mask: DataNode) -> DataNode:
+def _blend_float(own: DataNode, source: DataNode, indices: DataNode, mask: DataNode) -> DataNode:
     """``mask * own + (1 - mask) * partner`` in float32."""
-    partner = fn.permute_batch(own, indices=indices)
+    partner = fn.permute_batch(source, indices=indices)
     if static_dtype(own) != types.UINT8:
         # 0 * NaN is NaN, so a partner with weight 0 must be 0 before the multiplication.
         partner = fn.reinterpret(_as_bits(partner) * (mask < 1.0), dtype=types.FLOAT)
@@ -247,20 +273,28 @@ def _blend_float(own: DataNode, indices: DataNode, mask: DataNode) -> DataNode:
     return mask * own - (mask - 1.0) * partner
 
 
-def mix_pixels(images: DataNode, indices: DataNode, mask: Mask) -> DataNode:
-    """Mix every image with the one at `indices` (int32 scalar, CPU); the dtype stays."""
+def mix_pixels(images: DataNode, source: DataNode, indices: DataNode, mask: Mask) -> DataNode:
+    """Mix each image with the one of `source` at `indices` (int32 scalar, CPU), in the type of the images."""
     dtype = static_dtype(images)
-    if mask.cut and dtype in _BITS:
-        return _paste_box(images, indices, mask)
-    # DALI's arithmetic does not accept float16, which a type unknown to the graph could be.
-    own = images if dtype in (types.UINT8, types.FLOAT) else fn.cast(images, dtype=types.FLOAT)
-    mixed = _paste_box(own, indices, mask) if mask.cut else _blend_float(own, indices, mask.weights())
+    same = source is images
+    if mask.cut and dtype in (types.UINT8, *_FLOAT_BITS):
+        return _paste_box(images, images if same else as_type(source, dtype), indices, mask)
+    # DALI's arithmetic does not take float16, and a type that the graph does not show could be that.
+    if dtype in (types.UINT8, types.FLOAT):
+        own, other = images, images if same else as_type(source, dtype)
+    else:
+        own = fn.cast(images, dtype=types.FLOAT)
+        other = own if same else as_type(source, types.FLOAT)
+    mixed = (
+        _paste_box(own, other, indices, mask)
+        if mask.cut
+        else _blend_float(own, other, indices, mask.weights())
+    )
     return mixed if dtype == types.FLOAT else fn.cast_like(mixed, images)
 
 
-def _find_fault(images: DataNode, shape: DataNode, partner: DataNode, layout: str) -> DataNode:
-    """SIZES_DIFFER if the partner has another size, LAYOUT_DIFFERS, or 0: int32 [1]."""
-    other = fn.permute_batch(shape, indices=partner)
+def _find_fault(images: DataNode, shape: DataNode, other: DataNode, layout: str) -> DataNode:
+    """SIZES_DIFFER where the partner's shape `other` differs from the own, LAYOUT_DIFFERS or 0: int32 [1]."""
     fault = fn.reductions.max(fn.cast(shape != other, dtype=types.INT32)) * SIZES_DIFFER
     if images.device == "cpu":  # on the GPU the property is there too, where the check cannot read it
         letters = fn.pad(fn.get_property(images, key="layout"), axes=[0], shape=[3], fill_value=0)
@@ -282,55 +316,91 @@ def _find_mask_fault(weights: Weights, size: DataNode) -> DataNode:
     return fn.reshape(fn.cast(differs, dtype=types.INT32), shape=[1])
 
 
-def _one_hot(labels: DataNode, arguments: BlendArguments) -> DataNode:
-    """One-hot labels with label smoothing s: off = s / K, on = 1 - s + s / K."""
+def _one_hot(labels: DataNode, arguments: LabelArguments) -> DataNode:
+    """Label smoothing s: off = s / K, on = 1 - s + s / K."""
+    assert arguments.num_classes is not None
     off = arguments.label_smoothing / arguments.num_classes
     on = 1.0 - arguments.label_smoothing + off
     return fn.one_hot(labels, num_classes=arguments.num_classes, on_value=on, off_value=off)
 
 
-def one_hot_targets(labels: DataNode, device: str, arguments: BlendArguments) -> DataNode:
+def one_hot_targets(labels: DataNode, device: str, arguments: LabelArguments) -> DataNode:
     """Targets without mixing, float32 [num_classes] on `device`; labels are int32 [1] on the CPU."""
+    assert arguments.num_classes is not None
     in_range = check_label_range(labels, arguments.num_classes)
     return to_device(_one_hot(labels, arguments) + in_range, device)
 
 
-def blend(
-    images: DataNode, labels: DataNode, partner: DataNode, weights: Weights, arguments: BlendArguments
-) -> tuple[DataNode, DataNode, MixParams | None]:
-    """Blend a batch with DALI operators, on any device; see :class:`..backends.Backend`."""
-    layout, device = arguments.layout, images.device
-    images = check_three_dimensional(images)
-    shape = images.shape(dtype=types.INT64)
-    fault = _find_fault(images, shape, partner, layout)
+def mix_images(
+    images: DataNode, source: DataNode, partner: DataNode, weights: Weights, arguments: ImageArguments
+) -> Mixed:
+    """Mix images with DALI operators, on any device; see :class:`..backends.Backend`."""
+    layout = arguments.layout
+    own = check_three_dimensional(images)
+    shape = own.shape(dtype=types.INT64)
+    other = shape if source is images else source.shape(dtype=types.INT64)
+    fault = _find_fault(own, shape, fn.permute_batch(other, indices=partner), layout)
     if weights.given:
-        fault = math.max(fault, _find_mask_fault(weights, _size(shape, layout)))
-    # Everything that follows waits for the check, because the mask does.
+        fault = math.max(fault, _find_mask_fault(weights, height_and_width(shape, layout)))
+    # Everything that follows waits for the check, through the mask's first part.
     weights = wait_for_check(weights, check_fault(fault))
-
-    mixed = mix_pixels(images, partner, shape_mask(weights, layout, device))
-    if Pipeline.current().max_batch_size == 1:
-        mixed = images  # nothing to mix with; float32 weights would change the last bit
-    if normalization := Normalization.from_arguments(arguments):
-        mixed = normalize(mixed, normalization)
-
-    targets = to_device(mix_targets(labels, partner, weights.lam, arguments), device)
-    if not arguments.return_params:
-        return mixed, targets, None
-    mask = full_mask(shape_mask(weights, layout, device), shape, layout)
-    return mixed, targets, MixParams(fn.reshape(weights.lam, shape=[]), partner, mask)
+    mixed = mix_pixels(
+        own, own if source is images else source, partner, shape_mask(weights, layout, own.device)
+    )
+    return Mixed(finished(images, source, mixed, arguments), weights.lam)
 
 
-def mix_targets(labels: DataNode, partner: DataNode, lam: DataNode, arguments: BlendArguments) -> DataNode:
-    """Targets mixed by the label weight, float32 [num_classes], on the device of `lam`."""
-    hot = _one_hot(labels, arguments)
+def finished(images: DataNode, source: DataNode, mixed: DataNode, arguments: ImageArguments) -> DataNode:
+    """Mixed images, or the own ones where there is nobody to mix with, normalised if that is asked for."""
+    if source is images and Pipeline.current().max_batch_size == 1:
+        mixed = images  # float32 weights would change the last bit
+    normalization = Normalization.from_arguments(arguments)
+    return mixed if normalization is None else normalize(mixed, normalization)
+
+
+def label_weight(weights: Weights) -> DataNode:
+    """The mean of the mask; see :class:`..backends.Backend`."""
+    return weights.lam
+
+
+def full_mask(images: DataNode, weights: Weights, layout: str) -> DataNode:
+    """The weight of every pixel; see :class:`..backends.Backend`."""
+    mask = shape_mask(weights, layout, images.device)
+    return expand_mask(mask, images.shape(dtype=types.INT64), layout)
+
+
+def mix_ids(
+    labels: DataNode,
+    partner_labels: DataNode,
+    lam: DataNode,
+    arguments: LabelArguments,
+    check: DataNode | None = None,
+) -> DataNode:
+    """Targets of class ids; see :class:`..backends.Backend`."""
+    assert arguments.num_classes is not None
     lam = lam + to_device(check_label_range(labels, arguments.num_classes), lam.device)
-    hot, other_hot = (to_device(node, lam.device) for node in (hot, fn.permute_batch(hot, indices=partner)))
+    if check is not None:
+        lam = lam + to_device(check, lam.device)
+    hot, other_hot = (to_device(_one_hot(ids, arguments), lam.device) for ids in (labels, partner_labels))
     return lam * hot + (1.0 - lam) * other_hot
 
 
+def nearest(images: DataNode, source: DataNode, partner: DataNode, mask: DataNode) -> DataNode:
+    """Each pixel of whoever weighs more there, the own one of both where they weigh the same.
+
+    `mask` is the own image's weight in every pixel, on the device of the images.
+    """
+    own = check_three_dimensional(images)
+    shape = own.shape(dtype=types.INT64)
+    other = shape if source is images else source.shape(dtype=types.INT64)
+    differs = fn.cast(shape != fn.permute_batch(other, indices=partner), dtype=types.INT32)
+    fault = fn.reshape(fn.reductions.max(differs) * SIZES_DIFFER, shape=[1])
+    mask = mask + to_device(check_fault(fn.cast(fault, dtype=types.INT32)), mask.device)
+    return _select(own, own if source is images else source, partner, fn.cast(mask < 0.5, dtype=types.UINT8))
+
+
 def wait_for_check(weights: Weights, check: DataNode) -> Weights:
-    """The same weights, which DALI computes only after `check` (float32 [1], 0)."""
+    """The same weights, which DALI computes after `check` (float32 [1], 0)."""
     if weights.dense is not None:
         return weights._replace(dense=weights.dense + to_device(check, weights.dense.device))
     if weights.cut:
@@ -338,12 +408,12 @@ def wait_for_check(weights: Weights, check: DataNode) -> Weights:
     return weights._replace(base=weights.base + check)
 
 
-def full_mask(mask: Mask, shape: DataNode, layout: str) -> DataNode:
-    """The weight of every pixel for an image shape (int64 [3]), float32 HxWx1 or 1xHxW."""
+def expand_mask(mask: Mask, shape: DataNode, layout: str) -> DataNode:
+    """The weight of every pixel of images of a shape (int64 [3]), float32 HxWx1 or 1xHxW."""
     weights = mask.weights()
     if mask.dense is None and mask.rows is None:
-        # For mixing, `base` alone was enough.
-        size = fn.cast(_size(shape, layout), dtype=types.INT32)
+        # `base` alone was enough to mix.
+        size = fn.cast(height_and_width(shape, layout), dtype=types.INT32)
         blank = fn.expand_dims(_pixels(size[0], False) * _pixels(size[1], True), axes=[layout.index("C")])
         weights = weights + to_device(blank * 0.0, weights.device)
     return fn.reshape(weights, layout=layout)

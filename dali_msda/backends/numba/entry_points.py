@@ -11,7 +11,7 @@ from numba import carray  # type: ignore[attr-defined]
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import DataNode
 
-from ...arguments import BlendArguments, MixArguments
+from ...arguments import DrawArguments, LabelArguments
 from ...checks import IMAGES_MOVED, check_label_range
 from ...draws import Draws
 from ...masks import Separable
@@ -113,11 +113,14 @@ def _build_joined_shapes(version: int) -> Callable[..., None]:
     return setup
 
 
-def _build_mix(version: int, element: type, dense: bool) -> Callable[..., None]:
+def _build_mix(version: int, element: type, dense: bool, second: bool) -> Callable[..., None]:
     def run(out, out_shapes, out_ndims, outs, data, shapes, ndims, ins):  # type: ignore[no-untyped-def]
         _source = version
         own = carray(data_of(data, 0), shape3(shapes, 0), element)
-        moved, partner = _find_partner(own, integers(integers(data, 3)[2], _VIEW), integers(data, 1)[0])
+        if second:
+            moved, partner = False, carray(data_of(data, 2), shape3(shapes, 2), own.dtype)
+        else:
+            moved, partner = _find_partner(own, integers(integers(data, 3)[2], _VIEW), integers(data, 1)[0])
         fault = carray(data_of(out, 1), shape1(out_shapes, 1), np.int32)
         mix_image(
             carray(data_of(out, 0), shape3(out_shapes, 0), element),
@@ -135,11 +138,16 @@ def _build_mix(version: int, element: type, dense: bool) -> Callable[..., None]:
     return run
 
 
-def _build_mix_normalized(version: int, channels_first: bool, dense: bool) -> Callable[..., None]:
+def _build_mix_normalized(
+    version: int, channels_first: bool, dense: bool, second: bool
+) -> Callable[..., None]:
     def run(out, out_shapes, out_ndims, outs, data, shapes, ndims, ins):  # type: ignore[no-untyped-def]
         _source = version
         own = carray(data_of(data, 0), shape3(shapes, 0), np.uint8)
-        moved, partner = _find_partner(own, integers(integers(data, 3)[2], _VIEW), integers(data, 1)[0])
+        if second:
+            moved, partner = False, carray(data_of(data, 2), shape3(shapes, 2), own.dtype)
+        else:
+            moved, partner = _find_partner(own, integers(integers(data, 3)[2], _VIEW), integers(data, 1)[0])
         fault = carray(data_of(out, 1), shape1(out_shapes, 1), np.int32)
         mix_normalized(
             carray(data_of(out, 0), shape3(out_shapes, 0), np.float32),
@@ -264,7 +272,7 @@ def partner_views(element: types.DALIDataType, own: DataNode, partner: DataNode)
 
 
 def mask_weights(
-    element: types.DALIDataType, own: DataNode, draws: Draws, arguments: MixArguments
+    element: types.DALIDataType, own: DataNode, layout: str, draws: Draws, arguments: DrawArguments
 ) -> tuple[DataNode, DataNode]:
     """Make the masks of a batch from its draws, in the kernels' form, and their means.
 
@@ -275,7 +283,7 @@ def mask_weights(
     lam : DataNode
         float32 [1].
     """
-    method, height_axis = arguments.entry, arguments.layout.index("H")
+    method, height_axis = arguments.entry, layout.index("H")
     dense = method.kind == "dense"
     slots = tuple(draws.slots.items())
     parts = parts_of(draws)
@@ -314,9 +322,10 @@ def join_masks(mask: Separable) -> tuple[DataNode, DataNode]:
     return weights, lam
 
 
-def mix_images(
+def mix_pixels(
     element: types.DALIDataType,
     own: DataNode,
+    source: DataNode | None,
     weights: DataNode,
     partner: DataNode,
     layout: DataNode,
@@ -328,16 +337,21 @@ def mix_images(
     """:func:`.kernels.mix_image` over a batch: mixed images, fault and, for a dense mask, the label weight.
 
     `element` is the type of the images, ``types.UINT8`` or ``types.FLOAT``, `partner` the index within the
-    batch. With a `normalization` it is :func:`.kernels.mix_normalized`, for uint8 HWC images only.
+    batch, or within `source`, the partners' images where those are others. With a `normalization` it is
+    :func:`.kernels.mix_normalized`, for uint8 HWC images only.
     """
-    views = partner_views(element, own, partner)
+    second = source is not None
+    if source is None:
+        others = partner_views(element, own, partner)
+    else:
+        others = fn.permute_batch(source, indices=partner)
     first = types.Constant(np.array([channels_first], np.uint8), device="cpu")
-    inputs, mixed_type, to_first = [own, weights, views, layout, first], element, False
+    inputs, mixed_type, to_first = [own, weights, others, layout, first], element, False
     if normalization is None:
-        run = compiled(_build_mix, RUN, np.uint8 if element == types.UINT8 else np.float32, dense)
+        run = compiled(_build_mix, RUN, np.uint8 if element == types.UINT8 else np.float32, dense, second)
     else:
         mixed_type, to_first = types.FLOAT, normalization.output_layout == "CHW"
-        run = compiled(_build_mix_normalized, RUN, to_first, dense)
+        run = compiled(_build_mix_normalized, RUN, to_first, dense, second)
         factors = np.array([*normalization.mean, *(1 / value for value in normalization.std)], np.float32)
         inputs.append(types.Constant(factors, device="cpu"))
     operator = CompiledOperator(
@@ -345,23 +359,29 @@ def mix_images(
         setup_fn=compiled(_build_mix_shapes, SETUP, to_first),
         out_types=[mixed_type, types.INT32, types.FLOAT],
         outs_ndim=[3, 1, 1],
-        in_types=[element, types.FLOAT, types.INT64, types.UINT8, types.UINT8, types.FLOAT][: len(inputs)],
-        ins_ndim=[3, 2 if dense else 1, 1, 1, 1, 1][: len(inputs)],
+        in_types=[
+            *(element, types.FLOAT, element if second else types.INT64),
+            *(types.UINT8, types.UINT8, types.FLOAT),
+        ][: len(inputs)],
+        ins_ndim=[3, 2 if dense else 1, 3 if second else 1, 1, 1, 1][: len(inputs)],
     )
     mixed, fault, lam = operator(*inputs)
     return mixed, fault, lam
 
 
 def mix_targets(
-    labels: DataNode, partner: DataNode, lam: DataNode, arguments: BlendArguments, *checks: DataNode
+    labels: DataNode,
+    partner_labels: DataNode,
+    lam: DataNode,
+    arguments: LabelArguments,
+    check: DataNode | None = None,
 ) -> DataNode:
-    """:func:`.kernels.write_targets` over a batch, float32 [num_classes].
+    """:func:`.kernels.write_targets` over a batch; see :meth:`dali_msda.backends.Backend.mix_ids`.
 
-    `labels` are int32 [1], `partner` the index within the batch. `checks`, at most one float32 [1], is not
-    read: as an input, it makes DALI run the check first, as with that of the labels.
+    The checks are not read: they are inputs so that DALI makes them first.
     """
-    num_classes = arguments.num_classes
-    checks = (check_label_range(labels, num_classes), *checks)
+    assert arguments.num_classes is not None
+    checks = [check_label_range(labels, arguments.num_classes), *([] if check is None else [check])]
     operator = CompiledOperator(
         run_fn=compiled(_build_targets, RUN),
         setup_fn=compiled(_build_targets_shapes, SETUP),
@@ -370,14 +390,12 @@ def mix_targets(
         in_types=[types.FLOAT, types.INT32, types.INT32, *[types.FLOAT] * (1 + len(checks))],
         ins_ndim=[1] * (4 + len(checks)),
     )
-    # One input for two things, because six is the limit: its length sets that of the targets, and its last
-    # number is the label smoothing.
-    numbers = np.array([0] * num_classes + [arguments.label_smoothing], np.float32)
-    partner_labels = fn.permute_batch(labels, indices=partner)
+    # As long as the targets, and behind that the label smoothing: an operator takes six inputs.
+    numbers = np.array([0] * arguments.num_classes + [arguments.label_smoothing], np.float32)
     return operator(types.Constant(numbers, device="cpu"), labels, partner_labels, lam, *checks)
 
 
-def full_mask(
+def expand_mask(
     element: types.DALIDataType, own: DataNode, weights: DataNode, layout: str, *, dense: bool
 ) -> DataNode:
     """:func:`.kernels.write_mask` over a batch: float32, with the height and width of `own`."""

@@ -26,9 +26,11 @@ def _empty_like(node: DataNode, sides: int) -> DataNode:
     return fn.slice(nothing, start=[0] * sides, shape=node.shape(dtype=types.INT32), axes=list(range(sides)))
 
 
-def _build_faults(version: int, height_axis: int, mask_parts: int) -> Callable[..., None]:
+def _build_faults(version: int, height_axis: int, sources: int, mask_parts: int) -> Callable[..., None]:
     letter = _LETTER_C if height_axis == 1 else _LETTER_H
-    inputs = 3 + mask_parts
+    of_mask = 3 + sources
+    inputs = of_mask + mask_parts
+    of_partner = 3 * sources  # without a second source the partner's shape is one of the first input
 
     def run(out, out_shapes, out_ndims, outs, data, shapes, ndims, ins, samples):  # type: ignore[no-untyped-def]
         _source = version
@@ -39,8 +41,8 @@ def _build_faults(version: int, height_axis: int, mask_parts: int) -> Callable[.
             fault = carray(address_as_void_pointer(integers(out, 2 * samples)[samples + sample]), 1, np.int32)
             indices[0], fault[0] = partner, 0
             own = integers(image_shapes[sample], 3)
-            if 0 <= partner < samples:  # otherwise the permutation stops the pipeline
-                other = integers(image_shapes[partner], 3)
+            if 0 <= partner < samples:  # else the permutation stops the pipeline
+                other = integers(image_shapes[of_partner * samples + partner], 3)
                 if own[0] != other[0] or own[1] != other[1] or own[2] != other[2]:
                     fault[0] = SIZES_DIFFER
             letters = integers(image_shapes[2 * samples + sample], 1)[0]
@@ -51,7 +53,7 @@ def _build_faults(version: int, height_axis: int, mask_parts: int) -> Callable[.
             if fault[0] == 0 and mask_parts > 0:
                 # Height and width of a dense mask, or the lengths of its rows and of its columns.
                 first, last = (
-                    image_shapes[3 * samples + sample],
+                    image_shapes[of_mask * samples + sample],
                     image_shapes[(inputs - 1) * samples + sample],
                 )
                 height, width = integers(first, 1)[0], integers(last, 3 - mask_parts)[2 - mask_parts]
@@ -72,7 +74,13 @@ def _build_faults_shapes(version: int) -> Callable[..., None]:
 
 
 def find_faults(
-    shape: DataNode, partner: DataNode, layout: str, letters: DataNode, mask: Sequence[DataNode] = ()
+    shape: DataNode,
+    partner: DataNode,
+    layout: str,
+    letters: DataNode,
+    *,
+    source: DataNode | None = None,
+    mask: Sequence[DataNode] = (),
 ) -> tuple[DataNode, DataNode]:
     """Find why an image and its partner cannot be mixed.
 
@@ -85,6 +93,8 @@ def find_faults(
     layout : {"HWC", "CHW"}
     letters : DataNode
         The layout that DALI has for the images, uint8 [n], CPU; may be empty.
+    source : DataNode, optional
+        :func:`shape_of` the images that partners come from, where those are others.
     mask : sequence of DataNode, optional
         A caller's mask, whose size must be that of the images: rows [H] and columns [W], float32 on the CPU;
         or [H, W] on any device.
@@ -94,10 +104,11 @@ def find_faults(
     indices, fault : DataNode
         int32 [1]: `partner`, and 0 or one of the faults of :mod:`dali_msda.checks`.
     """
+    sources = [] if source is None else [source]
     on_gpu = any(node.device == "gpu" for node in mask)
     parts = [_empty_like(node, 2) for node in mask] if on_gpu else mask
     operator = CompiledOperator(
-        run_fn=compiled(_build_faults, RUN_BATCH, layout.index("H"), len(mask)),
+        run_fn=compiled(_build_faults, RUN_BATCH, layout.index("H"), len(sources), len(mask)),
         setup_fn=compiled(_build_faults_shapes, SETUP),
         batch_processing=True,
         out_types=[types.INT32, types.INT32],
@@ -106,9 +117,10 @@ def find_faults(
             types.UINT8,
             types.INT32,
             types.UINT8,
+            *[types.UINT8] * len(sources),
             *[types.UINT8 if on_gpu else types.FLOAT] * len(mask),
         ],
-        ins_ndim=[4, 0, 1, *[3 if on_gpu else 3 - len(mask)] * len(mask)],
+        ins_ndim=[4, 0, 1, *[4] * len(sources), *[3 if on_gpu else 3 - len(mask)] * len(mask)],
     )
-    indices, fault = operator(shape, partner, letters, *parts)
+    indices, fault = operator(shape, partner, letters, *sources, *parts)
     return indices, fault

@@ -10,21 +10,20 @@ from typing import NamedTuple
 
 import numpy as np
 from nvidia.dali import fn, types
-from nvidia.dali.pipeline import DataNode, Pipeline
+from nvidia.dali.pipeline import DataNode
 
-from ...arguments import BlendArguments, MixArguments, MixParams
+from ...arguments import DrawArguments, ImageArguments, LabelArguments
 from ...checks import check_fault, pass_unless_fault
 from ...draws import Draws
 from ...masks import Dense, Separable
-from ...normalization import Normalization, normalize
-from .. import graph
+from .. import Mixed, graph
 from .entry_points import mix_targets
 from .faults import find_faults, shape_of
 from .profiles import Profiles, given_profiles, mask_profiles
 
 
 class Weights(NamedTuple):
-    """A mask made from the draws, in the form :func:`blend` takes."""
+    """A mask, as :func:`mix_images` takes it: from what was drawn."""
 
     profiles: Profiles
     cut: bool
@@ -33,17 +32,28 @@ class Weights(NamedTuple):
     """The images' shape, from :func:`.faults.shape_of`."""
 
 
-def make_mask(images: DataNode, draws: Draws, arguments: MixArguments) -> Weights:
-    """Make the masks of a batch from its draws; see :class:`dali_msda.backends.Backend`."""
+def make_mask(images: DataNode, layout: str, draws: Draws, arguments: DrawArguments) -> Weights:
+    """The masks of a batch from what was drawn; see :class:`dali_msda.backends.Backend`."""
     cut, shape = arguments.entry.cuts, shape_of(images)
-    return Weights(mask_profiles(shape, draws, arguments, cut=cut), cut, shape)
+    return Weights(mask_profiles(shape, layout, draws, arguments, cut=cut), cut, shape)
 
 
 def given_mask(mask: Separable | Dense) -> Separable | Dense:
-    """Return a caller's mask unchanged: :func:`blend` checks it first; see
-    :class:`dali_msda.backends.Backend`.
-    """
+    """A caller's mask, for :func:`mix_images` to check first; see :class:`dali_msda.backends.Backend`."""
     return mask
+
+
+def label_weight(weights: Weights | Separable | Dense) -> DataNode:
+    """The mean of the mask; see :class:`dali_msda.backends.Backend`."""
+    return weights.profiles.lam if isinstance(weights, Weights) else graph.given_mask(weights).lam
+
+
+def full_mask(images: DataNode, weights: Weights | Separable | Dense, layout: str) -> DataNode:
+    """The weight of every pixel; see :class:`dali_msda.backends.Backend`."""
+    if not isinstance(weights, Weights):
+        return graph.full_mask(images, graph.given_mask(weights), layout)
+    mask = _to_mask(weights.profiles, weights.cut, images.device)
+    return graph.expand_mask(mask, images.shape(dtype=types.INT64), layout)
 
 
 def _layout_of(images: DataNode, layout: str) -> DataNode:
@@ -75,19 +85,24 @@ def _convert_on_gpu(mask: Dense, layout: str, check: DataNode) -> Profiles:
     return Profiles(weights.lam, dense=graph.shape_mask(weights, layout, "gpu").dense)
 
 
-def blend(
+def mix_images(
     images: DataNode,
-    labels: DataNode,
+    source: DataNode,
     partner: DataNode,
     weights: Weights | Separable | Dense,
-    arguments: BlendArguments,
-) -> tuple[DataNode, DataNode, MixParams | None]:
-    """Blend a batch; see :class:`dali_msda.backends.Backend`."""
+    arguments: ImageArguments,
+) -> Mixed:
+    """Mix images with DALI's operators; see :class:`dali_msda.backends.Backend`."""
     layout = arguments.layout
-    shape = weights.shape if isinstance(weights, Weights) else shape_of(images)
-    letters = _layout_of(images, layout)
-    indices, fault = find_faults(shape, partner, layout, letters, _sized_parts(weights))
-    # What follows waits for the check, because images, labels and a caller's mask are fetched by its result.
+    indices, fault = find_faults(
+        weights.shape if isinstance(weights, Weights) else shape_of(images),
+        partner,
+        layout,
+        _layout_of(images, layout),
+        source=None if source is images else shape_of(source),
+        mask=_sized_parts(weights),
+    )
+    # What follows waits for the check: images and a caller's mask are fetched by what comes of it.
     checked = pass_unless_fault(indices, fault)
     if isinstance(weights, Weights):
         profiles, cut = weights.profiles, weights.cut
@@ -95,16 +110,18 @@ def blend(
         profiles, cut = _convert_on_gpu(weights, layout, check_fault(fault)), False
     else:
         profiles, cut = given_profiles(weights, layout, checked), False
-    mask, indices = _to_mask(profiles, cut, images.device), fn.reshape(checked, shape=[])
-    mixed = graph.mix_pixels(images, indices, mask)
-    if Pipeline.current().max_batch_size == 1:
-        mixed = images  # nothing to mix with; float32 weights would change the last bit
-    if normalization := Normalization.from_arguments(arguments):
-        mixed = normalize(mixed, normalization)
-    lam = profiles.lam
-    mix_labels = mix_targets if lam.device == "cpu" else graph.mix_targets
-    targets = graph.to_device(mix_labels(labels, indices, lam, arguments), images.device)
-    if not arguments.return_params:
-        return mixed, targets, None
-    full = graph.full_mask(mask, images.shape(dtype=types.INT64), layout)
-    return mixed, targets, MixParams(fn.reshape(lam, shape=[]), partner, full)
+    mask = _to_mask(profiles, cut, images.device)
+    mixed = graph.mix_pixels(images, source, fn.reshape(checked, shape=[]), mask)
+    return Mixed(graph.finished(images, source, mixed, arguments), profiles.lam)
+
+
+def mix_ids(
+    labels: DataNode,
+    partner_labels: DataNode,
+    lam: DataNode,
+    arguments: LabelArguments,
+    check: DataNode | None = None,
+) -> DataNode:
+    """Targets of class ids; see :class:`dali_msda.backends.Backend`."""
+    mix = mix_targets if lam.device == "cpu" else graph.mix_ids
+    return mix(labels, partner_labels, lam, arguments, check)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from nvidia.dali import fn, types
+from nvidia.dali import fn, math, types
 from nvidia.dali.pipeline import DataNode
 
-from ...arguments import BlendArguments, MixArguments, MixParams
+from ...arguments import DrawArguments, ImageArguments
 from ...checks import check_fault
 from ...draws import Draws
-from ...dtypes import static_dtype
+from ...dtypes import as_type, static_dtype
 from ...masks import Dense, Separable
 from ...normalization import Normalization, normalize
-from .entry_points import full_mask, join_masks, mask_weights, mix_images, mix_targets
+from .. import Mixed
+from .entry_points import expand_mask, join_masks, mask_weights, mix_pixels, mix_targets
 
 
 class Weights(NamedTuple):
-    """A mask in the form :func:`blend` takes: float32 nodes on the CPU."""
+    """A mask, as :func:`mix_images` takes it: float32 nodes on the CPU."""
 
     lam: DataNode | None
     """The mean of the mask, the label weight, [1]; None for a dense mask, averaged when it is applied."""
@@ -42,9 +43,9 @@ def _to_kernel_dtype(images: DataNode) -> tuple[types.DALIDataType, DataNode]:
     return types.FLOAT, fn.cast(images, dtype=types.FLOAT)
 
 
-def make_mask(images: DataNode, draws: Draws, arguments: MixArguments) -> Weights:
-    """Make the masks of a batch from its draws; see :class:`dali_msda.backends.Backend`."""
-    weights, lam = mask_weights(*_to_kernel_dtype(images), draws, arguments)
+def make_mask(images: DataNode, layout: str, draws: Draws, arguments: DrawArguments) -> Weights:
+    """The masks of a batch from what was drawn; see :class:`dali_msda.backends.Backend`."""
+    weights, lam = mask_weights(*_to_kernel_dtype(images), layout, draws, arguments)
     return Weights(None if arguments.entry.kind == "dense" else lam, weights)
 
 
@@ -56,17 +57,32 @@ def given_mask(mask: Separable | Dense) -> Weights:
     return Weights(lam, weights)
 
 
-def blend(
-    images: DataNode, labels: DataNode, partner: DataNode, weights: Weights, arguments: BlendArguments
-) -> tuple[DataNode, DataNode, MixParams | None]:
-    """Blend a batch on the CPU in compiled code; see :class:`dali_msda.backends.Backend`."""
+def label_weight(weights: Weights) -> DataNode:
+    """The mean of the mask; see :class:`dali_msda.backends.Backend`."""
+    if weights.lam is not None:
+        return weights.lam
+    mean = fn.reductions.mean(math.clamp(weights.node, 0.0, 1.0))
+    return fn.reshape(fn.cast(mean, dtype=types.FLOAT), shape=[1])
+
+
+def full_mask(images: DataNode, weights: Weights, layout: str) -> DataNode:
+    """The weight of every pixel; see :class:`dali_msda.backends.Backend`."""
+    element, own = _to_kernel_dtype(images)
+    return fn.reshape(expand_mask(element, own, weights.node, layout, dense=weights.dense), layout=layout)
+
+
+def mix_images(
+    images: DataNode, source: DataNode, partner: DataNode, weights: Weights, arguments: ImageArguments
+) -> Mixed:
+    """Mix images on the CPU in compiled code; see :class:`dali_msda.backends.Backend`."""
     layout = arguments.layout
     element, own = _to_kernel_dtype(images)
     normalization = Normalization.from_arguments(arguments)
     fused = normalization if element == types.UINT8 and layout == "HWC" else None
-    mixed, fault, lam = mix_images(
+    mixed, fault, lam = mix_pixels(
         element,
         own,
+        None if source is images else as_type(source, element),
         weights.node,
         partner,
         fn.get_property(images, key="layout"),
@@ -74,20 +90,13 @@ def blend(
         fused,
         dense=weights.dense,
     )
-    if weights.lam is not None:
-        lam = weights.lam
     # The plugin's operator drops the layout.
     mixed = fn.reshape(mixed, layout=layout if fused is None else fused.output_layout)
     if own is not images:
         mixed = fn.cast_like(mixed, images)
     if normalization is not None and fused is None:
         mixed = normalize(mixed, normalization)
-    targets = mix_targets(labels, partner, lam, arguments, check_fault(fault))
-    if not arguments.return_params:
-        return mixed, targets, None
-    mask = full_mask(element, own, weights.node, layout, dense=weights.dense)
-    return (
-        mixed,
-        targets,
-        MixParams(fn.reshape(lam, shape=[]), partner, fn.reshape(mask, layout=layout)),
-    )
+    return Mixed(mixed, lam if weights.lam is None else weights.lam, check_fault(fault))
+
+
+mix_ids = mix_targets

@@ -15,7 +15,7 @@ from numba import carray  # type: ignore[attr-defined]
 from nvidia.dali import types
 from nvidia.dali.pipeline import DataNode
 
-from ...arguments import MixArguments
+from ...arguments import DrawArguments
 from ...draws import Draws
 from ...masks import Dense, Separable
 from .compat import CompiledOperator
@@ -107,8 +107,10 @@ def _build_profiles_shapes(version: int, height_axis: int, kind: str, cut: bool)
     return setup
 
 
-def mask_profiles(shape: DataNode, draws: Draws, arguments: MixArguments, *, cut: bool) -> Profiles:
-    """Make the masks of a batch from its draws.
+def mask_profiles(
+    shape: DataNode, layout: str, draws: Draws, arguments: DrawArguments, *, cut: bool
+) -> Profiles:
+    """The masks of a batch from what was drawn.
 
     Parameters
     ----------
@@ -117,7 +119,7 @@ def mask_profiles(shape: DataNode, draws: Draws, arguments: MixArguments, *, cut
     cut : bool
         The mask is 0 inside a box and 1 outside: rows and columns as uint8, no base.
     """
-    method, height_axis = arguments.entry, arguments.layout.index("H")
+    method, height_axis = arguments.entry, layout.index("H")
     parts = parts_of(draws)
     slots = tuple(draws.slots.items())
     names = {"dense": ["dense"], "constant": ["base"], "separable": ["rows", "columns", "base"]}[method.kind]

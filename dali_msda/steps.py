@@ -1,0 +1,352 @@
+"""Mixing in three steps, of which the one-line functions are made: draw, apply, mix the labels.
+
+They serve what one line cannot say: further inputs of a sample, maps of classes, labels from elsewhere.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from nvidia.dali import fn, types
+from nvidia.dali.pipeline import DataNode, do_not_convert
+
+from .arguments import (
+    DrawArguments,
+    ImageArguments,
+    LabelArguments,
+    PartnerArguments,
+    as_views,
+    check_node,
+)
+from .backends import Backend, Mixed, choose, graph
+from .checks import wait_for
+from .draws import Draws, draw_numbers, draw_partner
+from .labels import Labels, mix_read_labels, read_labels
+from .masks import Dense, Separable
+from .normalization import Normalization, normalize
+from .signatures import Pair
+from .validation import ArgumentTypeError, ArgumentValueError, check_flag
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def without_conversion(function: F) -> F:
+    """Exclude a function from DALI's conditionals: nothing in it depends on a sample's value."""
+    return do_not_convert(function)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """The masks and partners of a batch, from :func:`draw`.
+
+    :attr:`lam` and :attr:`partner` are for everybody; the rest belongs to the library.
+    """
+
+    arguments: PartnerArguments
+    draws: Draws | None
+    """None if the mask is the caller's."""
+    partner: DataNode
+    """Index of the partner within the batch: int32 scalar, CPU."""
+    images: DataNode
+    """The images that they were drawn for."""
+    layout: str
+    weights: Any
+    """The masks of those images, as the backend represents them."""
+
+    @property
+    def backend(self) -> Backend:
+        """The backend for the device of the images."""
+        return choose(self.arguments.backend, self.images.device)
+
+    @functools.cached_property
+    def lam(self) -> DataNode:
+        """Label weight of the own image, the mean of its mask: float32 scalar, CPU."""
+        return fn.reshape(self.backend.label_weight(self.weights), shape=[])
+
+
+def draw_for(images: DataNode, layout: str, arguments: DrawArguments) -> Drawn:
+    """Draw partners and masks for a batch of images."""
+    backend = choose(arguments.backend, images.device)
+    draws = draw_numbers(arguments)
+    partner = draw_partner(arguments)
+    return Drawn(
+        arguments=arguments,
+        draws=draws,
+        partner=partner,
+        images=images,
+        layout=layout,
+        weights=backend.make_mask(images, layout, draws, arguments),
+    )
+
+
+def give_mask(images: DataNode, layout: str, mask: Separable | Dense, arguments: PartnerArguments) -> Drawn:
+    """Draw partners for a batch of images; the mask is the caller's."""
+    return Drawn(
+        arguments=arguments,
+        draws=None,
+        partner=draw_partner(arguments),
+        images=images,
+        layout=layout,
+        weights=choose(arguments.backend, images.device).given_mask(mask),
+    )
+
+
+def _weights_for(images: DataNode, layout: str, drawn: Drawn) -> Any:
+    """The same masks at the size of other images."""
+    if images is drawn.images and layout == drawn.layout:
+        return drawn.weights
+    assert isinstance(drawn.arguments, DrawArguments)
+    assert drawn.draws is not None
+    draws = drawn.draws
+    if drawn.arguments.center is not None:
+        # In pixels of the images that it was given for.
+        here, there = (
+            fn.cast(graph.height_and_width(node.shape(dtype=types.INT64), form), dtype=types.FLOAT64)
+            for node, form in ((images, layout), (drawn.images, drawn.layout))
+        )
+        given = fn.cat(draws.pick("_row"), draws.pick("_column"), axis=0)
+        draws = draws.with_center(graph.FUNCTIONS.floor((given + 0.5) * here / there))
+    backend = choose(drawn.arguments.backend, images.device)
+    return backend.make_mask(images, layout, draws, drawn.arguments)
+
+
+def apply_to(
+    images: DataNode, drawn: Drawn, arguments: ImageArguments, source: DataNode | None = None
+) -> Mixed:
+    """Mix images by what was drawn; `source` holds the partners' images where those are others."""
+    backend = choose(drawn.arguments.backend, images.device)
+    weights = _weights_for(images, arguments.layout, drawn)
+    mixed = backend.mix_images(
+        images, images if source is None else source, drawn.partner, weights, arguments
+    )
+    if isinstance(drawn.arguments, DrawArguments) and drawn.arguments.method == "none":
+        mixed = mixed._replace(images=normalize_if_asked(images, arguments), check=None)
+    return mixed
+
+
+def normalize_if_asked(images: DataNode, arguments: ImageArguments) -> DataNode:
+    """Normalised images if the arguments ask for that, otherwise the images."""
+    normalization = Normalization.from_arguments(arguments)
+    return images if normalization is None else normalize(images, normalization)
+
+
+def alone(mixed: Mixed) -> DataNode:
+    """Mixed images that wait for their own check."""
+    return mixed.images if mixed.check is None else wait_for(mixed.images, mixed.check, 3)
+
+
+def partners_of(labels: Labels, partner: DataNode) -> Labels:
+    """The labels of the partners."""
+    return Labels(fn.permute_batch(labels.values, indices=partner), labels.are_vectors)
+
+
+@without_conversion
+def draw(
+    method: str,
+    images: DataNode,
+    *,
+    alpha: float | DataNode | None = None,
+    probability: float | DataNode = 1.0,
+    convention: str = "reference",
+    granularity: str = "sample",
+    layout: str = "HWC",
+    seed: int | None = None,
+    lam: float | DataNode | None = None,
+    center: Any = None,
+    partner: int | DataNode | None = None,
+    allow_self: bool = True,
+    backend: str = "auto",
+    **arguments: float | DataNode | None,
+) -> Drawn:
+    """Draw masks and partners for a batch, without mixing anything yet.
+
+    ``msda.mix(images, labels, num_classes, method=m)`` is ``drawn = msda.draw(m, images)``,
+    ``msda.apply(images, drawn)`` and ``msda.mix_labels(labels, drawn, num_classes)``: the same `seed` gives
+    the same draws.
+
+    Parameters
+    ----------
+    method : str
+        One of ``dali_msda.METHODS``.
+    images : DataNode
+        The images whose size and device the masks have: uint8, float16 or float32, HxWxC or CxHxW.
+    alpha, probability, convention, granularity, layout, seed, lam, center, partner, allow_self, backend
+        See :func:`dali_msda.mix`.
+    **arguments : float or DataNode, optional
+        Arguments of the method.
+
+    Returns
+    -------
+    Drawn
+        For :func:`apply` and :func:`mix_labels`. ``drawn.lam`` is the label weight, float32 scalar,
+        ``drawn.partner`` the partner's index, int32 scalar; both on the CPU.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        See :func:`dali_msda.mix`.
+    """
+    checked = DrawArguments.from_call(
+        method,
+        alpha,
+        arguments,
+        probability=probability,
+        convention=convention,
+        granularity=granularity,
+        seed=seed,
+        lam=lam,
+        center=center,
+        partner=partner,
+        allow_self=allow_self,
+        backend=backend,
+    )
+    ImageArguments(layout=layout)
+    (images,) = as_views("images", [images], backend)
+    return draw_for(images, layout, checked)
+
+
+@without_conversion
+def apply(
+    images: DataNode,
+    drawn: Drawn,
+    *,
+    partner_images: DataNode | None = None,
+    layout: str = "HWC",
+    mean: Any = None,
+    std: Any = None,
+    output_layout: str | None = None,
+    nearest: bool = False,
+    name: str | None = None,
+) -> DataNode:
+    """Mix images, or maps, by masks that were drawn before.
+
+    Parameters
+    ----------
+    images : DataNode
+        One input per sample of the batch. Its height and width may differ from those of the images that the
+        masks were drawn for: each mask is made at its size.
+    drawn : Drawn
+        From :func:`draw`.
+    partner_images : DataNode, optional
+        Where the partners come from, in place of `images`.
+    layout : {"HWC", "CHW", "HW"}, optional
+        Layout of the images, "HWC" by default.
+    mean, std, output_layout
+        See :func:`dali_msda.mix`.
+    nearest : bool, optional
+        Take every pixel from whoever weighs more there, the own one of equals, instead of blending: for maps
+        of class ids, of any type. An id such as an ``ignore_index`` then stands only where it stood in the
+        map it is from.
+    name : str, optional
+        Name of DALI's last operator.
+
+    Returns
+    -------
+    DataNode
+        Type, size and device of `images`.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        See :func:`dali_msda.mix`.
+
+    Notes
+    -----
+    Soft maps: ``msda.apply(fn.one_hot(ids, num_classes=K, axis=2), drawn)`` mixes planes of classes. Boxes
+    and keypoints cannot be mixed by a mask.
+    """
+    if not isinstance(drawn, Drawn):
+        raise ArgumentTypeError("drawn", "what msda.draw returns", drawn)
+    check_flag("nearest", nearest)
+    flat = layout == "HW"
+    arguments = ImageArguments(
+        layout="HWC" if flat else layout, mean=mean, std=std, output_layout=output_layout
+    )
+    if nearest and mean is not None:
+        raise ArgumentValueError("mean", "left out with nearest=True", mean)
+    nodes = as_views("images", [images], drawn.arguments.backend)
+    if partner_images is not None:
+        nodes += as_views("partner_images", [partner_images], drawn.arguments.backend)
+    if flat:
+        nodes = tuple(fn.expand_dims(node, axes=[2], new_axis_names="C") for node in nodes)
+    own, source = nodes[0], nodes[1] if len(nodes) > 1 else None
+    if nearest:
+        weights = _weights_for(own, arguments.layout, drawn)
+        mask = choose(drawn.arguments.backend, own.device).full_mask(own, weights, arguments.layout)
+        mixed = graph.nearest(own, own if source is None else source, drawn.partner, mask)
+    else:
+        mixed = alone(apply_to(own, drawn, arguments, source))
+    if flat and output_layout is None:
+        mixed = fn.squeeze(mixed, axes=[2])
+    return mixed if name is None else named(mixed, name, layout if output_layout is None else output_layout)
+
+
+def named(images: DataNode, name: str, layout: str) -> DataNode:
+    """Images that come from an operator of that name, which does not copy them."""
+    return fn.reshape(images, layout=layout, name=name)
+
+
+@without_conversion
+def mix_labels(
+    labels: DataNode,
+    drawn: Drawn,
+    num_classes: int | None = None,
+    *,
+    partner_labels: DataNode | None = None,
+    label_smoothing: float = 0.0,
+    output: str = "dense",
+    correct_lam: bool = True,
+) -> DataNode | Pair:
+    """Mix labels by masks and partners that were drawn before.
+
+    Parameters
+    ----------
+    labels, num_classes, label_smoothing, output, correct_lam
+        See :func:`dali_msda.mix`.
+    drawn : Drawn
+        From :func:`draw`.
+    partner_labels : DataNode, optional
+        The labels to take the partners' from, in place of `labels`.
+
+    Returns
+    -------
+    DataNode or Pair
+        See :func:`dali_msda.mix`; on the device of the images that the masks were drawn for.
+    """
+    if not isinstance(drawn, Drawn):
+        raise ArgumentTypeError("drawn", "what msda.draw returns", drawn)
+    arguments = LabelArguments(
+        num_classes=num_classes, label_smoothing=label_smoothing, output=output, correct_lam=correct_lam
+    )
+    check_node("labels", labels)
+    return labels_for(labels, partner_labels, drawn, drawn.backend.label_weight(drawn.weights), arguments)
+
+
+def labels_for(
+    labels: DataNode,
+    partner_labels: DataNode | None,
+    drawn: Drawn,
+    lam: DataNode,
+    arguments: LabelArguments,
+    check: DataNode | None = None,
+) -> DataNode | Pair:
+    """Targets by what was drawn, with `lam` (float32 [1]); see :func:`.labels.mix_read_labels`."""
+    own = read_labels(labels, arguments)
+    others = own if partner_labels is None else read_labels(partner_labels, arguments, "partner_labels")
+    if own.are_vectors != others.are_vectors:
+        expected = f"{'vectors' if own.are_vectors else 'class ids'}, as labels are"
+        raise ArgumentTypeError("partner_labels", expected, "a node of another kind")
+    if not arguments.correct_lam:
+        lam = drawn_lam(drawn)
+    partners = partners_of(others, drawn.partner)
+    return mix_read_labels(drawn.backend, own, partners, lam, drawn.images.device, arguments, check)
+
+
+def drawn_lam(drawn: Drawn) -> DataNode:
+    """The lam that was drawn, for ``correct_lam=False``: float32 [1]."""
+    assert isinstance(drawn.arguments, DrawArguments)
+    assert drawn.draws is not None
+    return graph.drawn_lam(drawn.draws, drawn.arguments)
