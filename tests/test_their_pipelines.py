@@ -456,6 +456,9 @@ def test_augmentation_after_mixing(photos: Path) -> None:
 # -- On the GPU, without one -------------------------------------------------------------------------------
 
 ON_GPU: dict[str, Callable[[str], Any]] = {
+    "DALI's tutorial, whose labels are there too": lambda folder: msda.with_mixing(
+        tutorial, num_classes=CLASSES, layout="CHW"
+    )(folder, SIDE, SIDE, 0, 1, batch_size=BATCH, num_threads=2, device_id=0),
     "NVIDIA's ConvNets": lambda folder: msda.with_mixing(convnets, num_classes=CLASSES, layout="CHW")(
         folder, SIDE, "gpu", "CHW", "disabled", batch_size=BATCH, num_threads=2, device_id=0
     ),

@@ -276,6 +276,46 @@ def test_the_function_stays_what_it_was() -> None:
     assert [output.dtype for output in typed.run()] == [types.UINT8, types.FLOAT]
 
 
+# -- Views, images alone, pairs ----------------------------------------------------------------------------
+
+
+@pipeline_def(batch_size=COUNT, num_threads=1, device_id=None, seed=5)
+def views() -> Any:
+    images = image_source(IMAGES, "HWC")
+    return images, source(LABELS, dtype=types.INT32), fn.random.uniform(range=(0, 1)), images + np.uint8(0)
+
+
+def test_views_share_their_draws() -> None:
+    found = run(mix(views, images=(3, 0), return_params=True)())
+    assert_params(IMAGES, [found[0], *found[1:]])
+    np.testing.assert_array_equal(found[3], found[0])
+
+
+def test_images_alone() -> None:
+    found = run(mix(plain, labels=None, num_classes=None, return_params=True)())
+    assert_params(IMAGES, [found[0], pair_targets(found[-3], found[-2]), *found[2:]])
+    np.testing.assert_array_equal(found[1], np.stack(LABELS))
+
+
+def pair_targets(lam: np.ndarray, partner: np.ndarray) -> np.ndarray:
+    hot = np.eye(COUNT)
+    return np.stack([lam[i] * hot[i] + (1 - lam[i]) * hot[j] for i, j in enumerate(partner)])
+
+
+def test_pairs() -> None:
+    """The own label in its place; the partner's and the weight behind the last output."""
+    _, own, _, partners, lam = run(mix(plain, output="pair", num_classes=None)())
+    found = run(mix(plain, return_params=True)())
+    np.testing.assert_array_equal(own.ravel(), np.arange(COUNT))
+    np.testing.assert_array_equal(partners.ravel(), found[-2])
+    np.testing.assert_allclose(lam.ravel(), found[-3], rtol=0, atol=1e-6)
+
+
+def test_pairs_in_a_dict() -> None:
+    pairs = in_a_pipeline(a_dict, images="image", labels="label", output="pair", num_classes=None)
+    assert list(pairs) == ["image", "label", "partner_labels", "lam"]
+
+
 # -- Draws -------------------------------------------------------------------------------------------------
 
 
