@@ -63,7 +63,7 @@ def full_name(arch: str) -> str:
         close = difflib.get_close_matches(short, ours, n=2)
         close += [theirs[name] for name in difflib.get_close_matches(short, theirs, n=2)]
     hint = f"did you mean {' or '.join(close)}? " if close else ""
-    others = "as timm/NAME, of timm" if known is not None else "where timm is installed, of timm"
+    others = "as timm/NAME, of timm" if known is not None else "if timm is installed, of timm"
     raise ValueError(
         f"--arch must be a classification model of torchvision or, {others}; got {arch}"
         f" ({hint}torchvision has {', '.join(TORCHVISION)})"

@@ -85,16 +85,16 @@ class Quarantine:
         """Raise :class:`BadFileError` where `bad` of so many files are an unusual share."""
         if bad > FEW and self._limit < 1 and bad >= self._limit * files:
             raise BadFileError(
-                f"{bad} of {files} files in {source} cannot be decoded, {newest} among them; that many are"
-                " rarely bad one by one: check the storage and the data set with python -m pipelines.check"
-                f" (--bad-files-limit, here {self._limit:g}, is the share at which a run stops)"
+                f"{bad} of {files} files in {source} cannot be decoded, {newest} among them; so many"
+                " usually have one cause: check the storage and the data set with python -m pipelines.check"
+                f" (a run stops at --bad-files-limit, here {self._limit:g})"
             )
 
     def add(self, bad: dict[str, str], **where: Any) -> None:
         """Write a line for each name and reason; :class:`BadFileError` where none may be skipped."""
         if not self._skip:
             name, reason = next(iter(bad.items()))
-            raise BadFileError(f"{name} cannot be decoded ({reason}); --bad-files skip goes on without it")
+            raise BadFileError(f"{name} cannot be decoded ({reason}); use --bad-files skip to skip it")
         lines = [json_text({"path": name, "reason": reason, **where}) for name, reason in bad.items()]
         if self._held is None:
             self._write(lines)
@@ -259,8 +259,8 @@ class GuardedLoader:
                 unexplained = 0 if explained else unexplained + 1
                 if unexplained == _ATTEMPTS:
                     raise PipelineError(
-                        f"the pipeline that reads {self._source} fails, and none of the files that come next"
-                        f" is to blame: {reason} (python -m pipelines.check looks at all files)"
+                        f"the pipeline reading {self._source} failed, and none of the next files is to"
+                        f" blame: {reason} (python -m pipelines.check tests all files)"
                     ) from error
                 if not explained:
                     # The storage may have been away, and back before it was looked at.

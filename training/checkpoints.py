@@ -74,7 +74,7 @@ def unpack(data: bytes, name: object = "the checkpoint") -> dict[str, Any]:
         content = torch.load(whole, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
         raise DamagedError(
-            f"{name} is damaged, or no checkpoint of this trainer: {_refusal(error)}"
+            f"{name} is damaged, or not a checkpoint of this trainer: {_refusal(error)}"
         ) from error
     return upgrade(content, name)
 
@@ -118,9 +118,9 @@ def upgrade(content: Any, name: object = "the checkpoint") -> dict[str, Any]:
         parts = {"run": run, "progress": _squeezed(content["progress"], run.get("settings", {}))}
         return content | {"version": VERSION, **parts, "ranks": _with_window(content["ranks"])}  # type: ignore[no-any-return]
     if isinstance(version, int) and version > VERSION:
-        raise ValueError(f"{name} is of version {version} of checkpoints; this trainer reads 1 to {VERSION}")
+        raise ValueError(f"{name} has checkpoint version {version}; this trainer reads 1 to {VERSION}")
     if version != 1:
-        raise DamagedError(f"{name} is no checkpoint of this trainer")
+        raise DamagedError(f"{name} is not a checkpoint of this trainer")
     try:
         parts = {
             "run": {key: content[key] for key in ("settings", "images", "processes")} | {"classes": None},
@@ -132,7 +132,7 @@ def upgrade(content: Any, name: object = "the checkpoint") -> dict[str, Any]:
             "output": {"metrics_bytes": content["metrics_bytes"]},
         }
     except KeyError as error:
-        raise DamagedError(f"{name} is no checkpoint of this trainer: it has no {error}") from error
+        raise DamagedError(f"{name} is not a checkpoint of this trainer: it has no {error}") from error
     if "ema" in content:
         parts["ema"] = content["ema"] if content["ema_updates"] else {}
     return {"version": VERSION, **parts}

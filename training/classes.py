@@ -103,7 +103,7 @@ def require_same_classes(names: Sequence[str], outputs: Sequence[str], message: 
         name for name, place in zip(names, match_classes(names, outputs), strict=True) if place is None
     ]
     said = [f"train/ lacks {few(missing)}"] * bool(missing)
-    said += [f"it knows no {few(unknown)}"] * bool(unknown)
+    said += [f"it does not know {few(unknown)}"] * bool(unknown)
     if said:
         raise ValueError(f"{message} {' and '.join(said)}")
     return [place for place in match_classes(names, outputs) if place is not None]

@@ -87,9 +87,9 @@ def _load(config: Config, images: Source, processes: Processes) -> tuple[nn.Modu
     taken = load_weights(model, file, config.arch, entry=config.init_entry, remedy=remedy)
     said = f"{taken.kind} of {config.init_weights}"
     about = About.of_file(file)
-    names = "it names no classes: those of val/ are taken, in their order" if known is None else ""
+    names = "it names no classes: using those of val/, in their order" if known is None else ""
     if names and about.published is not None:
-        names += ", as torchvision's are those of ImageNet in the order of their folders' names (wnids)"
+        names += ", because torchvision's are those of ImageNet, ordered by folder name (wnid)"
     notes = filter(None, (about.compare(config), taken.left, names))
     processes.say(f"Evaluating the {'; '.join((said, *notes))}")
     return model, said, classes

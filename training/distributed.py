@@ -158,8 +158,8 @@ class Processes(Ranks):
                 if theirs[name] != value:
                     raise _of_all(
                         ValueError(
-                            f"{name} must be the same in all processes; got {value} in the first and"
-                            f" {theirs[name]} in number {rank}"
+                            f"{name} must be the same in all processes; got {value} in process 0 and"
+                            f" {theirs[name]} in process {rank}"
                         )
                     )
 

@@ -45,7 +45,7 @@ def export(checkpoint: Path, output: Path, entry: str | None = None) -> str:
         One of them cannot be read or written.
     """
     if output.exists():
-        raise ValueError(f"the output must be a new file; {output} is there already")
+        raise ValueError(f"the output must be a new file; {output} exists already")
     content = unpack(checkpoint.read_bytes(), checkpoint)
     entry = entry or ("ema" if content.get("ema") else "model")
     if not content.get(entry):
@@ -54,7 +54,7 @@ def export(checkpoint: Path, output: Path, entry: str | None = None) -> str:
     weights = {name: tensor.contiguous() for name, tensor in content[entry].items()}
     write_whole(output, safetensors.torch.save(weights, about))
     names = "with" if "classes" in about else "without"  # an earlier version wrote it
-    return f"{output}: {entry} of {checkpoint}, {len(weights)} tensors, {names} the names of the classes"
+    return f"{output}: {entry} of {checkpoint}, {len(weights)} tensors, {names} class names"
 
 
 def _about(run: dict[str, Any]) -> dict[str, str]:
@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
         "checkpoint", type=expand_home, help="last.pt, best.pt or another checkpoint of the trainer"
     )
     parser.add_argument("output", type=expand_home, help="the new file")
-    parser.add_argument("--entry", choices=["model", "ema"], help="default: ema, where there is one")
+    parser.add_argument("--entry", choices=["model", "ema"], help="default: ema, if there is one")
     given = parser.parse_args(arguments)
     try:
         print(export(given.checkpoint, given.output, given.entry))

@@ -23,7 +23,7 @@ def choose_hardware(config: Config, processes: Processes) -> Config:
     if config.device == "auto":
         config = dataclasses.replace(config, device="cuda" if torch.cuda.is_available() else "cpu")
     if config.device == "cuda":
-        require(config, torch.cuda.is_available(), "device", "cpu: PyTorch finds no GPU here")
+        require(config, torch.cuda.is_available(), "device", "cpu: PyTorch finds no GPU")
         require(
             config,
             processes.local_rank < torch.cuda.device_count(),

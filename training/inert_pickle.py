@@ -175,7 +175,7 @@ class _Unpickler(pickle.Unpickler):
             case ("storage", type() as kind, key, _, int() as count, *view) if not any(view):
                 name = kind.full_name.rpartition(".")[2] if issubclass(kind, Placeholder) else ""
                 return self.storages.setdefault(str(key), Storage(name, str(key), count))
-        raise pickle.UnpicklingError("it refers to something that is no storage of a tensor")
+        raise pickle.UnpicklingError("it refers to something that is not the storage of a tensor")
 
 
 def stored_tensor(value: Any) -> Stored | None:

@@ -71,11 +71,11 @@ def check_output(config: Config, ranks: Ranks) -> None:
     if restarts != "0" and config.resume != "auto" and not config.eval_only:
         raise ValueError(
             f"--resume must be auto with torchrun's --max-restarts {restarts}; got {config.resume}: a restart"
-            " would not go on from the newest checkpoint"
+            " would not resume from the newest checkpoint"
         )
     if config.resume == "auto":
         if config.output is None:
-            raise ValueError("--resume auto needs --output, the folder to look into; got none")
+            raise ValueError("--resume auto needs --output; got none")
         if ranks.size == 1:
             require_usable(config.output)
     elif config.resume is not None:
@@ -93,7 +93,7 @@ def require_new(folder: Path) -> None:
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(
             f"--output must be a new or empty folder; {folder} holds another run or other files"
-            " (--resume auto goes on with a run)"
+            " (--resume auto resumes a run)"
         )
 
 
@@ -124,7 +124,7 @@ def require_writable(folder: Path) -> None:
             if error.errno in TRANSIENT:
                 raise
             reason = f"{shown(path)}: {error.strerror}"
-            raise ValueError(f"--output must be a folder that can be written to; {reason}") from None
+            raise ValueError(f"--output must be a writable folder; {reason}") from None
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def read_json(file: Path, expected: str) -> dict[str, Any]:
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
-        found = f"is no JSON: {error}" if data.strip() else "is empty"
+        found = f"is not JSON: {error}" if data.strip() else "is empty"
     else:
         if isinstance(content, dict):
             return content

@@ -35,7 +35,7 @@ def create_model(
     torch.manual_seed(config.seed)
     model = build_model(config.arch, len(classes), aux_heads=bool(config.aux_loss_weight))
     if weights is not None:
-        processes.say(f"Beginning with the {_begin(model, config, classes, weights)}")
+        processes.say(f"Starting from the {_begin(model, config, classes, weights)}")
     if config.sync_bn:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     return model.to(device).to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
@@ -45,11 +45,11 @@ def _begin(model: nn.Module, config: Config, classes: Sequence[str], weights: Pa
     """Load the first weights; what was loaded, for people."""
     file = read_weight_file(weights)
     known = None if config.new_classifier else known_classes(config, file)
-    remedy = "--new-classifier begins with a new one"
+    remedy = "--new-classifier starts a new one"
     rows: list[int] | None = None
     if known is not None:
         rows = require_same_classes(
-            classes, known, f"--init-weights must be of the classes of train/ ({remedy}); with {weights}"
+            classes, known, f"--init-weights must have the classes of train/ ({remedy}); with {weights}"
         )
     taken = load_weights(
         model,
@@ -61,7 +61,7 @@ def _begin(model: nn.Module, config: Config, classes: Sequence[str], weights: Pa
         remedy=f"; {remedy}",
     )
     unnamed = known is None and not config.new_classifier
-    names = "it names no classes: they are taken in the order of the folders" * unnamed
+    names = "it names no classes: using the order of the folders" * unnamed
     about = About.of_file(file).compare(config)
     return "; ".join(filter(None, (f"{taken.kind} of {weights}{taken.except_for}", about, taken.left, names)))
 

@@ -71,12 +71,12 @@ def require_memory(
     free = free_memory()
     if free is None or needed * images * processes <= free:
         return
-    memory = f"and {free / 2**30:.1f} GiB of memory are free"
+    memory = f"but {free / 2**30:.1f} GiB of memory are free"
     # Of a single image it is the size that is wrong.
     if needed * processes * 2 > free:
         name, value = sized
         raise ValueError(
-            f"{name} must be smaller: {purpose} takes at least {needed / 2**30:.1f} GiB an image, {memory};"
+            f"{name} must be smaller: {purpose} takes at least {needed / 2**30:.1f} GiB per image, {memory};"
             f" got {value}"
         )
     name, value = batch
