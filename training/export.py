@@ -1,9 +1,9 @@
-"""Write the weights of a checkpoint alone, with the names of their classes, as safetensors.
+"""Write only the weights of a checkpoint, with their class names, as safetensors.
 
 python -m training.export outputs/.../best.pt weights.safetensors
 
-The averaged weights are taken where the checkpoint has them. The file also says which architecture they are
-of, and for which size of images; ``--init-weights`` of the trainer reads all of it.
+It takes the averaged weights if the checkpoint has them. The file also states the architecture and image
+sizes; ``--init-weights`` of the trainer reads all of it.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ def export(checkpoint: Path, output: Path, entry: str | None = None) -> str:
     ----------
     checkpoint, output : Path
     entry : "model", "ema" or None
-        None: the average, where there is one.
+        None: the average if there is one, otherwise the model.
 
     Returns
     -------
     str
-        What was written, for people.
+        A line that says what was written.
 
     Raises
     ------
     ValueError
-        `output` is there already, or `checkpoint` is none.
+        `output` exists already, or `checkpoint` is not a checkpoint.
     OSError
         One of them cannot be read or written.
     """
@@ -58,7 +58,7 @@ def export(checkpoint: Path, output: Path, entry: str | None = None) -> str:
 
 
 def _about(run: dict[str, Any]) -> dict[str, str]:
-    """What the file says of the weights, as text: safetensors holds nothing else."""
+    """What the file states about the weights, as text: safetensors allows nothing else."""
     about = {name: str(run["settings"][name]) for name in ("arch", "image_size", "val_image_size")}
     if run["classes"] is not None:
         about["classes"] = json.dumps([shown(name) for name in run["classes"]])
@@ -66,7 +66,7 @@ def _about(run: dict[str, Any]) -> dict[str, str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run from the command line; the exit status: 2 after an error, which is printed."""
+    """Run from the command line; return the exit status, 2 after an error, which is printed."""
     keep_printing()
     parser = argparse.ArgumentParser(prog="python -m training.export", description=__doc__)
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""What a run finds on the disk, looked at before anything heavy is imported."""
+"""Checks of a run's files and folders, before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def list_dataset(config: Config, data: Path, ranks: Ranks) -> Listing:
     Raises
     ------
     ValueError
-        `data` is no data set, or has too few images for --batch-size.
+        `data` is not a data set, or has too few images for --batch-size.
     """
     options: dict[str, Any] = {
         "val_labels": config.val_labels,
@@ -52,17 +52,17 @@ def list_dataset(config: Config, data: Path, ranks: Ranks) -> Listing:
 
 
 def left_out_line(images: Listing) -> str:
-    """What the folders hold besides images that can be taken, in one line; empty where there is nothing."""
+    """What the folders hold besides usable images, in one line; empty if nothing."""
     described = {split: describe(source.left_out) for split, source in images.items()}
     parts = [f"{split}/: {text}" for split, text in described.items() if text]
     return f"Left out of {'; '.join(parts)}" if parts else ""
 
 
 def check_output(config: Config, ranks: Ranks) -> None:
-    """Raise ValueError where --output, --resume or --init-weights name what cannot be taken.
+    """Raise ValueError if --output, --resume or --init-weights name something unusable.
 
-    With several processes the main one looks once more, for all of them: the folder is made by the first that
-    comes, and a process that leaves now would let the others wait.
+    With several processes the main one checks the output later, for all of them: the first to arrive creates
+    the folder, and a process that exits now would leave the others waiting.
     """
     if config.init_weights is not None:
         require_downloaded(config.init_weights, config.arch)
@@ -88,7 +88,7 @@ def check_output(config: Config, ranks: Ranks) -> None:
 
 
 def require_new(folder: Path) -> None:
-    """Raise ValueError unless `folder` is new or empty, and can be written to."""
+    """Raise ValueError unless `folder` is new or empty, and writable."""
     require_writable(folder)
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(
@@ -98,18 +98,18 @@ def require_new(folder: Path) -> None:
 
 
 def require_usable(folder: Path) -> None:
-    """Raise ValueError unless a run can begin in `folder`, or the one that is there can continue."""
+    """Raise ValueError unless a run can start in `folder`, or the one in it can resume."""
     require_writable(folder)
     read_record(folder)
 
 
 def require_writable(folder: Path) -> None:
-    """Raise ValueError unless `folder` is one that can be written to, or can be made.
+    """Raise ValueError unless `folder` is a writable folder, or can be created.
 
     Raises
     ------
     OSError
-        It is out of reach now, and may come back.
+        It cannot be reached now, but may come back.
     """
     above = next(path for path in (folder, *folder.parents) if path.exists())
     if not above.is_dir():
@@ -128,7 +128,7 @@ def require_writable(folder: Path) -> None:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What the run in `folder` wrote to its config.json; empty where there is none.
+    """What the run in `folder` wrote to its config.json; empty if there is none.
 
     Raises
     ------
@@ -140,12 +140,12 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def read_json(file: Path, expected: str) -> dict[str, Any]:
-    """The object in a file of JSON.
+    """The object in a JSON file.
 
     Raises
     ------
     ValueError
-        There is none in it: what was expected, the file, and what it is.
+        It holds no object; the message has `expected`, the file, and what is wrong with it.
     """
     data = file.read_bytes()
     try:
