@@ -1,4 +1,4 @@
-"""The tables of reports of the GPU day, as the documents show them: see :mod:`.documents`."""
+"""Tables for the documents from reports of the GPU day: see :mod:`.documents`."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def mixing(content: Content) -> Rows:
 
 
 def mixing_cases(records: list[Record]) -> list[Record]:
-    """The kinds of images that were mixed, in the order they were measured in."""
+    """The kinds of images that were mixed, in the order measured."""
     keys = ("batch_size", "dtype", "layout", "size")
     found = dict.fromkeys(tuple(record[key] for key in keys) for record in records)
     return [dict(zip(keys, case, strict=True)) for case in found]
 
 
 def mixing_of(records: list[Record]) -> Rows:
-    """One case: ms for a batch, also in copies on the device; how long the GPU itself is at work; memory."""
+    """One case: ms per batch, also as a multiple of a copy on the device; GPU work time; memory."""
     copy = next((record for record in records if record["mix"] == "copy"), None)
     peaks = any(record.get("peak_MiB") is not None for record in records)
     rows = [["mixing", "ms per batch (quartiles)", "copies", "GPU at work, ms", "images/s"]]
@@ -55,7 +55,7 @@ def mixing_of(records: list[Record]) -> Rows:
 
 
 def trainer(*contents: Content) -> Rows:
-    """Images/s of training, one column for each report."""
+    """Images/s of training, one column per report."""
     rows = [["batches from", *("images/s (quartiles)" for _ in contents)]]
     for batches, mix in (("memory", "none"), ("loader", "none"), ("loader", "hmix")):
         cells = []
@@ -68,7 +68,7 @@ def trainer(*contents: Content) -> Rows:
 
 
 def decoder(*contents: Content) -> Rows:
-    """Images/s over the share of the hardware decoder and the threads, of all reports together."""
+    """Images/s by share of the hardware decoder and by threads, from all reports."""
     records = [
         record
         for content in contents
@@ -87,12 +87,12 @@ def decoder(*contents: Content) -> Rows:
 
 
 def best_decoder(records: list[Record]) -> Record:
-    """The settings of the decoder with the most images/s."""
+    """The decoder settings with the most images/s."""
     return max(records, key=lambda record: float(record["images_per_s"]["median"]))
 
 
 def buffers(content: Content) -> Rows:
-    """What buffers that are taken at the start cost and gain."""
+    """Cost and gain of buffers allocated at the start."""
     rows = [
         ["buffers taken at the start", "images/s (quartiles)", "first batch, s", "slowest batch, ms", "MiB"]
     ]
@@ -112,9 +112,9 @@ def buffers(content: Content) -> Rows:
 
 
 def rounding(content: Content) -> Rows:
-    """How many values of the GPU differ from those of the CPU's forms, and by how much at most.
+    """How many values from the GPU differ from the CPU's forms, and the largest difference.
 
-    The GPU's are those of the hybrid form, which "auto" takes there; of the graph in reports without it.
+    The GPU's form is the hybrid one, which "auto" chooses there, or the graph in reports without it.
     """
     rows = [["type", "method", "values", "unlike the graph on the CPU", "unlike the kernel", "at most"]]
     records = records_of(content, "rounding")
@@ -134,7 +134,7 @@ def rounding(content: Content) -> Rows:
     return rows
 
 
-# The stage that a table is of.
+# The stage of each table.
 STAGE_OF = {
     "gpu_mixing": "mixing",
     "gpu_trainer": "trainer",

@@ -89,7 +89,7 @@ UNKNOWN = "--arch must be a classification model of torchvision or, as timm/NAME
         ("hub/resnet50", f"{UNKNOWN}hub/resnet50 (did you mean ", True),
         ("qqqq", f"{UNKNOWN}qqqq (torchvision has alexnet, ", True),
         ("timm/test_vit", "--arch timm/test_vit needs timm, which is not installed here (pip", False),
-        ("test_vit", "torchvision or, where timm is installed, of timm; got test_vit (", False),
+        ("test_vit", "torchvision or, if timm is installed, of timm; got test_vit (", False),
     ],
 )
 def test_unknown_names(arch: str, words: str, with_timm: bool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,7 +113,7 @@ def test_damage_of_what_is_stored_is_noticed() -> None:
 def test_other_files_are_not_taken() -> None:
     """Those of torch.save that are no checkpoint, or in its old format."""
     for other in ({"weight": torch.zeros(3)}, [1, 2], {"version": "1.0"}, {"version": None}):
-        with pytest.raises(DamagedError, match=r"other\.pt is no checkpoint of this trainer"):
+        with pytest.raises(DamagedError, match=r"other\.pt is not a checkpoint of this trainer"):
             unpack(pack(other), "other.pt")  # type: ignore[arg-type]
     buffer = io.BytesIO()
     torch.save(content(1), buffer, _use_new_zipfile_serialization=False)
@@ -124,7 +124,9 @@ def test_other_files_are_not_taken() -> None:
 def test_a_newer_version_is_refused_by_its_number(three: Checkpoints) -> None:
     """Not passed over as if it were damaged: then the run would continue from an older one."""
     three.path(30).write_bytes(pack(content(30) | {"version": VERSION + 1}))
-    with pytest.raises(ValueError, match=rf"step-00000030\.pt is of version {VERSION + 1} ") as caught:
+    with pytest.raises(
+        ValueError, match=rf"step-00000030\.pt has checkpoint version {VERSION + 1};"
+    ) as caught:
         three.newest()
     assert not isinstance(caught.value, DamagedError)
 

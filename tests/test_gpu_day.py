@@ -1,4 +1,4 @@
-"""The GPU day: its report, its time boxes, and how it goes on."""
+"""The GPU day: its report, its time boxes, and how it continues."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def statuses(out: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def gone_on(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[int, str]], Content]:
-    """A day that first meets images which cannot be decoded, and then the same ones, whole."""
+    """A day whose images first cannot be decoded, and are then repaired."""
     folder = tmp_path_factory.mktemp("day")
     out, data = folder / "out", make_demo_dataset(folder / "data", train_per_class=2, val_per_class=1)
     whole = {path: path.read_bytes() for path in data.glob("train/*/*.jpg")}
@@ -208,7 +208,7 @@ def test_two_reports_side_by_side() -> None:
     other = _report()
     spread = other["stages"][-1]["records"][0]["images_per_s"]
     other["stages"][-1]["records"][0]["images_per_s"] = spread | {"median": 5.0}
-    (row,) = [line for line in reports.compared(_report(), other).splitlines() if "images_per_s" in line]
+    (row,) = [line for line in reports.compare(_report(), other).splitlines() if "images_per_s" in line]
     assert [cell.strip() for cell in row.split("|")][2:5] == ["2", "5", "2.500"]
 
 

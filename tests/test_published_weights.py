@@ -78,8 +78,8 @@ def test_evaluation(published: Path, photos: Path, capsys: pytest.CaptureFixture
     said = capsys.readouterr().out
     words = (
         "by its name torchvision's IMAGENET1K_V1, with --arch shufflenet_v2_x1_5, --image-size 224,"
-        " --val-image-size 224, --val-resize-size 232; it names no classes: those of val/ are taken, in their"
-        " order, as torchvision's are those of ImageNet in the order of their folders' names (wnids)\n"
+        " --val-image-size 224, --val-resize-size 232; it names no classes: using those of val/, in their"
+        " order, because torchvision's are those of ImageNet, ordered by folder name (wnid)\n"
     )
     assert words in said
     results = [line.partition("top-1")[2] for line in said.splitlines() if "top-1" in line]

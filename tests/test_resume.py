@@ -383,7 +383,7 @@ def test_a_checkpoint_of_a_newer_version(copy: Path, data: Path, capfd: pytest.C
         assert run(data, "--output", copy, "--resume", resume) == 2
         (line,) = capfd.readouterr().err.splitlines()
         assert line == (
-            f"train_imagenet.py: error: {newest} is of version 5 of checkpoints; this trainer reads 1 to 4"
+            f"train_imagenet.py: error: {newest} has checkpoint version 5; this trainer reads 1 to 4"
         )
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
 

@@ -82,25 +82,25 @@ FAULTS = [
         name="an output that cannot be written to",
         prepare="mkdir run && chmod 555 run",
         given=(),
-        line="--output must be a folder that can be written to; {root}/run: Permission denied",
+        line="--output must be a writable folder; {root}/run: Permission denied",
     ),
     Fault(
         name="an output that cannot be made",
         prepare="mkdir closed && chmod 555 closed",
         given=("--output", "{root}/closed/a/run", "--resume", "auto"),
-        line="--output must be a folder that can be written to; {root}/closed: Permission denied",
+        line="--output must be a writable folder; {root}/closed: Permission denied",
     ),
     Fault(
         name="the output of another user's run",
         prepare="mkdir run && touch run/metrics.jsonl && chmod 444 run/metrics.jsonl && chmod 777 run",
         given=("--resume", "auto"),
-        line="--output must be a folder that can be written to; {root}/run/metrics.jsonl: Permission denied",
+        line="--output must be a writable folder; {root}/run/metrics.jsonl: Permission denied",
     ),
     Fault(
         name="its checkpoints",
         prepare="mkdir run run/checkpoints && chmod 555 run/checkpoints && chmod 777 run",
         given=("--resume", "auto"),
-        line="--output must be a folder that can be written to; {root}/run/checkpoints: Permission denied",
+        line="--output must be a writable folder; {root}/run/checkpoints: Permission denied",
     ),
     Fault(
         name="an empty config.json",
@@ -112,19 +112,19 @@ FAULTS = [
         name="a config.json that is cut",
         prepare="mkdir -m 777 run && echo '{\"settings\": {' > run/config.json",
         given=("--resume", "auto"),
-        line="--resume needs .*; {root}/run/config.json is no JSON: Expecting property name .*",
+        line="--resume needs .*; {root}/run/config.json is not JSON: Expecting property name .*",
     ),
     Fault(
         name="a config.json of bytes",
         prepare="mkdir -m 777 run && printf '\\351' > run/config.json",
         given=("--resume", "auto"),
-        line="--resume needs .*; {root}/run/config.json is no JSON: 'utf-8' codec .*",
+        line="--resume needs .*; {root}/run/config.json is not JSON: 'utf-8' codec .*",
     ),
     Fault(
         name="a config.json that nests too deeply",
         prepare="mkdir -m 777 run && head -c 100000 /dev/zero | tr '\\0' '[' > run/config.json",
         given=("--resume", "auto"),
-        line="--resume needs .*; {root}/run/config.json is no JSON: maximum recursion depth .*",
+        line="--resume needs .*; {root}/run/config.json is not JSON: maximum recursion depth .*",
     ),
     Fault(
         name="a config.json of something else",
@@ -141,7 +141,7 @@ FAULTS = [
         )
         for content, line in (
             ("", "; {root}/record is empty"),
-            ("a: b", "; {root}/record is no JSON: Expecting value: .*"),
+            ("a: b", "; {root}/record is not JSON: Expecting value: .*"),
             ("{}", "; {root}/record holds no settings"),
             (
                 '{"settings": {"learning_rate": 1}}',
@@ -161,8 +161,8 @@ FAULTS = [
 ]
 # What is larger than any machine. All other options refuse such a number, or do no harm with it.
 LARGE = {
-    "image_size": "--image-size must be smaller: the loader takes at least .* GiB an image, .*",
-    "val_image_size": "--val-image-size must be smaller: the loader takes at least .* GiB an image, .*",
+    "image_size": "--image-size must be smaller: the loader takes at least .* GiB per image, .*",
+    "val_image_size": "--val-image-size must be smaller: the loader takes at least .* GiB per image, .*",
     "batch_size": "--batch-size must be smaller: the loader takes at least .* GiB for the 10{9} images .*",
     "workers": r"--workers must be at most \d+ here; got 10{9}",
     "rand_augment": "--rand-augment must be two numbers 1 <= n <= 16 and .*; got .*",
@@ -278,7 +278,7 @@ def test_a_model_without_memory(photos: Path, tmp_path: Path, capsys: pytest.Cap
     fault = Fault(
         name="a large image",
         given=("--image-size", str(math.isqrt(free // 72)), "--val-image-size", "32", "--batch-size", "2"),
-        line="--image-size must be smaller: --arch shufflenet_v2_x0_5 takes at least .* GiB an image, .*",
+        line="--image-size must be smaller: --arch shufflenet_v2_x0_5 takes at least .* GiB per image, .*",
     )
     assert_refused(fault, photos, tmp_path, capsys)
 
@@ -371,7 +371,7 @@ def test_home_of_the_other_programs(home: Path, coded: Path, capsys: pytest.Capt
     assert check.main(["~/data", "--output=~/checked"]) == 2
     assert f"--output must be a folder; got the file {home}/checked" in capsys.readouterr().err
     assert export.main(["~/none.pt", "~/weights"]) == 2
-    assert f"{home}/weights is there already" in capsys.readouterr().err
+    assert f"{home}/weights exists already" in capsys.readouterr().err
 
 
 def test_home_of_what_is_read_first(home: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -530,8 +530,10 @@ def test_processes_compare_what_they_were_given(
     assert "images in train/ (SHA-256 of the list) must be the same in all processes" in outcome.said
     outcome = trainer.run("--data", photos, *command, processes=2, of_last_rank=["--lr", "0.3"])
     assert outcome.statuses == [2, 2], outcome.said
-    assert "--lr must be the same in all processes; got 0.01 in the first and 0.3 in number 1" in outcome.said
+    assert (
+        "--lr must be the same in all processes; got 0.01 in process 0 and 0.3 in process 1" in outcome.said
+    )
     # What may change when a run goes on, but decides when all of them meet.
     outcome = trainer.run("--data", photos, *command, processes=2, of_last_rank=["--max-steps", "1"])
     assert outcome.statuses == [2, 2], outcome.said
-    assert "--max-steps must be the same in all processes; got None in the first and 1" in outcome.said
+    assert "--max-steps must be the same in all processes; got None in process 0 and 1" in outcome.said

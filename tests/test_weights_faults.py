@@ -286,7 +286,7 @@ def test_exported_weights(
     assert results[0] == results[1] != ""
     written = exported.read_bytes()
     assert export.main([str(trained / "last.pt"), str(exported)]) == 2
-    assert f"must be a new file; {exported} is there already" in capsys.readouterr().err
+    assert f"must be a new file; {exported} exists already" in capsys.readouterr().err
     assert exported.read_bytes() == written
     assert export.main([str(exported), str(folder / "other")]) == 2
     assert "weights.safetensors is damaged: File is not a zip file" in capsys.readouterr().err
@@ -312,7 +312,7 @@ def test_older_checkpoints(
         path.write_bytes(checkpoints.pack(as_version(2, content)))
     status, said, _ = evaluate(coded, folder / "run" / "last.pt", capsys=capsys)
     assert status == 0
-    assert "it names no classes: those of val/ are taken, in their order" in said
+    assert "it names no classes: using those of val/, in their order" in said
     again = ["--data", coded, "--image-size", 16, "--epochs", 2, "--output", folder / "run"]
     assert run(*again, "--resume", "auto") == 0
     assert "from an earlier version and names no classes" in capsys.readouterr().out
@@ -335,7 +335,7 @@ def test_resume_with_other_classes(
     options = ["--data", data, "--image-size", 16, "--epochs", 2, "--output", folder / "new"]
     assert run(*options, "--resume", trained / "last.pt") == 2
     error = capsys.readouterr().err
-    assert error.endswith("needs a checkpoint of these classes; train/ lacks cat and it knows no dog\n")
+    assert error.endswith("needs a checkpoint of these classes; train/ lacks cat and it does not know dog\n")
 
     assert not (folder / "new").exists()
 
@@ -346,9 +346,10 @@ NO_CHECKPOINTS = {
     "JPEG": "is damaged: File is not a zip file",
     "cut": "is damaged: File is not a zip file",
     "a bit": "is damaged: Bad CRC-32",
-    "code": "no checkpoint of this trainer: it holds posix.system, which is neither tensor",
-    "whole model": "no checkpoint of this trainer: it holds tests.weight_files.Net, which is neither tensor",
-    "no weights": "is no checkpoint of this trainer",
+    "code": "not a checkpoint of this trainer: it holds posix.system, which is neither tensor",
+    "whole model": "not a checkpoint of this trainer: it holds tests.weight_files.Net,"
+    " which is neither tensor",
+    "no weights": "is not a checkpoint of this trainer",
     "folder": "--resume must be auto or a checkpoint; there is no file",
 }
 
@@ -377,11 +378,11 @@ def test_first_weights_of_other_classes(
     weights = saved(folder, ranking(0, 1, 2), ["ant", "bee", "dog"])
     assert run(*still, "--init-weights", weights) == 2
     error = capsys.readouterr().err
-    assert "(--new-classifier begins with a new one)" in error
-    assert error.endswith("train/ lacks dog and it knows no cat\n")
+    assert "(--new-classifier starts a new one)" in error
+    assert error.endswith("train/ lacks dog and it does not know cat\n")
     saved(folder, ranking(*range(5)), None)
     assert run(*still, "--init-weights", weights) == 2
-    assert "for 5 classes; here are 3; --new-classifier begins with a new one" in capsys.readouterr().err
+    assert "for 5 classes; here are 3; --new-classifier starts a new one" in capsys.readouterr().err
     assert not (folder / "out").exists()
     assert run(*still, "--init-weights", weights, "--new-classifier") == 0
     assert "except the classifier 4, which is new" in capsys.readouterr().out

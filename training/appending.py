@@ -1,4 +1,4 @@
-"""Files that lines are added to, over times when the disk is full or away."""
+"""Files that grow by appending, even if the disk is full or unavailable for a while."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from torch.utils.tensorboard import summary
 
 
 class Appended:
-    """A file that data is added to, each piece as a whole, also when the storage fails in between.
+    """A file that data is appended to, each piece whole, even if the storage fails in between.
 
-    What was added since the last :meth:`sync` is kept in memory: after an error the file is opened again by
-    its name, and cut and written from there on. It is never made again, nor is its folder: under the name of
-    a share that is not mounted that would be another one.
+    Data since the last :meth:`sync` stays in memory: after an error the file is opened again by its name,
+    cut, and written from there. Neither it nor its folder is ever recreated: under the name of an unmounted
+    share that would be another one.
 
     Parameters
     ----------
     path : Path
-        Made where it is not there, and locked (flock).
+        Created if missing, and locked (flock).
 
     Attributes
     ----------
     length : int
-        Bytes with all that was added.
+        Bytes, including all that was appended.
 
     Raises
     ------
@@ -56,31 +56,31 @@ class Appended:
         return file
 
     def cut(self, length: int) -> None:
-        """Keep so many bytes."""
+        """Keep the first `length` bytes."""
         assert self._file is not None
         self._file.truncate(length)
         self.length = os.fstat(self._file.fileno()).st_size
 
     def append(self, data: bytes) -> None:
-        """Add data; after an OSError, add it again."""
-        file = self._opened()
+        """Append data; after an OSError, call it again."""
+        file = self._ensure_open()
         try:
             _write(file, data)
         except OSError as error:
-            self._lose(error)
+            self._close_after(error)
             raise
         self._added += data
         self.length += len(data)
 
     def sync(self) -> None:
-        """Wait until all is on the disk, in the file that has the name; after an OSError, again."""
-        file = self._opened()
+        """Wait until all data is on the disk, in the file at the path; after an OSError, call it again."""
+        file = self._ensure_open()
         try:
             os.fsync(file.fileno())
             if not os.path.samestat(os.stat(self.path), os.fstat(file.fileno())):
                 raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(self.path))
         except OSError as error:
-            self._lose(error)
+            self._close_after(error)
             raise
         self._added = b""
 
@@ -90,11 +90,11 @@ class Appended:
             file, self._file = self._file, None
             file.close()
 
-    def _opened(self) -> io.FileIO:
+    def _ensure_open(self) -> io.FileIO:
         if self._file is None:
             file = self._open()
             try:
-                # What a failed sync had to write may be lost, whatever the length of the file is.
+                # Data of a failed sync may be lost, whatever the length of the file.
                 file.truncate(self.length - len(self._added))
                 _write(file, self._added)
             except OSError:
@@ -103,10 +103,10 @@ class Appended:
             self._file = file
         return self._file
 
-    def _lose(self, error: OSError) -> None:
-        """Open the file again next time; the error names it, which that of a write does not."""
+    def _close_after(self, error: OSError) -> None:
+        """Close the file, to reopen it next time; add its path to the error, which a write's error lacks."""
         error.filename = str(self.path)
-        with contextlib.suppress(OSError):  # the first error is the one to tell
+        with contextlib.suppress(OSError):  # the first error is the one to report
             self.close()
 
 
@@ -116,10 +116,10 @@ def _write(file: io.FileIO, data: bytes) -> None:
 
 
 class Events:
-    """The file of a run that TensorBoard reads.
+    """A run's TensorBoard file.
 
-    PyTorch's SummaryWriter makes the same records, but writes them in a thread of its own, which ends at the
-    first error with a traceback on the screen.
+    PyTorch's SummaryWriter makes the same records, but writes them in its own thread, which dies with a
+    traceback on the screen at the first error.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ class Events:
     Attributes
     ----------
     file : Appended
-        Takes what the methods return.
+        Append to it what the methods return.
     """
 
     def __init__(self, folder: Path) -> None:

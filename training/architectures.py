@@ -1,4 +1,4 @@
-"""The names that ``--arch`` takes, without the seconds that importing torchvision or timm costs.
+"""The names that ``--arch`` takes, without importing torchvision or timm, which takes seconds.
 
 Tests compare them with those that torchvision and timm register.
 """
@@ -12,10 +12,10 @@ import re
 import sys
 from pathlib import Path
 
-# Before the name of a model of timm; a name without it that both have is torchvision's.
+# The prefix of timm's models. Without it, a name that both have is torchvision's.
 TIMM = "timm/"
 
-# Models with auxiliary heads, which take part in the training alone, and the weight of the loss of each.
+# Models with auxiliary heads, which are used in training only, and the loss weight of each head.
 AUXILIARY: dict[str, float] = {
     "googlenet": 0.3,  # Szegedy et al., Going deeper with convolutions, 2014, section 5
     "inception_v3": 0.4,  # as in PyTorch's tutorial on fine-tuning torchvision's models
@@ -40,7 +40,7 @@ TORCHVISION: tuple[str, ...] = (
 
 
 def full_name(arch: str) -> str:
-    """The name of an architecture in full: torchvision's as it is, timm's as ``timm/NAME``.
+    """The full name of an architecture: torchvision's unchanged, timm's as ``timm/NAME``.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def full_name(arch: str) -> str:
         close = difflib.get_close_matches(short, ours, n=2)
         close += [theirs[name] for name in difflib.get_close_matches(short, theirs, n=2)]
     hint = f"did you mean {' or '.join(close)}? " if close else ""
-    others = "as timm/NAME, of timm" if known is not None else "where timm is installed, of timm"
+    others = "as timm/NAME, of timm" if known is not None else "if timm is installed, of timm"
     raise ValueError(
         f"--arch must be a classification model of torchvision or, {others}; got {arch}"
         f" ({hint}torchvision has {', '.join(TORCHVISION)})"
@@ -71,7 +71,7 @@ def full_name(arch: str) -> str:
 
 
 def timm_names() -> frozenset[str] | None:
-    """The models of timm; None where it is not installed."""
+    """timm's models; None if it is not installed."""
     if (module := sys.modules.get("timm")) is not None:
         return frozenset(module.list_models())
     spec = importlib.util.find_spec("timm")
@@ -82,7 +82,7 @@ def timm_names() -> frozenset[str] | None:
 
 @functools.cache
 def _registered_in(folder: Path) -> frozenset[str]:
-    """The functions that are registered as models in the modules of a folder, which are not imported."""
+    """The functions registered as models in a folder's modules, found without importing them."""
     pattern = re.compile(r"^@register_model\b.*\n(?:[@#].*\n)*def (\w+)\(", re.MULTILINE)
     return frozenset(
         name for path in folder.glob("*.py") for name in pattern.findall(path.read_text(encoding="utf-8"))

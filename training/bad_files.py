@@ -1,10 +1,10 @@
-"""Training goes on when a file cannot be decoded, and when files cannot be read for a while.
+"""Training survives files that cannot be decoded, and files that cannot be read for a while.
 
-DALI cannot skip a sample: it raises, and the pipeline is lost. Here the file is found, written down in
-quarantine.jsonl, and the next good one stands in for it in the list, so that the order of all others stays.
-The pipeline is rebuilt where it was, with its random state, and the stand-in is left out of the batch.
+DALI cannot skip a sample: it raises, and the pipeline is lost. This module finds the file, logs it to
+quarantine.jsonl, and lets the next good one stand in for it in the list, which keeps the order of all others.
+It rebuilds the pipeline at the same place, with its random state, and drops the stand-in from the batch.
 
-A file that cannot be read is no bad file: the storage is waited for (`training.storage`).
+A file that cannot be read is not a bad file: the loader waits for the storage (`training.storage`).
 """
 
 from __future__ import annotations
@@ -30,35 +30,35 @@ from .storage import Outage, Patience, StorageError
 
 T = TypeVar("T")
 
-# An error shows up when DALI makes a batch, which is some batches before it is asked for it.
+# DALI makes batches ahead, so an error may come from a file that is needed only some batches later.
 LOOK_AHEAD = 6
-# So many bad files are never an unusual share.
+# Up to this number, bad files are never too many.
 FEW = 10
-# Times that a pipeline fails for which no cause is found, and the seconds between them.
+# Unexplained failures of the pipeline before giving up, and the seconds between attempts.
 _ATTEMPTS, _PAUSE = 3, 0.5
 
 
 class BadFileError(RuntimeError):
-    """A file cannot be decoded, or too many cannot; the message says which."""
+    """A file cannot be decoded and may not be skipped, or too many cannot; the message says which."""
 
 
 class PipelineError(RuntimeError):
-    """DALI failed, and no file is to blame; the message has its words."""
+    """DALI failed, and no file is to blame; the message quotes DALI."""
 
 
 class Quarantine:
-    """The bad files of a run: a line in ``quarantine.jsonl`` for each that was found.
+    """The bad files of a run, each a line in ``quarantine.jsonl``.
 
     Parameters
     ----------
     path : Path
-        The file; lines are added, by every process of the run.
+        The file; every process of the run appends lines.
     skip : bool
-        Go on without bad files; otherwise the first one is an error.
+        Skip bad files; otherwise the first one is an error.
     limit : float
-        The share of the files at which more than ``FEW`` bad ones are an error; at 1 they never are.
+        More than ``FEW`` bad files are an error from this share of the files on; at 1 they never are.
     patience : Patience, optional
-        How long to wait until the file can be written, and the images read. Default: not at all.
+        How long to wait until the file can be written and the images read. Default: do not wait.
     """
 
     def __init__(
@@ -71,30 +71,30 @@ class Quarantine:
         self._held: list[str] | None = None
 
     def hold(self) -> None:
-        """Keep lines until :meth:`release`: the folder may not be there yet."""
+        """Keep lines until :meth:`release`: the folder may not exist yet."""
         self._held = []
 
     def release(self) -> None:
-        """Write what was kept, and from now on at once."""
+        """Write the lines kept, and from now on write at once."""
         held, self._held = self._held, None
         if held:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._write(held)
 
     def check_share(self, bad: int, files: int, newest: str, source: Source) -> None:
-        """Raise :class:`BadFileError` where `bad` of so many files are an unusual share."""
+        """Raise :class:`BadFileError` if `bad` of `files` files are too many."""
         if bad > FEW and self._limit < 1 and bad >= self._limit * files:
             raise BadFileError(
-                f"{bad} of {files} files in {source} cannot be decoded, {newest} among them; that many are"
-                " rarely bad one by one: check the storage and the data set with python -m pipelines.check"
-                f" (--bad-files-limit, here {self._limit:g}, is the share at which a run stops)"
+                f"{bad} of {files} files in {source} cannot be decoded, {newest} among them; that many"
+                " usually have one cause: check the storage and the data set with python -m pipelines.check"
+                f" (a run stops at --bad-files-limit, here {self._limit:g})"
             )
 
     def add(self, bad: dict[str, str], **where: Any) -> None:
-        """Write a line for each name and reason; :class:`BadFileError` where none may be skipped."""
+        """Write a line for each name and reason; raise :class:`BadFileError` if none may be skipped."""
         if not self._skip:
             name, reason = next(iter(bad.items()))
-            raise BadFileError(f"{name} cannot be decoded ({reason}); --bad-files skip goes on without it")
+            raise BadFileError(f"{name} cannot be decoded ({reason}); use --bad-files skip to skip it")
         lines = [json_text({"path": name, "reason": reason, **where}) for name, reason in bad.items()]
         if self._held is None:
             self._write(lines)
@@ -106,11 +106,11 @@ class Quarantine:
         self.patience.keep_trying(lambda: self._append(data))
 
     def _append(self, data: bytes) -> None:
-        # One write at the end of the file: lines of several processes do not mix.
+        # One write at the end of the file, so that lines of several processes do not mix.
         with open(os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644), "wb", 0) as file:
             before = os.fstat(file.fileno()).st_size
             written = file.write(data)
-            if written < len(data):  # the disk is full, and the next attempt writes all lines
+            if written < len(data):  # the disk is full: the next attempt writes all lines
                 file.truncate(before)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
 
@@ -118,7 +118,7 @@ class Quarantine:
 class GuardedLoader:
     """A loader that survives files that cannot be decoded, and storage that goes away for a while.
 
-    Its pipeline is built when it is first needed, so that there is time for :meth:`load_state_dict`.
+    It builds its pipeline when first needed, so that :meth:`load_state_dict` can come before.
 
     Parameters
     ----------
@@ -127,13 +127,13 @@ class GuardedLoader:
     make : callable
         Builds a loader from the source with stand-ins and a state (None for the beginning).
     order : Order
-        In which the loaders read.
+        The order in which the loaders read.
     quarantine : Quarantine
-        Where bad files are written down; says how many may be, and how long to wait for the storage.
+        Logs bad files; sets how many are allowed, and how long to wait for the storage.
     where : callable
-        What to write beside them: epoch and step.
+        What to log with them: epoch and step.
     resumable : bool
-        Whether the loaders have a state; otherwise a new one is asked for the batches that were taken, again.
+        Whether the loaders have a state; otherwise a new loader repeats the batches already taken.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class GuardedLoader:
 
     @functools.cached_property
     def _loader(self) -> DALILoader:
-        """A loader that stands where the last one was."""
+        """A loader at the place where the last one was."""
         return self.attempt(self._build)
 
     def _build(self) -> DALILoader:
@@ -177,32 +177,32 @@ class GuardedLoader:
 
     @property
     def images(self) -> Source:
-        """The source, with stand-ins for what cannot be decoded, as far as that was found."""
+        """The source, with stand-ins for the bad files found so far."""
         return self._images
 
     @property
     def left_out(self) -> set[str]:
-        """The names of the samples that cannot be decoded, as far as that was found."""
+        """The names of the bad files found so far."""
         return {self._source.name(position) for position in self._images.stand_ins}
 
     def state_dict(self) -> dict[str, Any]:
-        """See :meth:`.loader.DALILoader.state`; with the positions of the stand-ins."""
+        """The state of :meth:`.loader.DALILoader.state`, with the positions of the stand-ins."""
         return {**(self._state or self._loader.state()), "stand_ins": sorted(self._images.stand_ins)}
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Continue after the batch that came last before :meth:`state_dict`."""
+        """Continue after the last batch before :meth:`state_dict`."""
         self._images = self._source.without(state_dict["stand_ins"])
         self._state = state_dict
-        self.__dict__.pop("_loader", None)  # one that was built stands elsewhere
+        self.__dict__.pop("_loader", None)  # one that exists is at another place
 
     def another(self, state_dict: dict[str, Any]) -> GuardedLoader:
-        """A second loader of the same images, which continues from a state of this one."""
+        """A second loader of the same images that continues from a state of this one."""
         loader = copy.copy(self)
         loader.load_state_dict(state_dict)
         return loader
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch; a loop that was left early goes on where it stopped."""
+        """One epoch; after a loop that ended early, the rest of it."""
         if self._loader.position >= len(self._loader):
             self._finish_epoch()
         while self._loader.position < len(self._loader):
@@ -216,7 +216,7 @@ class GuardedLoader:
         self._taken = 0
 
     def _guarded(self, action: Callable[[], T]) -> T:
-        """:meth:`attempt` something that moves the loader on."""
+        """:meth:`attempt` an action that advances the loader."""
         result = self.attempt(action)
         if self._resumable:
             self._state = self._loader.state()
@@ -224,16 +224,16 @@ class GuardedLoader:
         return result
 
     def attempt(self, action: Callable[[], T]) -> T:
-        """Do something with the pipeline that comes next; where a file is bad, again without that file.
+        """Run an action that uses the pipeline; if a file is bad, run it again without that file.
 
         Raises
         ------
         BadFileError
-            Bad files are not to be skipped, or there are too many.
+            Bad files may not be skipped, or there are too many.
         StorageError
-            Files cannot be read, and it was waited long enough.
+            Files still cannot be read when the patience is used up.
         PipelineError
-            Neither is the case, and the pipeline fails; or the mixing cannot take what comes.
+            The pipeline fails for another reason, or the mixing cannot use its input.
         """
         outage = Outage(self._quarantine.patience, f"cannot read {self._source}")
         unexplained = 0
@@ -245,32 +245,32 @@ class GuardedLoader:
             except (RuntimeError, OSError) as error:
                 if words := msda.explain(error):  # no file is to blame
                     raise PipelineError(words) from error
-                self.__dict__.pop("_loader", None)  # of no use after an error
+                self.__dict__.pop("_loader", None)  # unusable after an error
                 reason = describe_error(error)
                 try:
-                    explained = self._set_aside()
+                    explained = self._replace_bad_files()
                 except (BadFileError, StorageError):
                     raise
                 except OSError as unreadable:
                     outage.wait(unreadable)
                     continue
-                except RuntimeError as unknown:  # the search failed: for want of memory, or of room in /tmp
+                except RuntimeError as unknown:  # the search failed: out of memory, or of space in /tmp
                     explained, reason = False, describe_error(unknown)
                 unexplained = 0 if explained else unexplained + 1
                 if unexplained == _ATTEMPTS:
                     raise PipelineError(
-                        f"the pipeline that reads {self._source} fails, and none of the files that come next"
-                        f" is to blame: {reason} (python -m pipelines.check looks at all files)"
+                        f"the pipeline reading {self._source} failed, and none of the next files is to"
+                        f" blame: {reason} (python -m pipelines.check tests all files)"
                     ) from error
                 if not explained:
-                    # The storage may have been away, and back before it was looked at.
+                    # The storage may have been away, and back before the check.
                     time.sleep(_PAUSE)
             else:
                 outage.end()
                 return result
 
-    def _set_aside(self) -> bool:
-        """Find the bad files among those that come next; whether there are any."""
+    def _replace_bad_files(self) -> bool:
+        """Replace the bad files among the next ones by stand-ins; return whether there were any."""
         state = self._state or {"epoch": 0, "position": self._taken, "pipeline": None}
         nearby = self._source.upcoming(
             self._order,
@@ -285,7 +285,7 @@ class GuardedLoader:
         if not bad:
             return False
         names = {self._source.name(position): reason for position, reason in bad.items()}
-        # By the end of this epoch the shard will have read so many, at most.
+        # The most files that the shard will have read by the end of this epoch.
         files = min(len(self._source), (state["epoch"] + 1) * len(self._order.part))
         self._quarantine.check_share(len(known) + len(bad), files, next(iter(names)), self._source)
         self._quarantine.add(names, **self._where())

@@ -1,7 +1,7 @@
-"""Checkpoints that are whole or not there: written aside, synced, renamed, and checked when they are read.
+"""Checkpoints, whole or absent: written to a temporary file, synced, renamed, and verified when read.
 
-A checkpoint is a file of ``torch.save``: a ZIP archive, which holds a CRC32 of each of its members. PyTorch
-checks none of them, so :func:`unpack` lets the standard library read the members. Its content is
+A checkpoint is a file of ``torch.save``: a ZIP archive with a CRC32 of each member. PyTorch checks none of
+them, so :func:`unpack` reads the members with the standard library, which does. Its content is
 ``{"version": 4, "model": ..., ...}``: the ``state_dict()`` of every part of a run (`training.state`).
 """
 
@@ -27,7 +27,7 @@ from .window import EMPTY
 
 VERSION = 4
 _NAME = re.compile(r"step-(\d{8,})\.pt")
-# File systems without hard links say one of these.
+# The errors of file systems without hard links.
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
 
@@ -40,50 +40,50 @@ class SaveError(OSError):
 
 
 def pack(content: dict[str, Any]) -> bytes:
-    """The bytes of a file of ``torch.save``."""
+    """The content as the bytes of a ``torch.save`` file."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getvalue()
 
 
 def unpack(data: bytes, name: object = "the checkpoint") -> dict[str, Any]:
-    """The content of a checkpoint file, on the CPU, in the layout of today; runs no code that it might hold.
+    """The content of a checkpoint file, on the CPU, in the current layout; runs no code from the file.
 
     Parameters
     ----------
     data : bytes
         The file.
     name : object
-        What errors call it.
+        Its name in errors.
 
     Raises
     ------
     DamagedError
-        It is not what was written, or holds other things than tensors, numbers, strings and containers of
-        those, or is no checkpoint of the trainer.
+        It is not what was written, or holds anything except tensors, numbers, strings and containers of
+        those, or is not a checkpoint of the trainer.
     ValueError
         A newer version of the trainer wrote it.
     """
     try:
-        whole = _checked(data)
+        whole = _verify_members(data)
     except MemoryError:
         raise
-    except Exception as error:  # the parsers of zipfile raise a dozen kinds for bytes that make no sense
+    except Exception as error:  # zipfile raises a dozen kinds for invalid bytes
         raise DamagedError(f"{name} is damaged: {plain(error)}") from error
     try:
         content = torch.load(whole, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
         raise DamagedError(
-            f"{name} is damaged, or no checkpoint of this trainer: {_refusal(error)}"
+            f"{name} is damaged, or not a checkpoint of this trainer: {_explain_refusal(error)}"
         ) from error
     return upgrade(content, name)
 
 
-def _checked(data: bytes) -> io.BytesIO:
-    """A new archive with the members of the one in `data`, after a check of their CRC32.
+def _verify_members(data: bytes) -> io.BytesIO:
+    """A new archive with the members of the one in `data`, after checking their CRC32.
 
-    PyTorch is not given `data` itself: it believes fields that no CRC covers. One bit among the attributes of
-    a member makes it a folder, and PyTorch fills that tensor with whatever the memory held.
+    PyTorch does not get `data` itself: it trusts fields that no CRC covers. One bit in a member's attributes
+    makes it a folder, and PyTorch fills that tensor with whatever the memory held.
     """
     whole = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as found, zipfile.ZipFile(whole, "w") as archive:
@@ -93,8 +93,8 @@ def _checked(data: bytes) -> io.BytesIO:
     return whole
 
 
-def _refusal(error: Exception) -> str:
-    """Why PyTorch takes no content; its advice, how to read it all the same, is not for a checkpoint."""
+def _explain_refusal(error: Exception) -> str:
+    """Why PyTorch refuses the content, without its advice to read it anyway, which is unsafe here."""
     text = plain(error)
     if named := re.search(r"GLOBAL (\S+) ", text):
         return f"it holds {named[1]}, which is neither tensor, number, text nor a container of those"
@@ -102,12 +102,12 @@ def _refusal(error: Exception) -> str:
 
 
 def upgrade(content: Any, name: object = "the checkpoint") -> dict[str, Any]:
-    """The content of a checkpoint in the layout of today, whichever version of the trainer wrote it.
+    """The content of a checkpoint in the current layout, whichever version of the trainer wrote it.
 
-    Version 1 has no number: its entries lay side by side, the counters among them, and the average of the
-    weights had a count of its updates. Neither it nor version 2 names the classes. Up to version 3 lines of
-    metrics.jsonl had the loss of one step, and there were no sums; --max-steps was what the learning rate was
-    planned over, which the progress says as ``squeezed_to``.
+    Version 1 has no version number: its entries and the counters are all at the top level, and it counts the
+    updates of the average. Versions 1 and 2 do not name the classes. Up to version 3 lines of metrics.jsonl
+    had the loss of one step, so there are no sums, and the learning rate was planned over --max-steps, which
+    the progress records as ``squeezed_to``.
     """
     version = content.get("version", 1) if isinstance(content, dict) else None
     if version == VERSION:
@@ -115,45 +115,45 @@ def upgrade(content: Any, name: object = "the checkpoint") -> dict[str, Any]:
     kinds = {"run": dict, "progress": dict, "ranks": list}
     if version in (2, 3) and all(isinstance(content.get(part), kind) for part, kind in kinds.items()):
         run = content["run"] if version == 3 else content["run"] | {"classes": None}
-        parts = {"run": run, "progress": _squeezed(content["progress"], run.get("settings", {}))}
-        return content | {"version": VERSION, **parts, "ranks": _with_window(content["ranks"])}  # type: ignore[no-any-return]
+        parts = {"run": run, "progress": _add_squeezed_to(content["progress"], run.get("settings", {}))}
+        return content | {"version": VERSION, **parts, "ranks": _add_window(content["ranks"])}  # type: ignore[no-any-return]
     if isinstance(version, int) and version > VERSION:
-        raise ValueError(f"{name} is of version {version} of checkpoints; this trainer reads 1 to {VERSION}")
+        raise ValueError(f"{name} has checkpoint version {version}; this trainer reads 1 to {VERSION}")
     if version != 1:
-        raise DamagedError(f"{name} is no checkpoint of this trainer")
+        raise DamagedError(f"{name} is not a checkpoint of this trainer")
     try:
         parts = {
             "run": {key: content[key] for key in ("settings", "images", "processes")} | {"classes": None},
-            "progress": _squeezed(
+            "progress": _add_squeezed_to(
                 {key: content[key] for key in ("epoch", "step", "evaluation", "best")}, content["settings"]
             ),
             **{key: content[key] for key in ("model", "optimizer", "scaler")},
-            "ranks": _with_window(content["ranks"]),
+            "ranks": _add_window(content["ranks"]),
             "output": {"metrics_bytes": content["metrics_bytes"]},
         }
     except KeyError as error:
-        raise DamagedError(f"{name} is no checkpoint of this trainer: it has no {error}") from error
+        raise DamagedError(f"{name} is not a checkpoint of this trainer: it has no {error}") from error
     if "ema" in content:
         parts["ema"] = content["ema"] if content["ema_updates"] else {}
     return {"version": VERSION, **parts}
 
 
-def _squeezed(progress: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+def _add_squeezed_to(progress: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     steps = settings.get("max_steps")
     return progress if steps is None else progress | {"squeezed_to": steps}
 
 
-def _with_window(ranks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _add_window(ranks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [rank | {"window": dict(EMPTY)} for rank in ranks]
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """:func:`pipelines.files.write_whole` whose error says what was to be written.
+    """:func:`pipelines.files.write_whole`, with an error that names the file.
 
     Raises
     ------
     SaveError
-        It cannot be written; the old content is still there.
+        It cannot be written; the old content remains.
     """
     with _save_errors(path):
         files.write_whole(path, data)
@@ -175,12 +175,12 @@ class Checkpoints:
     folder : Path
         The output folder of the run.
     keep : int
-        How many numbered files stay.
+        How many numbered files to keep.
 
     Notes
     -----
     ``last.pt`` and ``best.pt`` are hard links to numbered files (copies where the file system has no links):
-    they take no space of their own, and the best one stays when its numbered name goes.
+    they take no extra space, and the best one remains when its numbered file is removed.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
@@ -188,7 +188,7 @@ class Checkpoints:
         self.keep = keep
 
     def path(self, step: int) -> Path:
-        """Where the checkpoint of a step lies."""
+        """The path of a step's checkpoint."""
         return self.folder / FOLDER / f"step-{step:08d}.pt"
 
     def numbered(self) -> dict[int, Path]:
@@ -211,7 +211,7 @@ class Checkpoints:
         data : bytes
             Its bytes, for :func:`unpack`.
         damaged : list of DamagedError
-            One for every newer file, which cannot be used; each names its file.
+            One for every newer file, none of which can be used; each names its file.
         """
         damaged: list[DamagedError] = []
         best = self.folder / "best.pt"  # outlives its numbered name
@@ -226,13 +226,13 @@ class Checkpoints:
         return None, b"", damaged
 
     def start(self) -> None:
-        """Make the folder ready for a run that starts."""
+        """Prepare the folder for a run that starts."""
         self._clear(-1)
 
     def prepare_resume(self, step: int, data: bytes, *, is_best: bool, source: Path) -> None:
-        """Make the folder ready for a run that resumes after `step`, with that step's checkpoint in it.
+        """Prepare the folder for a run that resumes after `step`, with that step's checkpoint in it.
 
-        ``last.pt`` and ``best.pt`` are made again as well: the run may have been killed between two of those.
+        This also renews ``last.pt`` and ``best.pt``: the run may have been killed between two of these files.
 
         Parameters
         ----------
@@ -242,7 +242,7 @@ class Checkpoints:
         is_best : bool
             Whether it is the best one.
         source : Path
-            The folder of the run that the checkpoint is of; the best one comes along.
+            The folder of the run that wrote the checkpoint; its best checkpoint is copied too.
         """
         self._clear(step)
         if not self.path(step).exists():
@@ -250,15 +250,15 @@ class Checkpoints:
         best = source / "best.pt"
         if source != self.folder and best.exists():
             write_whole(self.folder / "best.pt", best.read_bytes())
-        self._name(step, is_best)
+        self._link_names(step, is_best)
 
     def _clear(self, step: int) -> None:
-        """Remove what killed processes were writing; rename files of later steps, if they are damaged.
+        """Remove what killed processes left unfinished; rename later steps' files, if they are damaged.
 
         Raises
         ------
         ValueError
-            One is whole: it was written since the run chose where to begin.
+            One is whole: it was written after this run chose where to start.
         """
         try:
             (self.folder / FOLDER).mkdir(parents=True, exist_ok=True)
@@ -280,33 +280,33 @@ class Checkpoints:
         raise ValueError(f"{path} was written by another process since this one started")
 
     def save(self, step: int, content: dict[str, Any], *, is_best: bool) -> None:
-        """Write the checkpoint of a step and remove what is older than the last `keep`.
+        """Write the checkpoint of a step and remove those older than the last `keep`.
 
         Raises
         ------
         SaveError
-            It cannot be written; those before are as they were, and the message names the newest.
+            It cannot be written; earlier ones are unchanged, and the message names the newest.
         """
         path = self.path(step)
         data = pack(content)
         before = [old for number, old in self.numbered().items() if number < step]
         try:
             write_whole(path, data)
-            self._name(step, is_best)
+            self._link_names(step, is_best)
         except SaveError as error:
             kept = f"the newest good checkpoint is {before[-1]}" if before else "there is no checkpoint yet"
             raise SaveError(error.errno, f"{error.strerror}; {kept}") from error
         for old in list(self.numbered().values())[: -self.keep]:
             old.unlink(missing_ok=True)
 
-    def _name(self, step: int, is_best: bool) -> None:
+    def _link_names(self, step: int, is_best: bool) -> None:
         for name in ("last.pt", "best.pt") if is_best else ("last.pt",):
             self._link(self.path(step), self.folder / name)
 
     @staticmethod
     def _link(source: Path, name: Path) -> None:
         if name.exists() and name.samefile(source):
-            return  # renaming a file over another name of itself does nothing, and leaves both
+            return  # renaming a file over another hard link to it does nothing, and both names remain
 
         def make(temporary: Path) -> None:
             try:

@@ -1,4 +1,4 @@
-"""Names of classes: which output of a model is which class of the images."""
+"""Class names: which output of a model is which class of the images."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from .weight_settings import About
 
 @dataclass(frozen=True)
 class ClassMap:
-    """Which outputs of a model the labels of a split stand for.
+    """Which outputs of a model the labels of a split mean.
 
     Attributes
     ----------
     positions : tuple of int
         For each label of the split, the position of its class among the outputs; -1 for a class that the
-        model does not have, which no image is of.
+        model does not have, and no image has.
     num_outputs : int
     present : frozenset of int
         The outputs whose classes have images.
     mask_absent : bool
-        Whether the others are left out of the comparison.
+        Whether the logits of the other outputs are masked.
     """
 
     positions: tuple[int, ...]
@@ -43,12 +43,12 @@ class ClassMap:
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether labels are the positions of the outputs already, and nothing is masked."""
+        """Whether the labels already are the positions of the outputs, and nothing is masked."""
         in_order = self.positions == tuple(range(self.num_outputs))
         return in_order and (self.is_complete or not self.mask_absent)
 
     def __str__(self) -> str:
-        """Over how many classes a result is."""
+        """How many classes a result covers."""
         if self.is_complete:
             return f"{self.num_outputs} classes"
         absent = "masked" if self.mask_absent else "kept"
@@ -58,7 +58,7 @@ class ClassMap:
 def map_classes(
     images: Source, outputs: Sequence[str], *, absent: str | None, split: str, model: str
 ) -> ClassMap:
-    """Find the classes of a split among those of a model, by names that look the same.
+    """Match the classes of a split with those of a model, by names that look the same.
 
     Parameters
     ----------
@@ -69,12 +69,12 @@ def map_classes(
     absent : "keep", "mask" or None
         What to do with the logits of classes that the split lacks.
     split, model : str
-        What errors call them.
+        Their names in errors.
 
     Raises
     ------
     ValueError
-        The split has images of classes that the model has not.
+        The split has images of classes that the model does not have.
     """
     found, present = match_classes(images.classes, outputs), images.labels_present
     unknown = [images.classes[label] for label in sorted(present) if found[label] is None]
@@ -89,12 +89,12 @@ def map_classes(
 
 
 def require_same_classes(names: Sequence[str], outputs: Sequence[str], message: str) -> list[int]:
-    """For each of `names` its position in `outputs`, which have to be the same classes in any order.
+    """The position of each of `names` in `outputs`, which must be the same classes in any order.
 
     Raises
     ------
     ValueError
-        They are not: `message`, and the missing and the unknown ones.
+        They differ: `message`, and the missing and the unknown ones.
     """
     missing = [
         name for name, place in zip(outputs, match_classes(outputs, names), strict=True) if place is None
@@ -103,21 +103,21 @@ def require_same_classes(names: Sequence[str], outputs: Sequence[str], message: 
         name for name, place in zip(names, match_classes(names, outputs), strict=True) if place is None
     ]
     said = [f"train/ lacks {few(missing)}"] * bool(missing)
-    said += [f"it knows no {few(unknown)}"] * bool(unknown)
+    said += [f"it does not know {few(unknown)}"] * bool(unknown)
     if said:
         raise ValueError(f"{message} {' and '.join(said)}")
     return [place for place in match_classes(names, outputs) if place is not None]
 
 
 def known_classes(config: Config, file: WeightFile) -> tuple[str, ...] | None:
-    """Names of the outputs of weights: those of ``--class-names``, or of the file; None without both."""
+    """The class of each output: from ``--class-names``, or from the file of weights; None if neither."""
     if config.class_names is not None:
         return read_class_names(config.class_names)
     return About.of_file(file).classes
 
 
 def few(names: Sequence[str], count: int = 5) -> str:
-    """Some names for a message, and how many more there are."""
+    """The first names for a message, and how many more there are."""
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(map(shown, names[:count])) + more
 
@@ -128,7 +128,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     Raises
     ------
     ValueError
-        There is no such file or folder, it names none, or one twice.
+        There is no such file or folder, or it names no class, or one twice.
     """
     if path.is_dir():
         return tuple(list_class_folders(path))
@@ -143,5 +143,5 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     names = tuple(line.strip() for line in lines if line.strip())
     if not names:
         raise ValueError(f"--class-names must name at least one class; {path} is empty")
-    match_classes(names, names)  # refuses a name that is there twice
+    match_classes(names, names)  # refuses duplicate names
     return names

@@ -32,7 +32,7 @@ from .weights import load_weights
 
 
 def evaluate_only(config: Config, processes: Processes, listing: Listing | None) -> None:
-    """Evaluate ``--init-weights`` on the images of val/ and print the result."""
+    """Evaluate ``--init-weights`` on val/ and print the result."""
     config = choose_hardware(config, processes)
     device = start_device(config, processes)
     listing = listing or list_dataset(config, data_folder(config, processes), processes)
@@ -56,7 +56,7 @@ def evaluate_only(config: Config, processes: Processes, listing: Listing | None)
     processes.together(quarantine.release)
     assert result is not None
     require_finite(result, f"of {config.init_weights}")
-    bad = sorted(set().union(*processes.gather(loader.left_out)))  # each knows those that it met
+    bad = sorted(set().union(*processes.gather(loader.left_out)))  # each process knows those it found
     if bad:
         processes.say(f"Left out, because they cannot be decoded: {', '.join(bad)}")
     processes.say(
@@ -66,7 +66,7 @@ def evaluate_only(config: Config, processes: Processes, listing: Listing | None)
 
 
 def _load(config: Config, images: Source, processes: Processes) -> tuple[nn.Module, str, ClassMap]:
-    """The model with its weights; what they are, for people; which of its outputs the images' classes are."""
+    """The model with its weights; their description; how the images' classes map to its outputs."""
     assert config.init_weights is not None
     file = read_weight_file(config.init_weights)
     known = known_classes(config, file)
@@ -87,9 +87,9 @@ def _load(config: Config, images: Source, processes: Processes) -> tuple[nn.Modu
     taken = load_weights(model, file, config.arch, entry=config.init_entry, remedy=remedy)
     said = f"{taken.kind} of {config.init_weights}"
     about = About.of_file(file)
-    names = "it names no classes: those of val/ are taken, in their order" if known is None else ""
+    names = "it names no classes: using those of val/, in their order" if known is None else ""
     if names and about.published is not None:
-        names += ", as torchvision's are those of ImageNet in the order of their folders' names (wnids)"
+        names += ", because torchvision's are those of ImageNet, ordered by folder name (wnid)"
     notes = filter(None, (about.compare(config), taken.left, names))
     processes.say(f"Evaluating the {'; '.join((said, *notes))}")
     return model, said, classes
@@ -98,7 +98,7 @@ def _load(config: Config, images: Source, processes: Processes) -> tuple[nn.Modu
 def run(
     config: Config, processes: Processes, stop: StopSignals, listing: Listing | None, *, fit: bool = False
 ) -> int:
-    """Train, or evaluate with ``--eval-only``; the exit status of the trainer, whose errors are printed.
+    """Train, or evaluate with ``--eval-only``; print errors and return the trainer's exit status.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def run(
             evaluate_only(config, processes, listing)
             status = 0
         else:
-            # After it nothing holds its model: let go of after the connections, that may wait for threads.
+            # train() frees its model by returning: freed after the connections, it could wait for threads.
             status = train(config, processes, stop, listing, fit=fit)
     except (StorageError, SaveError) as error:
         complain(error, processes)
@@ -127,7 +127,7 @@ def run(
     except RuntimeError as error:
         if not has_lost_another(error, processes):
             raise
-        # No farewell, which would wait for the one that is gone.
+        # No processes.stop(), which would wait for the one that has died.
         complain(lost(error), processes)
         return 1
     processes.stop()

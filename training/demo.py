@@ -1,4 +1,4 @@
-"""The run without ``--data``: how much of it there is depends on how fast the machine is."""
+"""The run without ``--data``, scaled to the speed of the machine."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from .trial import refusals
 
 
 class Size(NamedTuple):
-    """What is scaled: pixels and passes over the images."""
+    """What is scaled: image size in pixels, and epochs."""
 
     image_size: int
     epochs: int
 
 
-# The largest that fits into SECONDS is taken, else the last. docs/training.md states their top-1.
+# The largest that fits into SECONDS, else the last. docs/training.md gives their top-1.
 SIZES = (Size(64, 8), Size(64, 4), Size(48, 3))
-# For steps and evaluations. Before them images are made and kernels compiled, once.
+# For steps and evaluations, without generating the images and compiling kernels, which happen once, before.
 SECONDS = 200.0
-# A forward pass takes about this much of a step.
+# A forward pass takes about this share of a step.
 _FORWARD = 0.35
-_CLASSES = 10  # those of the made images
+_CLASSES = 10  # of the generated images
 
 
 def data_folder(config: Config, processes: Processes) -> Path:
-    """The data set; the made images are made by one process of a machine."""
+    """The data set; one process per machine generates the images if --data is not given."""
     if config.data is not None:
         return config.data
     processes.say(
@@ -57,7 +57,7 @@ def data_folder(config: Config, processes: Processes) -> Path:
 def choose_size(
     config: Config, processes: Processes, images: Listing, saved: dict[str, Any] | None
 ) -> tuple[Config, float]:
-    """The settings with a size for this machine, or with that of the checkpoint `saved`; minutes it takes."""
+    """The settings with a size for this machine, or that of the checkpoint `saved`; expected minutes."""
     if saved is not None:
         return with_size(config, Size(*(saved["run"]["settings"][name] for name in Size._fields))), 0.0
     config, seconds = fit_to_machine(config, processes, len(images["train"]), len(images["val"]))
@@ -67,7 +67,7 @@ def choose_size(
 def fit_to_machine(
     config: Config, processes: Processes, images: int, val_images: int
 ) -> tuple[Config, float]:
-    """Measure steps and choose the size of the run, in all processes alike.
+    """Measure steps and choose the size of the run, the same in all processes.
 
     Parameters
     ----------
@@ -75,21 +75,21 @@ def fit_to_machine(
         With the device and precision of the run.
     processes : Processes
     images, val_images : int
-        How many there are to train on and to evaluate.
+        Numbers of training and validation images.
 
     Returns
     -------
     config : Config
         With the chosen image size and epochs.
     seconds : float
-        How long the training should take.
+        Expected time of the training.
     """
-    steps = images // config.batch_size + val_images / config.batch_size * _FORWARD  # in an epoch
+    steps = images // config.batch_size + val_images / config.batch_size * _FORWARD  # per epoch
 
     @functools.cache
     def step_seconds(image_size: int) -> float:
         mine = measured_step(config, image_size, config.batch_size // processes.size)
-        # The slowest process decides; over the CPU, as a whole number.
+        # The slowest process decides; processes exchange whole numbers, over the CPU.
         return processes.max_over_ranks(round(mine * 1e6)) / 1e6
 
     for size in SIZES:
@@ -100,9 +100,9 @@ def fit_to_machine(
 
 
 def with_size(config: Config, size: Size) -> Config:
-    """The settings with another size; images to evaluate stay as large as those to train on, if they were.
+    """The settings with another size; validation images follow if they had the size of training images.
 
-    The last pass is without mixing, which so short a run gains most from.
+    The last epoch is without mixing, from which so short a run gains most.
     """
     schedule = config.mix_schedule
     if config.mixing.method != "none" and schedule.off_epoch is None:
@@ -118,7 +118,7 @@ def with_size(config: Config, size: Size) -> Config:
 
 
 def measured_step(config: Config, image_size: int, batch_size: int, steps: int = 3) -> float:
-    """Seconds that a step of this process takes, on random images: the median, without the first one."""
+    """Median seconds of a step of this process on random images, without the first step."""
     device, sized = torch.device(config.device), dataclasses.replace(config, image_size=image_size)
     model = build_model(config.arch, _CLASSES, aux_heads=bool(config.aux_loss_weight)).to(device)
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -27,18 +27,17 @@ E = TypeVar("E", bound=Exception)
 def store_of_this_start(store: Store, rank: int, size: int) -> Store:
     """A part of the store that no earlier start of the same processes has written to.
 
-    torchrun keeps one store for all its restarts, although PyTorch counts on a new one for each (2.10;
-    pytorch/pytorch issue 135712): the processes would read the addresses of those that have died, and fail or
-    wait for half an hour. The number of restarts is no help, every machine counts its own. So the first
-    process invents a name and hands it to each of the others in answer to a name which that one invented:
-    what an earlier start left is never mistaken for either.
+    torchrun keeps one store for all its restarts, although PyTorch expects a new one for each (2.10;
+    pytorch/pytorch issue 135712): the processes would read the addresses of dead ones, and fail or wait for
+    half an hour. The number of restarts does not help: every machine counts its own. So each process invents
+    a name, and the first one answers each of those with its own: entries of an earlier start match neither.
 
     Raises
     ------
     TimeoutError
-        In the first process, when one of the others has not come within the time that the store allows.
+        In the first process, if another has not come within the store's timeout.
     torch.distributed.DistStoreError
-        In the others, when the first one has not.
+        In the others, if the first one has not.
     """
     own = uuid.uuid4().hex
     if rank > 0:
@@ -55,20 +54,20 @@ def store_of_this_start(store: Store, rank: int, size: int) -> Store:
             if store.check([f"{own}/{other}"]):
                 missing.remove(other)
             elif store.check([f"hello/{other}"]):
-                # Of an earlier start, perhaps: nobody reads the answer then, and the right one will come.
+                # Perhaps of an earlier start: then nobody reads the answer, and the right one will come.
                 store.set(f"answer/{store.get(f'hello/{other}').decode()}", own)
         time.sleep(0.02)
     return PrefixStore(own, store)
 
 
 def _timeout(patience: float) -> timedelta | None:
-    """For how long collective operations wait: PyTorch's default, or longer where `patience` needs it."""
+    """How long collective operations wait: PyTorch's default, or longer if `patience` needs it."""
     needed = timedelta(seconds=2 * patience)
     return None if needed < default_pg_timeout / 2 else default_pg_timeout + needed
 
 
-def _of_all(error: E) -> E:
-    """An error that all processes raise at this point, and one tells (:func:`.config.complain`)."""
+def _mark_shared(error: E) -> E:
+    """Mark an error that all processes raise here, so that only one prints it (:func:`.config.complain`)."""
     error.add_note(IN_ALL)
     return error
 
@@ -79,23 +78,23 @@ def has_lost_another(error: RuntimeError, ranks: Ranks) -> bool:
 
 
 def lost(error: RuntimeError) -> RuntimeError:
-    """The same for people, for the main process to say: the others meet it as well."""
+    """The same error in plain words, for the main process to print: all processes raise it."""
     remedy = "--resume auto continues from the newest checkpoint"
-    return _of_all(RuntimeError(f"another process of the run has died; {remedy} ({plain(error)})"))
+    return _mark_shared(RuntimeError(f"another process of the run has died; {remedy} ({plain(error)})"))
 
 
 class Processes(Ranks):
-    """The processes of a run, which meet and agree; with one process every method is a no-op."""
+    """The processes of a run, which connect and agree; with one process every method is a no-op."""
 
     def start(self, device: torch.device, patience: float = 0.0) -> None:
-        """Meet the other processes: gloo for what lies on the CPU, NCCL for what lies on GPUs.
+        """Connect to the other processes: gloo for tensors on the CPU, NCCL for those on GPUs.
 
         Parameters
         ----------
         device : torch.device
         patience : float
-            Seconds for which one of them may keep the others waiting (`training.storage`): for its images,
-            and once more for its output.
+            Seconds for which one process may keep the others waiting (`training.storage`): for its images,
+            and again for its output.
         """
         if device.type == "cuda":
             torch.cuda.set_device(device)
@@ -110,21 +109,21 @@ class Processes(Ranks):
             )
 
     def stop(self) -> None:
-        """Part from the others."""
+        """Disconnect from the others."""
         if self.size > 1 and distributed.is_initialized():
             distributed.destroy_process_group()
 
     def say(self, text: str) -> None:
-        """Print, once for all of them."""
+        """Print in the main process only."""
         if self.is_main:
             print(text, flush=True)
 
     def barrier(self) -> None:
-        """Wait for all."""
+        """Wait for all processes."""
         self.max_over_ranks(0)
 
     def max_over_ranks(self, number: int) -> int:
-        """The highest `number` of any process; over the CPU, so that no GPU is waited for."""
+        """The highest `number` of any process; over the CPU, so as not to wait for a GPU."""
         if self.size == 1:
             return number
         found = torch.tensor(number)
@@ -148,7 +147,7 @@ class Processes(Ranks):
         return values if self.is_main else []
 
     def require_same(self, values: dict[str, Any]) -> None:
-        """Raise ValueError, in all processes, unless they all have the same values; it names what differs."""
+        """Raise ValueError in all processes, naming what differs, unless all have the same values."""
         if self.size == 1:
             return
         everywhere: list[Any] = [None] * self.size
@@ -156,18 +155,18 @@ class Processes(Ranks):
         for rank, theirs in enumerate(everywhere):
             for name, value in everywhere[0].items():
                 if theirs[name] != value:
-                    raise _of_all(
+                    raise _mark_shared(
                         ValueError(
-                            f"{name} must be the same in all processes; got {value} in the first and"
-                            f" {theirs[name]} in number {rank}"
+                            f"{name} must be the same in all processes; got {value} in process 0 and"
+                            f" {theirs[name]} in process {rank}"
                         )
                     )
 
     def together(self, action: Callable[[], T]) -> T:
-        """What `action` returns, where it succeeds in all processes; if not, the error of one, in all.
+        """The result of `action` if it succeeds in all processes; otherwise raise the error of one in all.
 
-        No process may take part in the next collective operation while another waits or fails here: over the
-        CPU, where that may take as long as :meth:`start` allows.
+        So no process enters the next collective operation while another waits or fails here. They wait over
+        the CPU, for as long as :meth:`start` allows.
         """
         if self.size == 1:
             return action()
@@ -180,12 +179,12 @@ class Processes(Ranks):
         if self.max_over_ranks(error is not None):
             errors: list[Any] = [None] * self.size
             distributed.all_gather_object(errors, error)
-            raise _of_all(next(each for each in errors if each is not None))
+            raise _mark_shared(next(each for each in errors if each is not None))
         result: T = outcome[0]
         return result
 
     def from_main(self, make: Callable[[], T]) -> T:
-        """What `make` returns in the main process; its errors are raised in all of them.
+        """The result of `make` in the main process; its errors are raised in all processes.
 
         Raises
         ------
@@ -202,12 +201,12 @@ class Processes(Ranks):
                 outcome[1] = error
         distributed.broadcast_object_list(outcome, src=0)
         if outcome[1] is not None:
-            raise _of_all(outcome[1])
+            raise _mark_shared(outcome[1])
         result: T = outcome[0]
         return result
 
     def wrap(self, model: nn.Module, example: Tensor) -> nn.Module:
-        """The model with its gradients averaged over the processes; the same model in one process.
+        """The model with its gradients averaged over the processes; with one process, the same model.
 
         Parameters
         ----------
@@ -218,10 +217,10 @@ class Processes(Ranks):
 
         Notes
         -----
-        After its first backward pass DistributedDataParallel deals out the gradients to its buckets anew, in
-        the order in which they came. That changes the order of their sums over three processes and more, and
-        so the last bits of the second step: a resumed run would take it with other buckets than the run that
-        was not cut. The pass over `example` is the first one of either.
+        After its first backward pass DistributedDataParallel reassigns the gradients to buckets, in the order
+        in which they came. This changes the order of sums over three or more processes, and so the last bits
+        of the second step: a resumed run would use other buckets than an uninterrupted one. The pass over
+        `example` is the first pass of both.
         """
         if self.size == 1:
             return model
@@ -237,13 +236,13 @@ class Processes(Ranks):
 
     @staticmethod
     def without_reduction(replica: nn.Module) -> contextlib.AbstractContextManager[None]:
-        """A pass, forward and backward, whose gradients stay in this process until one without it."""
+        """A context for passes whose gradients stay in this process until a pass outside it."""
         if isinstance(replica, DistributedDataParallel):
             return replica.no_sync()
         return contextlib.nullcontext()
 
     def copy_buffers_of_main(self, model: nn.Module) -> None:
-        """Give all processes the running statistics of the main one, which are those that are saved."""
+        """Give all processes the running statistics of the main one, which are the ones saved."""
         if self.size > 1:
             for buffer in model.buffers():
                 distributed.broadcast(buffer, src=0)

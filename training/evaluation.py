@@ -1,4 +1,4 @@
-"""How good a model is on the validation images, over all processes."""
+"""Evaluation of a model on the validation images, over all processes."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ def evaluate(
     has_to_stop: Callable[[], bool] = lambda: False,
     classes: ClassMap | None = None,
 ) -> dict[str, float] | None:
-    """Top-1, top-5 in percent and the cross-entropy over the validation images, each counted once.
+    """Top-1 and top-5 in percent, and the cross-entropy, over the validation images, each counted once.
 
     Parameters
     ----------
     model : Module
-        Its buffers become those of the main process, in all of them.
+        Its buffers become those of the main process, in all processes.
     loader : GuardedLoader
         The shard of this process.
     processes : Processes
     autocast : callable
         The precision of the forward pass, a context.
     has_to_stop : callable
-        Asked before every batch, in all processes alike. Where one cannot get its batch, all raise its error.
+        Called before every batch, in all processes. If one cannot get its batch, all raise its error.
     classes : ClassMap, optional
-        Which outputs of the model the labels are, where these are not their positions.
+        Which outputs of the model the labels mean, if they are not the positions themselves.
 
     Returns
     -------
     dict or None
-        ``top1``, ``top5``, ``loss``; None where there was a reason to stop.
+        ``top1``, ``top5``, ``loss``; None if it had to stop.
     """
     device = next(model.parameters()).device
-    mapped = None if classes is None or classes.changes_nothing else _Mapped(classes, device)
+    mapped = None if classes is None or classes.changes_nothing else _LabelMapper(classes, device)
     totals = torch.zeros(4, dtype=torch.float64, device=device)
     processes.copy_buffers_of_main(model)
     was_training = model.training
@@ -54,7 +54,7 @@ def evaluate(
         with torch.inference_mode(), autocast():
             batches = iter(loader)
             following = functools.partial(next, batches, None)
-            # Shards may differ by a batch, but all processes have to ask as often whether to stop.
+            # Shards may differ by a batch, but all processes must call has_to_stop equally often.
             for _ in range(loader.longest):
                 if has_to_stop():
                     return None
@@ -62,7 +62,9 @@ def evaluate(
                     continue
                 images, labels = batch
                 logits = model(images).float()
-                totals = totals + _measured(*((logits, labels) if mapped is None else mapped(logits, labels)))
+                totals = totals + _sum_hits_and_losses(
+                    *((logits, labels) if mapped is None else mapped(logits, labels))
+                )
             processes.together(following)  # lets the loader finish its epoch
     finally:
         model.train(was_training)
@@ -70,8 +72,8 @@ def evaluate(
     return {"top1": 100 * top1 / count, "top5": 100 * top5 / count, "loss": loss / count}
 
 
-class _Mapped:
-    """Labels as positions of the outputs; with a mask, logits of absent classes that never win."""
+class _LabelMapper:
+    """Turns labels into positions of the outputs; with a mask, absent classes never win."""
 
     def __init__(self, classes: ClassMap, device: torch.device) -> None:
         self._positions = torch.tensor(classes.positions, device=device)
@@ -84,10 +86,10 @@ class _Mapped:
         return logits, self._positions[labels]
 
 
-def _measured(logits: Tensor, labels: Tensor) -> Tensor:
-    """Of a batch: images right at first, among the first five, their losses, and their number; float64 [4].
+def _sum_hits_and_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Sums over a batch: top-1 hits, top-5 hits, losses, and images; float64 [4].
 
-    It stays on the device: nothing here waits for it.
+    They stay on the device: nothing here waits for them.
     """
     right = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
     losses = functional.cross_entropy(logits, labels, reduction="none")

@@ -1,9 +1,9 @@
-"""Write the weights of a checkpoint alone, with the names of their classes, as safetensors.
+"""Write only the weights of a checkpoint, with their class names, as safetensors.
 
 python -m training.export outputs/.../best.pt weights.safetensors
 
-The averaged weights are taken where the checkpoint has them. The file also says which architecture they are
-of, and for which size of images; ``--init-weights`` of the trainer reads all of it.
+It takes the averaged weights if the checkpoint has them. The file also states the architecture and image
+sizes; ``--init-weights`` of the trainer reads all of it.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ def export(checkpoint: Path, output: Path, entry: str | None = None) -> str:
     ----------
     checkpoint, output : Path
     entry : "model", "ema" or None
-        None: the average, where there is one.
+        None: the average if there is one, otherwise the model.
 
     Returns
     -------
     str
-        What was written, for people.
+        A line that says what was written.
 
     Raises
     ------
     ValueError
-        `output` is there already, or `checkpoint` is none.
+        `output` exists already, or `checkpoint` is not a checkpoint.
     OSError
         One of them cannot be read or written.
     """
     if output.exists():
-        raise ValueError(f"the output must be a new file; {output} is there already")
+        raise ValueError(f"the output must be a new file; {output} exists already")
     content = unpack(checkpoint.read_bytes(), checkpoint)
     entry = entry or ("ema" if content.get("ema") else "model")
     if not content.get(entry):
@@ -54,11 +54,11 @@ def export(checkpoint: Path, output: Path, entry: str | None = None) -> str:
     weights = {name: tensor.contiguous() for name, tensor in content[entry].items()}
     write_whole(output, safetensors.torch.save(weights, about))
     names = "with" if "classes" in about else "without"  # an earlier version wrote it
-    return f"{output}: {entry} of {checkpoint}, {len(weights)} tensors, {names} the names of the classes"
+    return f"{output}: {entry} of {checkpoint}, {len(weights)} tensors, {names} class names"
 
 
 def _about(run: dict[str, Any]) -> dict[str, str]:
-    """What the file says of the weights, as text: safetensors holds nothing else."""
+    """What the file states about the weights, as text: safetensors allows nothing else."""
     about = {name: str(run["settings"][name]) for name in ("arch", "image_size", "val_image_size")}
     if run["classes"] is not None:
         about["classes"] = json.dumps([shown(name) for name in run["classes"]])
@@ -66,14 +66,14 @@ def _about(run: dict[str, Any]) -> dict[str, str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run from the command line; the exit status: 2 after an error, which is printed."""
+    """Run from the command line; return the exit status, 2 after an error, which is printed."""
     keep_printing()
     parser = argparse.ArgumentParser(prog="python -m training.export", description=__doc__)
     parser.add_argument(
         "checkpoint", type=expand_home, help="last.pt, best.pt or another checkpoint of the trainer"
     )
     parser.add_argument("output", type=expand_home, help="the new file")
-    parser.add_argument("--entry", choices=["model", "ema"], help="default: ema, where there is one")
+    parser.add_argument("--entry", choices=["model", "ema"], help="default: ema, if there is one")
     given = parser.parse_args(arguments)
     try:
         print(export(given.checkpoint, given.output, given.entry))

@@ -1,4 +1,4 @@
-"""Figures as they are logged: with as many digits as they mean."""
+"""Rounds logged figures to their meaningful digits."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ _DECIMALS = {
     "top5": 4,
     "data_wait": 4,
 }
-_DIGITS = {"images_per_s": 4}  # by a clock
-_FLOAT32 = 7  # about what a float32 has, such as a loss
+_DIGITS = {"images_per_s": 4}  # measured by a clock
+_FLOAT32 = 7  # about the digits of a float32, such as a loss
 
 
 def rounded(values: dict[str, float]) -> dict[str, float]:
-    """The figures of an event by name, without digits that say nothing; zero has no sign.
+    """The figures of an event by name, without meaningless digits; zero has no sign.
 
-    What comes before the last underscore of an accuracy's name, as in ``ema_top1``, does not matter.
+    A prefix of an accuracy's name, as in ``ema_top1``, does not matter.
     """
     return {
         name: value if isinstance(value, int) else _rounded(name, value) for name, value in values.items()

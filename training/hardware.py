@@ -1,4 +1,4 @@
-"""The device and the precision of a run, as PyTorch finds them."""
+"""The device and precision of a run, as PyTorch finds them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def choose_hardware(config: Config, processes: Processes) -> Config:
     Raises
     ------
     ValueError
-        PyTorch finds no such GPU, or the device cannot do what is asked for.
+        PyTorch finds no such GPU, or the device cannot do what the settings ask for.
     """
     if config.device == "auto":
         config = dataclasses.replace(config, device="cuda" if torch.cuda.is_available() else "cpu")
     if config.device == "cuda":
-        require(config, torch.cuda.is_available(), "device", "cpu: PyTorch finds no GPU here")
+        require(config, torch.cuda.is_available(), "device", "cpu: PyTorch finds no GPU")
         require(
             config,
             processes.local_rank < torch.cuda.device_count(),
@@ -45,7 +45,7 @@ def autocast(config: Config, device: torch.device) -> torch.autocast:
 
 
 def start_device(config: Config, processes: Processes) -> torch.device:
-    """Choose the algorithms, meet the other processes; the device."""
+    """Choose the algorithms, connect to the other processes, and return the device."""
     choose_algorithms(deterministic=config.deterministic)
     device = torch.device(config.device, processes.local_rank if config.device == "cuda" else 0)
     processes.start(device, config.storage_patience)

@@ -1,9 +1,9 @@
-"""Pickles of other people, read without running anything that they ask for. Needs no PyTorch.
+"""Reads untrusted pickles without running anything in them. Needs no PyTorch.
 
-A pickle may name any class or function, to be called while it is read. Here every name becomes a
-:class:`Placeholder`, which remembers what it was given: settings can be looked up in it, and tensors are
-read from where they lie (:mod:`.weights`). ``torch.load(weights_only=True)`` would refuse a whole checkpoint
-because its settings are in an ``argparse.Namespace``.
+A pickle may name any class or function, which is called as the pickle is read. Here every name becomes a
+:class:`Placeholder` that stores its arguments: settings can be looked up in it, and tensors are read from
+where they are in the file (:mod:`.weights`). ``torch.load(weights_only=True)`` would refuse a whole
+checkpoint because its settings are in an ``argparse.Namespace``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
-# What a storage of PyTorch holds: type and bytes of an element.
+# PyTorch's storages: type and bytes of an element.
 ELEMENTS = {
     "DoubleStorage": ("float64", 8),
     "FloatStorage": ("float32", 4),
@@ -31,29 +31,49 @@ ELEMENTS = {
 }
 
 
-# Modules and built-in functions that a pickle names to do something, not to keep something.
-_ACTS = {"os", "posix", "nt", "sys", "subprocess", "shutil", "runpy", "pty", "socket", "importlib", "ctypes"}
-_ACTS |= {"webbrowser", "code", "timeit", "commands", "builtins.eval", "builtins.exec", "builtins.compile"}
-_ACTS |= {"builtins.open", "builtins.__import__", "__builtin__.eval", "__builtin__.exec"}
+# Modules and built-in functions that a pickle names to run code, not to store data.
+_RUNS_CODE = {
+    "os",
+    "posix",
+    "nt",
+    "sys",
+    "subprocess",
+    "shutil",
+    "runpy",
+    "pty",
+    "socket",
+    "importlib",
+    "ctypes",
+}
+_RUNS_CODE |= {
+    "webbrowser",
+    "code",
+    "timeit",
+    "commands",
+    "builtins.eval",
+    "builtins.exec",
+    "builtins.compile",
+}
+_RUNS_CODE |= {"builtins.open", "builtins.__import__", "__builtin__.eval", "__builtin__.exec"}
 
 
 class CodeError(Exception):
-    """A pickle names what runs code; the message is that name."""
+    """A pickle names something that runs code; the message is that name."""
 
 
 class Placeholder(dict[Any, Any]):
-    """Stands in for an object of a class that a pickle names, or for what a function would have returned.
+    """Stands in for an object of a class that a pickle names, or for the result of a function.
 
-    A dict, because the classes that containers of settings have are mostly such.
+    A dict, because most classes that contain settings are dicts.
 
     Attributes
     ----------
     full_name : str
-        What the pickle names; of the class.
+        The name in the pickle; a class attribute.
     arguments : tuple
-        What it was called with.
+        The arguments of the call.
     state : Any
-        What was put into the object: attributes by name, for most classes.
+        The object's state: for most classes, attributes by name.
     """
 
     full_name = ""
@@ -74,7 +94,7 @@ class Placeholder(dict[Any, Any]):
     __hash__ = object.__hash__  # type: ignore[assignment]
 
     def append(self, item: Any) -> None:
-        """Items of a list or set of a class of its own are not needed."""
+        """Ignore items of special list and set classes, which are not needed."""
 
     extend = add = append
 
@@ -88,7 +108,7 @@ class Storage:
     kind : str
         A key of ELEMENTS, or the name of another class.
     key : str
-        Which of the file's storages it is.
+        Identifies it among the file's storages.
     count : int
         Elements.
     """
@@ -106,9 +126,9 @@ class Stored:
     ----------
     shape : tuple of int
     storage : Storage or None
-        None: the tensor is found by its name.
+        None if the tensor is found by its name.
     offset : int
-        Elements of the storage before it.
+        Position of its first element in the storage.
     strides : tuple of int
         In elements.
     """
@@ -131,11 +151,11 @@ def load_pickle(stream: IO[bytes]) -> tuple[Any, dict[str, Storage]]:
     Raises
     ------
     CodeError
-        It names what runs code.
+        It names something that runs code.
     Exception
-        Of a dozen kinds: it is damaged.
+        One of a dozen kinds: it is damaged.
     """
-    # Python fills a table up to any place that a pickle names: one wrong byte, and the memory is full.
+    # Python fills a table up to any index that a pickle names: one wrong byte could fill the memory.
     start = stream.tell()
     for opcode, argument, place in pickletools.genops(stream):
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > (place or 0):
@@ -151,7 +171,7 @@ class _Unpickler(pickle.Unpickler):
     Attributes
     ----------
     storages : dict
-        Those that were met, by key.
+        The storages found, by key.
     """
 
     def __init__(self, stream: IO[bytes]) -> None:
@@ -161,25 +181,25 @@ class _Unpickler(pickle.Unpickler):
         self._kinds: dict[str, type[Placeholder]] = {}
 
     def find_class(self, module: str, name: str, /) -> type[Placeholder]:
-        """A kind of placeholder; nothing is imported. CodeError for what no honest file names."""
+        """A kind of placeholder, without an import; CodeError for names that no honest file has."""
         full_name = f"{module}.{name}"
-        if module.partition(".")[0] in _ACTS or full_name in _ACTS:
+        if module.partition(".")[0] in _RUNS_CODE or full_name in _RUNS_CODE:
             raise CodeError(full_name)
         if full_name not in self._kinds:
             self._kinds[full_name] = type("Placeholder", (Placeholder,), {"full_name": full_name})
         return self._kinds[full_name]
 
     def persistent_load(self, pid: Any, /) -> Storage:
-        """What torch.save writes for the memory of a tensor."""
+        """The storage of a tensor, as torch.save writes it."""
         match pid:
             case ("storage", type() as kind, key, _, int() as count, *view) if not any(view):
                 name = kind.full_name.rpartition(".")[2] if issubclass(kind, Placeholder) else ""
                 return self.storages.setdefault(str(key), Storage(name, str(key), count))
-        raise pickle.UnpicklingError("it refers to something that is no storage of a tensor")
+        raise pickle.UnpicklingError("it refers to something that is not the storage of a tensor")
 
 
 def stored_tensor(value: Any) -> Stored | None:
-    """The tensor that an object of a pickle stands for; None if it is none, or of a special kind."""
+    """The tensor that an object of a pickle represents; None if it is not a tensor, or a special kind."""
     if not isinstance(value, Placeholder):
         return None
     name, arguments = value.full_name, value.arguments
@@ -193,14 +213,14 @@ def stored_tensor(value: Any) -> Stored | None:
     if name in ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"):
         match arguments:
             case (Storage() as storage, int() as offset, tuple() as shape, tuple() as strides, *_):
-                # torch.Size and its like are placeholders; plain integers are all that may be here.
+                # torch.Size and similar classes are placeholders; only plain integers are allowed here.
                 if all(type(number) is int and number >= 0 for number in (offset, *shape, *strides)):
                     return Stored(shape, storage, offset, strides)
     return None
 
 
 def items_of(value: Any) -> Mapping[Any, Any]:
-    """The items of a dict, the attributes of an object of some class; empty for anything else."""
+    """The items of a dict or the attributes of an object; empty for anything else."""
     if isinstance(value, Placeholder) and not value and isinstance(value.state, dict):
         return value.state
     return value if isinstance(value, dict) else {}

@@ -1,4 +1,4 @@
-"""What a run finds on the disk, looked at before anything heavy is imported."""
+"""Checks of a run's files and folders, before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def list_dataset(config: Config, data: Path, ranks: Ranks) -> Listing:
     Raises
     ------
     ValueError
-        `data` is no data set, or has too few images for --batch-size.
+        `data` is not a data set, or has too few images for --batch-size.
     """
     options: dict[str, Any] = {
         "val_labels": config.val_labels,
@@ -52,17 +52,17 @@ def list_dataset(config: Config, data: Path, ranks: Ranks) -> Listing:
 
 
 def left_out_line(images: Listing) -> str:
-    """What the folders hold besides images that can be taken, in one line; empty where there is nothing."""
+    """What the folders hold besides usable images, in one line; empty if nothing."""
     described = {split: describe(source.left_out) for split, source in images.items()}
     parts = [f"{split}/: {text}" for split, text in described.items() if text]
     return f"Left out of {'; '.join(parts)}" if parts else ""
 
 
 def check_output(config: Config, ranks: Ranks) -> None:
-    """Raise ValueError where --output, --resume or --init-weights name what cannot be taken.
+    """Raise ValueError if --output, --resume or --init-weights name something unusable.
 
-    With several processes the main one looks once more, for all of them: the folder is made by the first that
-    comes, and a process that leaves now would let the others wait.
+    With several processes the main one checks the output later, for all of them: the first to arrive creates
+    the folder, and a process that exits now would leave the others waiting.
     """
     if config.init_weights is not None:
         require_downloaded(config.init_weights, config.arch)
@@ -71,11 +71,11 @@ def check_output(config: Config, ranks: Ranks) -> None:
     if restarts != "0" and config.resume != "auto" and not config.eval_only:
         raise ValueError(
             f"--resume must be auto with torchrun's --max-restarts {restarts}; got {config.resume}: a restart"
-            " would not go on from the newest checkpoint"
+            " would not resume from the newest checkpoint"
         )
     if config.resume == "auto":
         if config.output is None:
-            raise ValueError("--resume auto needs --output, the folder to look into; got none")
+            raise ValueError("--resume auto needs --output; got none")
         if ranks.size == 1:
             require_usable(config.output)
     elif config.resume is not None:
@@ -88,28 +88,28 @@ def check_output(config: Config, ranks: Ranks) -> None:
 
 
 def require_new(folder: Path) -> None:
-    """Raise ValueError unless `folder` is new or empty, and can be written to."""
+    """Raise ValueError unless `folder` is new or empty, and writable."""
     require_writable(folder)
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(
             f"--output must be a new or empty folder; {folder} holds another run or other files"
-            " (--resume auto goes on with a run)"
+            " (--resume auto resumes a run)"
         )
 
 
 def require_usable(folder: Path) -> None:
-    """Raise ValueError unless a run can begin in `folder`, or the one that is there can continue."""
+    """Raise ValueError unless a run can start in `folder`, or the one in it can resume."""
     require_writable(folder)
     read_record(folder)
 
 
 def require_writable(folder: Path) -> None:
-    """Raise ValueError unless `folder` is one that can be written to, or can be made.
+    """Raise ValueError unless `folder` is a writable folder, or can be created.
 
     Raises
     ------
     OSError
-        It is out of reach now, and may come back.
+        It cannot be reached now, but may come back.
     """
     above = next(path for path in (folder, *folder.parents) if path.exists())
     if not above.is_dir():
@@ -124,11 +124,11 @@ def require_writable(folder: Path) -> None:
             if error.errno in TRANSIENT:
                 raise
             reason = f"{shown(path)}: {error.strerror}"
-            raise ValueError(f"--output must be a folder that can be written to; {reason}") from None
+            raise ValueError(f"--output must be a writable folder; {reason}") from None
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What the run in `folder` wrote to its config.json; empty where there is none.
+    """What the run in `folder` wrote to its config.json; empty if there is none.
 
     Raises
     ------
@@ -140,18 +140,18 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def read_json(file: Path, expected: str) -> dict[str, Any]:
-    """The object in a file of JSON.
+    """The object in a JSON file.
 
     Raises
     ------
     ValueError
-        There is none in it: what was expected, the file, and what it is.
+        It holds no object; the message has `expected`, the file, and what is wrong with it.
     """
     data = file.read_bytes()
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
-        found = f"is no JSON: {error}" if data.strip() else "is empty"
+        found = f"is not JSON: {error}" if data.strip() else "is empty"
     else:
         if isinstance(content, dict):
             return content

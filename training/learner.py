@@ -1,4 +1,4 @@
-"""The model of a run and a training step of it."""
+"""A run's model and its training step."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def create_model(
     config: Config, classes: Sequence[str], device: torch.device, processes: Processes, weights: Path | None
 ) -> nn.Module:
-    """The model on its device, with random weights of --seed or those of the file `weights`."""
+    """The model on its device, with random weights from --seed or those of the file `weights`."""
     torch.manual_seed(config.seed)
     model = build_model(config.arch, len(classes), aux_heads=bool(config.aux_loss_weight))
     if weights is not None:
-        processes.say(f"Beginning with the {_begin(model, config, classes, weights)}")
+        processes.say(f"Starting from the {_load_initial_weights(model, config, classes, weights)}")
     if config.sync_bn:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     return model.to(device).to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
 
 
-def _begin(model: nn.Module, config: Config, classes: Sequence[str], weights: Path) -> str:
-    """Load the first weights; what was loaded, for people."""
+def _load_initial_weights(model: nn.Module, config: Config, classes: Sequence[str], weights: Path) -> str:
+    """Load the initial weights; return a description of what was loaded."""
     file = read_weight_file(weights)
     known = None if config.new_classifier else known_classes(config, file)
-    remedy = "--new-classifier begins with a new one"
+    remedy = "--new-classifier starts a new one"
     rows: list[int] | None = None
     if known is not None:
         rows = require_same_classes(
-            classes, known, f"--init-weights must be of the classes of train/ ({remedy}); with {weights}"
+            classes, known, f"--init-weights must have the classes of train/ ({remedy}); with {weights}"
         )
     taken = load_weights(
         model,
@@ -61,13 +61,13 @@ def _begin(model: nn.Module, config: Config, classes: Sequence[str], weights: Pa
         remedy=f"; {remedy}",
     )
     unnamed = known is None and not config.new_classifier
-    names = "it names no classes: they are taken in the order of the folders" * unnamed
+    names = "it names no classes: using the order of the folders" * unnamed
     about = About.of_file(file).compare(config)
     return "; ".join(filter(None, (f"{taken.kind} of {weights}{taken.except_for}", about, taken.left, names)))
 
 
 def create_schedule(config: Config, optimizer: torch.optim.Optimizer, progress: Progress) -> LRScheduler:
-    """The learning rate of the settings from the step that the run is at."""
+    """The learning-rate schedule of the settings, at the current step of the run."""
     decay_every = max(1, round(config.lr_step_epochs * progress.steps_per_epoch))
     return build_schedule(
         optimizer,
@@ -86,7 +86,7 @@ class Learner:
     config : Config
         Resolved.
     processes : Processes
-        Which average their gradients.
+        They average their gradients.
     model : Module
         As it is evaluated and saved; on its device.
     optimizer, scaler, schedule
@@ -97,8 +97,8 @@ class Learner:
     Attributes
     ----------
     right : Tensor
-        For how many images of the last step the highest output was that of the dominant label, the one with
-        the highest weight in the mix; int64, still on the device.
+        The number of images of the last step whose highest output was the dominant label, the one with the
+        highest weight in the mix; int64, still on the device.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Learner:
         return autocast(self._config, self.device)
 
     def train_step(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
-        """One step of the optimiser and the schedule, on the next --accumulate batches.
+        """Take one step of the optimiser and the schedule, on the next --accumulate batches.
 
         Returns
         -------
@@ -144,7 +144,7 @@ class Learner:
         self._optimizer.zero_grad(set_to_none=True)
         for left in reversed(range(config.accumulate)):
             images, targets = next(batches)
-            # Gradients are added up here; the last pass reduces them over the processes.
+            # Each process adds up its gradients; the last pass averages them over the processes.
             with self._processes.without_reduction(self._replica) if left else contextlib.nullcontext():
                 with self.autocast():
                     logits, *of_aux_heads = outputs_of(self._forward(images))

@@ -1,4 +1,4 @@
-"""What this machine is too small for, which would end the process in the middle of a line, or never.
+"""Refuses what this machine is too small for, which would kill the process without a message, or hang it.
 
 Estimates are lower bounds: what they refuse cannot run. Imports nothing heavy.
 """
@@ -9,22 +9,22 @@ import os
 
 from dali_msda.processors import cgroup_folders, read_text
 
-# Threads that wait for a slow disk may be more than there are processors, but not by any factor: DALI
-# allocates for each, and aborts the process where the system gives it no more of them.
+# More threads than processors can help with a slow disk, but not without limit: DALI allocates memory for
+# each, and aborts the process if the system refuses another thread.
 _WORKERS, _WORKERS_PER_PROCESSOR = 64, 4
-# DALI makes so many batches ahead (see `pipelines.records.Execution`), of float32 with three channels.
+# Batches that DALI makes ahead (see `pipelines.records.Execution`); bytes of a float32 RGB pixel.
 _BATCHES, _PIXEL_BYTES = 2, 12
 
 
 def most_workers() -> int:
-    """How many threads of DALI a process may have."""
+    """The most DALI threads that a process may have."""
     return max(_WORKERS, _WORKERS_PER_PROCESSOR * (os.cpu_count() or 1))
 
 
 def free_memory() -> int | None:
-    """Bytes that this machine and the control groups of this process can give, swap included; None: unknown.
+    """Free bytes on this machine and in this process's control groups, swap included; None if unknown.
 
-    Of a control group's limit nothing is subtracted: what counts against it may be files that were read.
+    Nothing is subtracted from a control group's limit: its usage may be cached files.
     """
     lines = (line.partition(":") for line in (read_text("/proc/meminfo") or "").splitlines())
     sizes = {
@@ -32,7 +32,7 @@ def free_memory() -> int | None:
     }
     limits = [sum(sizes.values())] if "MemAvailable" in sizes else []
     for folder in cgroup_folders():
-        # Version 2 and version 1; "max" stands for no limit.
+        # Version 2 and version 1; "max" means no limit.
         content = read_text(f"{folder}/memory.max") or read_text(f"{folder}/memory.limit_in_bytes") or ""
         if content.strip().isdigit():
             limits.append(int(content))
@@ -53,30 +53,30 @@ def require_memory(
     batch: tuple[str, int],
     purpose: str,
 ) -> None:
-    """Raise ValueError where the images of a pass do not fit into the memory that is free.
+    """Raise ValueError if the images of a pass do not fit into free memory.
 
     Parameters
     ----------
     needed : int
         Bytes per image.
     images : int
-        Of a pass of one process.
+        Per pass of one process.
     processes : int
         On this machine.
     sized, batch : tuple of str and int
-        The option with the size of the images and the one with their number, and their values.
+        The options that set the size and the number of images, with their values.
     purpose : str
         What takes the memory.
     """
     free = free_memory()
     if free is None or needed * images * processes <= free:
         return
-    memory = f"and {free / 2**30:.1f} GiB of memory are free"
-    # Of a single image it is the size that is wrong.
+    memory = f"but {free / 2**30:.1f} GiB of memory are free"
+    # If not even two images fit, the size is wrong.
     if needed * processes * 2 > free:
         name, value = sized
         raise ValueError(
-            f"{name} must be smaller: {purpose} takes at least {needed / 2**30:.1f} GiB an image, {memory};"
+            f"{name} must be smaller: {purpose} takes at least {needed / 2**30:.1f} GiB per image, {memory};"
             f" got {value}"
         )
     name, value = batch

@@ -148,7 +148,7 @@ def _summary(content: Any) -> str:
 
 @contextlib.contextmanager
 def _damage_errors(path: Path) -> Iterator[None]:
-    """Turn any error of a parser into a WeightsError."""
+    """Turn any parser error, except OSError, into a WeightsError."""
     try:
         yield
     except (WeightsError, OSError):

@@ -1,1 +1,1 @@
-"""Everything that must be seen on a GPU, in one command: see :mod:`.__main__`."""
+"""Everything to check on a GPU, in one command: see :mod:`.__main__`."""

@@ -1,14 +1,14 @@
-"""Everything that must be seen on a GPU, the most telling first, within a budget of seconds.
+"""Everything to check on a GPU, most important first, within a budget of seconds.
 
     python -m benchmarks.gpu_day --out DIR [--budget 540] [--data DIR]
     python -m benchmarks.gpu_day --device cpu --quick --out DIR     every stage, small, without a GPU
     python -m benchmarks.gpu_day --compare REPORT REPORT            two reports side by side
     python -m benchmarks.gpu_day --write-docs [REPORT ...]          the measured tables of docs/gpu.md
 
-Each stage has its time box and writes what it finds as soon as there is something. A stage that fails or runs
-over leaves its error in the report, and the next one runs. Started again with the same folder, it does what
-is missing. DIR gets report.json (its schema: report.py), report.md, pictures and a log for each stage. The
-exit status is 0 where all chosen stages are done; one that the machine lacks something for says what.
+Each stage has a time box and writes results as it gets them. If a stage fails or runs over, its error goes
+into the report and the next one runs. Started again with the same folder, the command runs only what is
+missing. DIR gets report.json (schema: report.py), report.md, pictures and a log per stage. The exit status is
+0 if all chosen stages are done; a stage says what the machine lacks for it.
 """
 
 from __future__ import annotations
@@ -41,44 +41,44 @@ from pipelines.demo_data import make_demo_dataset
 
 @dataclass(frozen=True)
 class Settings:
-    """What is done."""
+    """What to run."""
 
     out: Path | None = None
-    """Folder of the report, new or that of a day that goes on."""
+    """Folder of the report; an existing one is continued."""
 
     budget: float = 540.0
     """Seconds for all stages."""
 
     device: Device = "gpu"
-    """cpu: every stage without a GPU, to see that it runs."""
+    """cpu: every stage without a GPU, to check that it runs."""
 
     quick: bool = False
     """Small sizes and few rounds."""
 
     data: Path | None = None
-    """Folder with train/ and val/, class folders of JPEGs. Default: images made here."""
+    """Folder with train/ and val/, class folders of JPEGs. Default: generated images."""
 
     stages: tuple[str, ...] = ()
     """Only these. Default: all."""
 
     compare: tuple[Path, Path] | None = None
-    """Measure nothing; print two reports side by side, named by their files or folders."""
+    """Measure nothing; print two reports, given as files or folders, side by side."""
 
     write_docs: tuple[Path, ...] | None = None
-    """Measure nothing; write the measured tables of docs/gpu.md. Each is made of those of the given reports
-    that have its figures; where none has, or none is given, of the reports that it names already."""
+    """Measure nothing; write the measured tables of docs/gpu.md. Each table uses the given reports that have
+    its figures; if there are none, the reports that it already names."""
 
 
 def main() -> int:
-    """Run the stages that are missing; 1 if one of them is not done."""
+    """Run the missing stages; return 1 if one of them is not done."""
     settings = tyro.cli(Settings, description=__doc__)
     try:
         if settings.compare is not None:
-            print(reports.compared(*map(reports.read, settings.compare)))
+            print(reports.compare(*map(reports.read, settings.compare)))
             return 0
         if settings.write_docs is not None:
             changed = docs.write(settings.write_docs)
-            print(f"docs/gpu.md: {'written' if changed else 'is as its reports have it'}")
+            print(f"docs/gpu.md: {'written' if changed else 'already up to date'}")
             return 0
     except (OSError, ValueError) as error:
         raise SystemExit(str(error)) from None
@@ -94,24 +94,24 @@ def main() -> int:
         raise SystemExit(str(error)) from None
     day.run()
     print((settings.out / "report.md").read_text() if settings.quick else f"wrote {settings.out}/report.md")
-    written = reports.read(settings.out)  # what was written is a report
+    written = reports.read(settings.out)  # checks the written report
     chosen = settings.stages or names
     return int(any(entry["status"] != "done" for entry in written["stages"] if entry["name"] in chosen))
 
 
 class Day:
-    """The stages, one after the other, and the report."""
+    """Runs the stages one after another and writes the report."""
 
     def __init__(self, settings: Settings, out: Path) -> None:
         self.settings = settings
         self.out = out
-        # Whole: stages run in the folder of the project.
+        # Absolute, because stages run in the project's folder.
         self._scratch = out.resolve() / "scratch"
         self._began = time.monotonic()
         self.report = self._header()
         path = out / "report.json"
         if path.exists():
-            self._go_on(reports.read(path))
+            self._keep_earlier_stages(reports.read(path))
 
     def _header(self) -> Content:
         settings = self.settings
@@ -135,17 +135,17 @@ class Day:
             "stages": [_entry(stage, "not started") for stage in chosen],
         }
 
-    def _go_on(self, before: Content) -> None:
-        """Keep what was done in this folder; only of the same machine, code and settings."""
+    def _keep_earlier_stages(self, before: Content) -> None:
+        """Keep the stages done earlier in this folder, if machine, code and settings are the same."""
         for key in ("commit", "machine"):
             if before[key] != self.report[key]:
                 raise ValueError(
-                    f"--out must be a new folder, or that of a day with the same {key}; got {self.out}, whose"
+                    f"--out must be a new folder, or one with the same {key}; got {self.out}, whose"
                     f" report has {before[key]}, not {self.report[key]}"
                 )
         for key in ("device", "quick"):
             if before["settings"][key] != self.report["settings"][key]:
-                raise ValueError(f"--{key} must be as in the report of {self.out}, {before['settings'][key]}")
+                raise ValueError(f"--{key} must be {before['settings'][key]}, as in the report of {self.out}")
         kept = {entry["name"]: entry for entry in before["stages"]}
         ours = [kept.pop(entry["name"], entry) for entry in self.report["stages"]]
         order = [stage.name for stage in STAGES]
@@ -153,7 +153,7 @@ class Day:
         self.report["date"] = before["date"]
 
     def run(self) -> None:
-        """Every stage that is not done, as long as there is time."""
+        """Run every stage that is not done, while time is left."""
         write(self.out, self.report)
         try:
             data = self._data()
@@ -170,7 +170,7 @@ class Day:
             left = self.settings.budget - (time.monotonic() - self._began)
             if left < 3:
                 break
-            # What earlier stages did not use is shared by those to come.
+            # Later stages share the time that earlier ones did not use.
             todo = [e["name"] for e in self.report["stages"][place:] if e["status"] != "done"]
             share = stage.share / sum(other.share for other in STAGES if other.name in todo)
             self.report["stages"][place] = self.run_stage(stage, max(3.0, left * share), data)
@@ -182,7 +182,7 @@ class Day:
             )
 
     def _draw(self) -> None:
-        """The pictures, where Matplotlib is installed."""
+        """Draw the pictures, if Matplotlib is installed."""
         try:
             from benchmarks.gpu_day.plots import draw
         except ImportError as error:
@@ -191,7 +191,7 @@ class Day:
             draw(self.out, self.report)
 
     def _data(self) -> Path:
-        """The images, those for training linked as often as an epoch of 64 batches takes."""
+        """Prepare the images, with training images linked repeatedly to fill an epoch of 64 batches."""
         settings = self.settings
         count = 8 if settings.quick else 160
         images = (
@@ -210,7 +210,7 @@ class Day:
         return folder
 
     def run_stage(self, stage: Stage, box: float, data: Path) -> dict[str, Any]:
-        """Run a stage in a process of its own; what came of it."""
+        """Run a stage in its own process; return its entry for the report."""
         settings = self.settings
         folder = self._scratch / stage.name
         folder.mkdir(parents=True, exist_ok=True)
@@ -230,7 +230,7 @@ class Day:
             except subprocess.TimeoutExpired:
                 status = "out of time"
             finally:
-                # With its children: they would disturb the next stage.
+                # With its children, which would disturb the next stage.
                 _kill(process)
         records = job.found()
         errors = [record["error"] for record in records if "error" in record]

@@ -1,6 +1,6 @@
-"""Stage: the settings of DALI's decoder, swept over one folder of JPEGs.
+"""Stage: a sweep of decoder settings over one folder of JPEGs.
 
-Reading, decoding a random crop and resizing it, as the training pipeline does; nothing is mixed.
+It reads, decodes a random crop and resizes it, as the training pipeline does; nothing is mixed.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from benchmarks.gpu_day.stage import Job, release_memory, used_memory
 from dali_msda.processors import usable_processors
 from pipelines.imagenet import decoder_arguments
 
-# What the pipelines give the decoder, and what is varied: name, and the arguments in place of theirs.
+# Arguments that replace the pipelines' own in some settings.
 _SMALL = {"preallocate_width_hint": 0, "preallocate_height_hint": 0}
 _NO_PADDING = {"device_memory_padding": 0, "host_memory_padding": 0}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Settings of the decoder."""
+    """Decoder settings."""
 
     device: str
     threads: int
@@ -32,7 +32,7 @@ class Setting:
     padded: bool = True
 
     def arguments(self) -> dict[str, Any]:
-        """For the decoder."""
+        """The decoder's arguments."""
         if self.device == "cpu":
             return decoder_arguments("cpu", 0.0)
         assert self.load is not None
@@ -42,7 +42,7 @@ class Setting:
 
 
 def settings(job: Job) -> list[Setting]:
-    """What is measured, the most telling first."""
+    """The settings to measure, most important first."""
     cores = usable_processors()
     if job.device == "cpu":
         return [Setting("cpu", threads) for threads in sorted({1, cores})]
@@ -58,7 +58,7 @@ def settings(job: Job) -> list[Setting]:
 
 
 def _measure(job: Job, setting: Setting, batch_size: int, rounds: int) -> tuple[list[float], Record]:
-    """Images/s of every round; what it took to start, the slowest batch, the memory while it is there."""
+    """Images/s of every round; start-up time, slowest batch, and memory while it runs."""
     batches = 3 if job.quick else 8
 
     @pipeline_def
@@ -94,7 +94,7 @@ def _measure(job: Job, setting: Setting, batch_size: int, rounds: int) -> tuple[
 
 
 def run(job: Job) -> None:
-    """Each setting in a pipeline of its own; the first again at the end, to see how the machine drifts."""
+    """Measure each setting in its own pipeline; the first again at the end, to see the machine's drift."""
     batch_size, rounds = (8, 2) if job.quick else (256, 4)
     every = settings(job)
     for again, setting in [*((False, setting) for setting in every), (True, every[0])]:

@@ -1,4 +1,4 @@
-"""The GPU of a report: name, driver, clocks, power limit, as NVML has them."""
+"""The GPU of a report: name, driver, clocks and power limit from NVML."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def facts() -> dict[str, Any] | None:
-    """What NVML says of the first GPU; None where there is none.
+    """What NVML reports about the first GPU; None without a GPU.
 
     Clocks are in MHz, power in W, memory in MiB.
     """
@@ -15,7 +15,7 @@ def facts() -> dict[str, Any] | None:
         import pynvml
 
         pynvml.nvmlInit()
-    except Exception:  # no package, no driver, no GPU: of several kinds, all of them mean the same
+    except Exception:  # no package, driver or GPU: several error types that mean the same
         return None
     try:
         handle = pynvml.nvmlDeviceGetHandleByIndex(0)

@@ -15,14 +15,14 @@ DOCUMENT = ROOT / "docs" / "gpu.md"
 
 
 def write(reports: Sequence[Path], document: Path = DOCUMENT) -> bool:
-    """Write the tables; each of those of `reports` (files or folders) that have its figures.
+    """Write each table from those of `reports` (files or folders) that have its figures.
 
-    Returns whether there was something to change.
+    Returns whether anything changed.
 
     Raises
     ------
     ValueError
-        One is no report of a GPU, or lies elsewhere than below docs/measured, from where it is linked.
+        One is not a report of a GPU, or is not below docs/measured, where the document links it.
     """
     folder = document.parent.resolve() / "measured"
     contents = {}

@@ -1,4 +1,4 @@
-"""Stage: what ``python -m dali_msda.doctor`` says of the machine."""
+"""Stage: what ``python -m dali_msda.doctor`` says about the machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.gpu_day.stage import Job
 
 
 def run(job: Job) -> None:
-    """Run it; a record for each finding."""
+    """Run it, and record its report."""
     if job.has(section="doctor"):
         return
     command = [sys.executable, "-m", "dali_msda.doctor", "--json"]

@@ -1,7 +1,7 @@
-"""Stage: mixing alone, on images that lie on the device already.
+"""Stage: mixing alone, on images already on the device.
 
-This project's graph with every method, DALI's pipeline that hands the images through, PyTorch's copy on the
-device (the floor: every byte read and written once), and the peers on the same tensors. All take turns.
+This project with every method, a DALI pipeline that passes the images through, PyTorch's copy on the device
+(the lower bound: every byte read and written once), and the peers on the same tensors. All take turns.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ DTYPES = {
     "float32": (torch.float32, types.FLOAT),
 }
 CLASSES = 1000
-# What "auto" takes on a GPU, and what it takes there without Numba.
+# What "auto" chooses on a GPU, with and without Numba.
 BACKENDS = ("hybrid", "graph")
 
 
 class Case(NamedTuple):
-    """Images of one kind."""
+    """One kind of images."""
 
     batch_size: int
     dtype: str
@@ -39,7 +39,7 @@ class Case(NamedTuple):
 
 
 def cases(job: Job) -> list[Case]:
-    """The most telling first."""
+    """The kinds of images, most important first."""
     if job.quick:
         return [Case(4, "uint8", "HWC", 32), Case(4, "float16", "CHW", 32)]
     found = [Case(256, "uint8", "HWC"), Case(256, "float16", "CHW"), Case(256, "float32", "HWC")]
@@ -48,7 +48,7 @@ def cases(job: Job) -> list[Case]:
 
 
 def _pipeline(job: Job, method: str, backend: str, images: torch.Tensor, case: Case) -> Pipeline:
-    """Mixes the same images again and again; with "none" it hands them through."""
+    """Build a pipeline that mixes the same images repeatedly; "none" passes them through."""
     labels = [np.array([i % CLASSES], np.int32) for i in range(case.batch_size)]
     given: Any = images if job.device == "gpu" else images.numpy()
     pipeline = Pipeline(case.batch_size, 4, job.device_id, seed=3, prefetch_queue_depth=2)
@@ -70,12 +70,12 @@ def _pipeline(job: Job, method: str, backend: str, images: torch.Tensor, case: C
 
 
 def peers(images: torch.Tensor, labels: torch.Tensor, case: Case) -> Iterator[tuple[Record, Any]]:
-    """What mixes batches of PyTorch's, N x C x H x W; in place of one that is not installed the error."""
+    """Other libraries that mix PyTorch batches, N x C x H x W; an ImportError for one not installed."""
 
     def fields(library: str, mix: str, mode: str | None = None) -> Record:
         return {"library": library, "mix": mix, "mode": mode}
 
-    floats = case.dtype != "uint8"  # Mixup of torchvision and timm's of tensors take nothing else
+    floats = case.dtype != "uint8"  # torchvision's Mixup and timm's tensor Mixup accept only floats
     try:
         from torchvision.transforms import v2
     except ImportError as error:
@@ -98,10 +98,10 @@ def peers(images: torch.Tensor, labels: torch.Tensor, case: Case) -> Iterator[tu
 
 
 def _dali_peak(job: Job, build: Callable[[], Pipeline]) -> int | None:
-    """MiB that a pipeline takes where it is the only one; None without a GPU.
+    """MiB used by a pipeline running alone; None without a GPU.
 
-    DALI keeps what it has once taken, so this is the peak. What one pipeline gives back the next one takes:
-    those that take turns would not show it.
+    DALI keeps memory once allocated, so this is the peak. Pipelines that take turns would not show it:
+    one reuses what another releases.
     """
     if job.device == "cpu":
         return None
@@ -118,7 +118,7 @@ def _dali_peak(job: Job, build: Callable[[], Pipeline]) -> int | None:
 
 
 def _torch_peak(job: Job, run: Callable[[], Any]) -> int | None:
-    """MiB that PyTorch takes at the peak of one call, beyond what is there; None without a GPU."""
+    """Peak MiB that PyTorch allocates during one call; None without a GPU."""
     if job.device == "cpu":
         run()
         return None
@@ -153,7 +153,7 @@ def _measure(job: Job, case: Case) -> None:
             pipeline.run()
             peaks.append(peak)
             timed.append(Timed(fields, pipeline.run, repeat))
-    # The same pixels for the peers, laid out as a training loop has them.
+    # The same pixels for the peers, in the layout of a training loop.
     planes = (images.permute(0, 3, 1, 2) if case.layout == "HWC" else images).contiguous()
     for fields, run in peers(planes, labels, case):
         with job.part(**fields, **where):
@@ -167,13 +167,13 @@ def _measure(job: Job, case: Case) -> None:
         device_work(job, contender.run, 5) if case.batch_size == 256 else {"gpu_ms": None, "kernels": None}
         for contender in timed
     ]
-    # All at once: a case that has one record has them all when the stage starts again.
+    # All at once, so that on a restart a case has either all its records or none.
     for contender, spread, peak, work in zip(timed, seconds, peaks, works, strict=True):
         job.add(**contender.fields, **where, seconds=spread, peak_MiB=peak, **work)
 
 
 def run(job: Job) -> None:
-    """Every case."""
+    """Measure every case."""
     for case in cases(job):
         if job.has(library="torch", mix="copy", **case._asdict()):
             continue

@@ -1,4 +1,4 @@
-"""How the report of a day reads: ``report.md``."""
+"""The readable form of a report: ``report.md``."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from benchmarks.gpu_tables import best_decoder, mixing_cases, mixing_of
 from benchmarks.tables import mix_title
 from pipelines.files import write_whole
 
-# The folders of an absolute path, but not those of an address (https://...).
+# The folders of an absolute path, but not of a URL (https://...).
 _FOLDERS = re.compile(r"(?<![\w/.:-])/(?:[\w.@+-]+/)+")
 
 Render = Callable[[list[Record]], str]
 
 
 def write(folder: Path, report: Content) -> None:
-    """``report.json`` and ``report.md`` in a folder."""
+    """Write ``report.json`` and ``report.md`` to a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     published = _without_folders(report)
     write_whole(folder / "report.json", (json.dumps(published, indent=1) + "\n").encode())
@@ -28,7 +28,7 @@ def write(folder: Path, report: Content) -> None:
 
 
 def _without_folders(value: Any) -> Any:
-    """The same; of a path on the machine only the last part stays, because reports are published."""
+    """Keep only the last part of each path on the machine, because reports are published."""
     if isinstance(value, str):
         return _FOLDERS.sub("", value)
     if isinstance(value, dict):
@@ -37,7 +37,7 @@ def _without_folders(value: Any) -> Any:
 
 
 def markdown(report: Content) -> str:
-    """A report as a page."""
+    """Render a report as Markdown."""
     machine, device = report["machine"], report["device"] or {}
     lines = [
         f"# GPU day, {device.get('name', 'no GPU')}, {report['date'][:10]}",
@@ -68,7 +68,7 @@ def markdown(report: Content) -> str:
 
 
 def _median(value: Any, unit: float = 1.0, digits: int = 3) -> str:
-    """Median and quartiles."""
+    """Format a median with its quartiles."""
     if value is None:
         return ""
     if not isinstance(value, dict):
@@ -78,7 +78,7 @@ def _median(value: Any, unit: float = 1.0, digits: int = 3) -> str:
 
 
 def _plain(records: list[Record]) -> str:
-    """A table of whatever there is."""
+    """A table of all fields."""
     keys = list(
         dict.fromkeys(key for record in records for key in record if key not in ("kernels", "report"))
     )
@@ -97,7 +97,7 @@ def _tests(records: list[Record]) -> str:
     counts = [record for record in records if record["section"] == "counts"]
     lines = [
         f"{c['passed']} passed, {c['failed']} failed, {c['errors']} errors, {c['skipped']} skipped"
-        + ("" if c["whole"] else "; stopped before the others, for want of time")
+        + ("" if c["whole"] else "; stopped early, out of time")
         for c in counts
     ]
     lines += [
@@ -109,7 +109,7 @@ def _tests(records: list[Record]) -> str:
 
 
 def _mixing(records: list[Record]) -> str:
-    """A table for each case."""
+    """One table per case."""
     parts = []
     for case in mixing_cases(records):
         found = select(records, **case)

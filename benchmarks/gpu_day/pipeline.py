@@ -1,8 +1,8 @@
-"""Stage: whole training loaders that leave normalised, mixed batches on the device.
+"""Stage: complete training loaders that put normalised, mixed batches on the device.
 
-This project with every method, DALI with mixing in PyTorch after it (as NVIDIA's examples do), torchvision
-and timm, on the same JPEGs with the same number of threads or worker processes. Each lives in a process of
-its own and takes turns with the others.
+This project with every method, DALI followed by mixing in PyTorch (as in NVIDIA's examples), torchvision and
+timm, on the same JPEGs with the same number of threads or worker processes. Each has its own process and
+takes turns with the others.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from benchmarks.gpu_day.stage import Job, device_work, release_memory, used_memo
 from benchmarks.loaders import Contender, Settings, contenders
 from dali_msda.processors import usable_processors
 
-# Side by side in groups, the most telling first; each begins with the one that the others are compared with.
-# Where the GPU's memory is not enough for a group, its last ones are left out.
+# Groups that run side by side, most important first; each begins with the reference for the others.
+# If the GPU's memory is too small for a group, its last loaders are left out.
 GROUPS = (
     *(("dali-none", "dali-hmix", "dali-then-torch-mixup", "timm-mixup", "torchvision-mixup", "dali-plain"),),
     *(("dali-none", "dali-mixup", "dali-cutmix", "dali-stochastic", "dali-gmix", "dali-then-torch-cutmix"),),
@@ -29,12 +29,12 @@ GROUPS = (
 QUICK = ("dali-none", "dali-hmix", "dali-then-torch-mixup", "timm-mixup")
 _PASS_S = 1.0
 _REFILL_S = 0.3
-# What a process takes for CUDA itself.
+# Memory of a process's CUDA context.
 _CONTEXT_MIB = 700
 
 
 def _answer(pipe: Connection, seconds: float) -> Any:
-    """What a loader's process sends; an error where it has died, or says nothing for so long."""
+    """Receive from a loader's process; raise if it has died, or sends nothing for `seconds`."""
     if not pipe.poll(seconds):
         raise TimeoutError(f"no answer within {seconds:.0f} s")
     try:
@@ -66,7 +66,7 @@ def _fields(name: str, settings: Settings) -> dict[str, Any]:
 
 
 def _rates(job: Job, names: tuple[str, ...], settings: Settings, group: int) -> None:
-    """Images per second, in turns."""
+    """Measure images per second, in turns."""
     context = multiprocessing.get_context("spawn")
     servers: dict[str, tuple[Any, Connection]] = {}
     for name in names:
@@ -78,7 +78,7 @@ def _rates(job: Job, names: tuple[str, ...], settings: Settings, group: int) -> 
     answers: dict[str, Any] = {}
 
     def ask(name: str, action: Callable[[Connection], Any]) -> bool:
-        """Do something with a loader; without it from then on where it fails."""
+        """Run an action on a loader; drop the loader if it fails."""
         try:
             answers[name] = action(servers[name][1])
         except (RuntimeError, TimeoutError, OSError) as error:
@@ -120,8 +120,8 @@ def _rates(job: Job, names: tuple[str, ...], settings: Settings, group: int) -> 
             process.kill()
 
 
-def _work(job: Job, name: str, settings: Settings) -> None:
-    """How long the GPU is at work for a batch, and the memory that the pipeline takes."""
+def _measure_gpu(job: Job, name: str, settings: Settings) -> None:
+    """Measure how long the GPU works per batch, and the pipeline's memory."""
     before = used_memory(job)
     batches = contenders()[name].batches(settings)
     for _ in range(4):
@@ -132,8 +132,8 @@ def _work(job: Job, name: str, settings: Settings) -> None:
     job.add(section="gpu work", **_fields(name, settings), memory_MiB=memory, **found)
 
 
-def _fitting(job: Job, names: tuple[str, ...]) -> tuple[str, ...]:
-    """As many loaders as fit the GPU's memory side by side, if each of DALI's takes as much as the first."""
+def _fit_in_memory(job: Job, names: tuple[str, ...]) -> tuple[str, ...]:
+    """As many loaders as fit into the GPU's memory, assuming each DALI loader needs as much as the first."""
     each = next(record["memory_MiB"] for record in job.found() if record.get("section") == "gpu work")
     if each is None:
         return names
@@ -148,18 +148,18 @@ def _fitting(job: Job, names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def run(job: Job) -> None:
-    """Rates of all, then what DALI's pipelines ask of the GPU."""
+    """Measure the rates of all, then the GPU work of DALI's pipelines."""
     groups = (QUICK,) if job.quick else GROUPS
     names = tuple(dict.fromkeys(name for group in groups for name in group))
     settings = _settings(job)
     if not job.has(section="gpu work", **_fields(names[0], settings)):
-        _work(job, names[0], settings)
+        _measure_gpu(job, names[0], settings)
         release_memory(job)
     for number, group in enumerate(groups):
         if not job.has(loader="dali", mix="none", section=None, group=number):
-            _rates(job, _fitting(job, group), settings, number)
+            _rates(job, _fit_in_memory(job, group), settings, number)
     for name in names:
         if name.startswith("dali") and not job.has(section="gpu work", **_fields(name, settings)):
             with job.part(section="gpu work", **_fields(name, settings)):
                 release_memory(job)
-                _work(job, name, settings)
+                _measure_gpu(job, name, settings)

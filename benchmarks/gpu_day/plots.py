@@ -13,7 +13,7 @@ from pipelines.files import replace_whole
 
 
 def draw(folder: Path, report: Content) -> None:
-    """Draw what there are figures for."""
+    """Draw the pictures that the report has figures for."""
     device = (report["device"] or {}).get("name", "without a GPU")
     mixing = [record for record in stage(report, "mixing") if "seconds" in record]
     if mixing:
@@ -42,6 +42,6 @@ def _mode(record: Record) -> str:
 def _bars(path: Path, records: list[Record], field: str, label: str, title: str, unit: float = 1.0) -> None:
     figure, axes = plt.subplots(figsize=(9, 1.2 + 0.3 * len(records)), layout="constrained")
     bars(axes, records, field, label, unit=unit)
-    figure.suptitle(title, fontsize=11)  # as wide as the figure, which the axes are not
+    figure.suptitle(title, fontsize=11)  # centred on the figure, which is wider than the axes
     replace_whole(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
     plt.close(figure)

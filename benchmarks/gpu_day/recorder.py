@@ -1,6 +1,6 @@
-"""A plugin of pytest: writes the outcome of every test as it ends, so none is lost if the run is stopped.
+"""A pytest plugin that writes each test's outcome as it ends, so none is lost if the run is stopped.
 
-The file is named by ``GPU_DAY_OUTCOMES``. With several processes the one that collects writes.
+``GPU_DAY_OUTCOMES`` names the file. With several processes, the collecting one writes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pytest
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Record in the process that collects what the others run, or in the only one."""
+    """Record in the collecting process, or in the only one."""
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(_Recorder())
 
@@ -20,7 +20,7 @@ def pytest_configure(config: pytest.Config) -> None:
 class _Recorder:
     @staticmethod
     def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-        """Write a line for a test that ended; of set-up and tear-down only what went wrong."""
+        """Write a line for a finished test, and for failures of set-up and tear-down."""
         if report.when != "call" and report.passed:
             return
         outcome = "error" if report.failed and report.when != "call" else report.outcome

@@ -1,4 +1,4 @@
-"""The report of a day: its file, its schema, and two of them side by side; :mod:`.page` is how one reads."""
+"""Reports: the file, its schema, and comparing two; :mod:`.page` renders one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.common import Content, Record, table
 
 SCHEMA = 1
-"""Raised when a field changes its meaning or goes."""
+"""Increased when a field changes meaning or is removed."""
 
 STATUSES = ("done", "out of time", "failed", "missing", "not started")
 
@@ -38,7 +38,7 @@ _STAGE = {
 
 
 def problems(report: Any) -> list[str]:
-    """What a report has that the schema does not allow; empty for a good one."""
+    """How a report breaks the schema; empty if it does not."""
     if not isinstance(report, dict):
         return [f"a report must be an object; got {type(report).__name__}"]
     found = _fields("report", report, _HEADER)
@@ -51,7 +51,7 @@ def problems(report: Any) -> list[str]:
         if stage.get("status") not in STATUSES:
             found.append(f"status must be one of {', '.join(STATUSES)}; got {stage.get('status')!r}")
         if stage.get("status") == "failed" and not stage.get("error"):
-            found.append(f"stage {stage.get('name')}: a stage that failed must say how")
+            found.append(f"stage {stage.get('name')}: a failed stage must say how")
         for record in stage.get("records", ()):
             found += [f"{key!r} must be an identifier" for key in record if not key.isidentifier()]
             for value in record.values():
@@ -71,30 +71,30 @@ def _fields(what: str, values: dict[str, Any], types: dict[str, Any]) -> list[st
 
 
 def read(path: Path) -> Content:
-    """A report, whole and by the schema, from its file or its folder.
+    """Read and check a report from its file or folder.
 
     Raises
     ------
     ValueError
-        It is none.
+        It is not a valid report.
     """
     path = path / "report.json" if path.is_dir() else path
     try:
         report: Content = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} must be a report of the GPU day; it is no JSON: {error}") from None
+        raise ValueError(f"{path} must be a report of the GPU day; it is not JSON: {error}") from None
     if found := problems(report):
         raise ValueError(f"{path} must be a report of the GPU day: {found[0]}")
     return report
 
 
 def stage(report: Content, name: str) -> list[Record]:
-    """The records of a stage; none if it was not reached."""
+    """The records of a stage; none if it did not run."""
     return next((entry["records"] for entry in report["stages"] if entry["name"] == name), [])
 
 
-def compared(one: Content, other: Content) -> str:
-    """Two reports side by side: every figure that both have, and the ratio."""
+def compare(one: Content, other: Content) -> str:
+    """Show two reports side by side: every figure they share, and the ratio."""
     names = [
         (report["device"] or {}).get("name", "no GPU") + ", " + report["date"][:10] for report in (one, other)
     ]
@@ -112,7 +112,7 @@ def compared(one: Content, other: Content) -> str:
 
 
 def _figures(records: list[Record]) -> dict[str, float]:
-    """The medians, and single numbers that end with a unit, by all that says what they are."""
+    """Medians and single numbers, by the fields that identify them."""
     found = {}
     for record in records:
         texts = [str(v) for v in record.values() if isinstance(v, str | bool | int) and v not in ("", None)]

@@ -1,7 +1,7 @@
-"""Stage: a run that is killed in the middle of an epoch and resumed, against one that was left alone.
+"""Stage: a run killed in the middle of an epoch and resumed, compared with an uninterrupted one.
 
-With deterministic algorithms the losses must be the same to the bit. Without them, two runs that were left
-alone say how far apart two runs come on this device.
+With deterministic algorithms the losses must be the same to the bit. Without them, two uninterrupted runs
+show how far apart runs get on this device.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _finish(job: Job, process: subprocess.Popen[bytes], name: str) -> None:
 
 
 def _compare(job: Job, one: str, other: str) -> dict[str, Any]:
-    """How far apart two runs are."""
+    """Compare the losses of two runs."""
     pair = _lines(job, one), _lines(job, other)
     losses = [[line[key] for line in lines for key in ("loss", "val_loss") if key in line] for lines in pair]
     away = [abs(a - b) for a, b in zip(*losses, strict=False)]
@@ -77,7 +77,7 @@ def _compare(job: Job, one: str, other: str) -> dict[str, Any]:
 
 
 def run(job: Job) -> None:
-    """All runs side by side: what counts are their numbers, not their time."""
+    """Start all runs side by side: their numbers matter, not their time."""
     if job.has(section="resumed"):
         return
     per_class = 8 if job.quick else 33

@@ -1,7 +1,7 @@
-"""Stage: the same draws in every form of the library, counted value by value.
+"""Stage: the same draws in every form of the library, compared value by value.
 
-Pipelines with one seed draw the same numbers (on the CPU): the hybrid form and the graph, on the GPU and on
-the CPU, and the compiled kernel. Per method and type: how many values differ, and by how much at most.
+Pipelines with the same seed draw the same numbers (on the CPU): the hybrid form and the graph, on the GPU and
+the CPU, and the compiled kernel. Per method and type: how many values differ, and the largest difference.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FORMS = {
 }
 
 
-def _mixed(form: str, method: str, images: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+def _run_form(form: str, method: str, images: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
     """Images and targets of one batch."""
     device, backend = FORMS[form]
     gpu = device == "gpu"
@@ -63,7 +63,7 @@ def run(job: Job) -> None:
             if job.has(dtype=dtype, mix=method):
                 continue
             with job.part(dtype=dtype, mix=method):
-                made = {form: _mixed(form, method, images, dtype) for form in forms}
+                made = {form: _run_form(form, method, images, dtype) for form in forms}
                 for one, other in combinations(forms, 2):
                     pair = [made[form][0].astype(np.float64) for form in (one, other)]
                     away = np.abs(pair[0] - pair[1])

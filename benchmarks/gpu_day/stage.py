@@ -1,8 +1,8 @@
-"""What every stage is given, and how it hands over what it found.
+"""The input of every stage, and how it records results.
 
-A stage is a module of this folder with a function ``run(job)``. It works in a process of its own
-(``python -m benchmarks.gpu_day.stage NAME JOB.json``), so that a crash, a lack of memory or a time box that
-is over costs that stage alone. What it found is written line by line: nothing is lost when it is stopped.
+A stage is a module in this folder with a function ``run(job)``. It runs in its own process
+(``python -m benchmarks.gpu_day.stage NAME JOB.json``), so a crash, too little memory or a used-up time box
+affects only that stage. Results are written line by line, so none is lost when it is stopped.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Device = Literal["cpu", "gpu"]
 
 
 class Missing(ImportError):
-    """What a stage, or a part of it, needs is not installed; the message names it."""
+    """A stage, or a part of it, needs a package that is not installed; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,16 @@ class Job:
     Parameters
     ----------
     records : Path
-        File of records, one JSON object a line; those of an earlier start are kept.
+        File of records, one JSON object per line; earlier records are kept.
     scratch : Path
-        Folder for what the stage writes for itself.
+        Folder for the stage's own files.
     data : Path
         Folder with ``train/`` and ``val/``, class folders of JPEGs.
     device : {"cpu", "gpu"}
     quick : bool
-        Small sizes and few rounds: to see that everything runs.
+        Small sizes and few rounds, to check that everything runs.
     seconds : float
-        The time box. A stage plans by it; it is stopped when the box is over.
+        The time box. A stage plans with it, and is stopped when it is used up.
     """
 
     records: Path
@@ -57,12 +57,12 @@ class Job:
 
     @property
     def torch_device(self) -> str:
-        """The device by PyTorch's name."""
+        """PyTorch's name of the device."""
         return "cuda" if self.device == "gpu" else "cpu"
 
     @property
     def device_id(self) -> int | None:
-        """The device by DALI's number."""
+        """DALI's number of the device."""
         return 0 if self.device == "gpu" else None
 
     def found(self) -> list[Record]:
@@ -72,11 +72,11 @@ class Job:
         return [json.loads(line) for line in self.records.read_text().splitlines() if line.endswith("}")]
 
     def has(self, **fields: Any) -> bool:
-        """Whether there is a record with these fields: a stage that starts again goes past those."""
+        """Whether a record with these fields exists; a restarted stage skips those."""
         return any(all(record.get(key) == value for key, value in fields.items()) for record in self.found())
 
     def forget_errors(self) -> None:
-        """Drop what failed in an earlier start: it is tried again."""
+        """Drop failed records, so that they are tried again."""
         good = [record for record in self.found() if "error" not in record]
         if self.records.exists():
             write_whole(self.records, "".join(json.dumps(record) + "\n" for record in good).encode())
@@ -90,7 +90,7 @@ class Job:
 
     @contextmanager
     def part(self, **fields: Any) -> Any:
-        """A part of the stage that may fail alone: a record with the fields and the error is its trace."""
+        """Run a part of the stage; if it fails, record the fields and the error and continue."""
         try:
             yield
         except Exception as error:
@@ -104,7 +104,7 @@ class Job:
             torch.cuda.synchronize()
 
     def write(self, path: Path) -> None:
-        """Write this, for the process of the stage."""
+        """Write the job for the stage's process."""
         values = {
             key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()
         }
@@ -112,7 +112,7 @@ class Job:
 
     @classmethod
     def read(cls, path: Path) -> Job:
-        """What :meth:`write` wrote."""
+        """Read what :meth:`write` wrote."""
         values = json.loads(path.read_text())
         for key in ("records", "scratch", "data"):
             values[key] = Path(values[key])
@@ -121,17 +121,17 @@ class Job:
 
 @dataclass(frozen=True)
 class Timed:
-    """Something that is timed, in turns with others."""
+    """Something to time in turns with others."""
 
     fields: Record
     run: Callable[[], Any]
-    """Once; it need not wait for the device."""
+    """One call; it need not wait for the device."""
     repeat: int = 1
-    """Calls in one turn, before the device is waited for."""
+    """Calls in one turn, before waiting for the device."""
 
 
 def in_turns(job: Job, contenders: Sequence[Timed], rounds: int, warm_up: int = 2) -> list[dict[str, float]]:
-    """Seconds of one call of each contender, the spread over the rounds."""
+    """Time one call of each contender, in seconds, as the spread over the rounds."""
     seconds: list[list[float]] = [[] for _ in contenders]
     for number in range(rounds + warm_up):
         for contender, own in zip(contenders, seconds, strict=True):
@@ -147,19 +147,19 @@ def in_turns(job: Job, contenders: Sequence[Timed], rounds: int, warm_up: int = 
 
 
 def _settle(job: Job) -> None:
-    """Let a pipeline finish the batches that it makes ahead: they must not fall into the next one's turn."""
+    """Let a pipeline finish its prefetched batches, which must not run in the next one's turn."""
     if job.device == "gpu":
         time.sleep(0.03)
         job.synchronize()
 
 
 def device_work(job: Job, run: Callable[[], Any], calls: int) -> dict[str, Any]:
-    """Time that the GPU is at work for one call, and what it does most, from CUPTI's records.
+    """Measure how long the GPU works for one call, and on which kernels, with CUPTI.
 
     Returns
     -------
     dict
-        ``gpu_ms``: kernels and copies, summed up, per call. ``kernels``: the longest, ms per call by name.
+        ``gpu_ms``: the sum of kernels and copies, per call. ``kernels``: the longest, ms per call by name.
         Both None without a GPU.
     """
     if job.device == "cpu":
@@ -195,7 +195,7 @@ def used_memory(job: Job) -> int | None:
 
 
 def release_memory(job: Job) -> None:
-    """Give back what is held for later."""
+    """Release cached memory."""
     gc.collect()
     if job.device == "gpu":
         import torch
@@ -219,7 +219,7 @@ def main() -> None:
         os._exit(MISSING_STATUS)
     sys.stdout.flush()
     sys.stderr.flush()
-    # Pipelines and worker processes that still run would be taken down in some order: it is all written.
+    # Skip the teardown of running pipelines and worker processes: everything is written.
     os._exit(0)
 
 

@@ -1,4 +1,4 @@
-"""The stages, the most telling first, and their shares of the time."""
+"""The stages, most important first, and their shares of the time."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 
 class Stage(NamedTuple):
-    """A stage of the day."""
+    """A stage."""
 
     name: str
-    """Of its module."""
+    """The name of its module."""
     title: str
     share: float
-    """Of the budget: its time box. A box that was not used up is the next ones'."""
+    """Its time box, as a share of the budget. Later stages get unused time."""
 
 
 STAGES = (

@@ -15,12 +15,12 @@ from benchmarks.documents import ROOT
 from benchmarks.gpu_day.stage import Job, Missing
 from dali_msda.processors import usable_processors
 
-# What is left to write the outcomes in, when the tests have to be stopped.
+# Time reserved for writing the outcomes if the tests have to be stopped.
 _TO_END_S = 5.0
 
 
 def run(job: Job) -> None:
-    """Run them; a record with the counts, and one for each that failed."""
+    """Run them; record the counts, and each failure."""
     if job.has(section="counts"):
         return
     for package in ("pytest", "xdist"):
@@ -28,7 +28,7 @@ def run(job: Job) -> None:
             raise Missing(f"{package} is not installed")
     outcomes = job.scratch / "outcomes.jsonl"
     outcomes.unlink(missing_ok=True)
-    # Building a pipeline is the processors' work, and takes most of the time.
+    # Most of the time goes into building pipelines, on the CPU.
     side_by_side = 0 if job.quick else min(8, usable_processors() // 2)
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-n", str(side_by_side), "-p", "no:cacheprovider"]
     command += ["-p", "benchmarks.gpu_day.recorder", "--maxfail=30"]

@@ -1,6 +1,6 @@
-"""Stage: the trainer's own step of a ResNet-50, from the loader and from one batch kept in memory.
+"""Stage: the trainer's own ResNet-50 step, fed by the loader and by one batch kept in memory.
 
-bf16 where the device has it, channels_last. ``memory`` is the bound: nothing is loaded or mixed.
+bf16 if the device supports it, channels_last. ``memory`` is the upper bound: nothing is loaded or mixed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from training.loaders import Loaders, Timed
 
 
 def _config(job: Job, *, compile: bool) -> Config:
-    """As the trainer's, for this device."""
+    """The trainer's configuration for this device."""
     return Config(
         data=job.data,
         arch="resnet18" if job.quick else "resnet50",
@@ -45,7 +45,7 @@ def _in_memory(batch: Batch) -> Iterator[Batch]:
 
 
 def _turn(job: Job, learner: Learner, source: Timed, steps: int) -> tuple[float, float]:
-    """Seconds of some steps, and the share of them in which the step waited for its batch."""
+    """Time some steps, in seconds; also the share of time they waited for batches."""
     source.reset()
     job.synchronize()
     began = time.perf_counter()
@@ -110,10 +110,10 @@ def _measure(job: Job, *, compile: bool) -> None:
 
 
 def run(job: Job) -> None:
-    """As it is, then compiled."""
+    """Measure without and with compilation."""
     for compile in (False, True):
         if job.quick and compile:
-            continue  # minutes of a compiler, for the same code
+            continue  # minutes of compiling, for the same code
         if not job.has(compile=compile, batches_from="loader", mix="hmix"):
             with job.part(compile=compile):
                 _measure(job, compile=compile)
