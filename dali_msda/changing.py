@@ -13,7 +13,7 @@ from .validation import ArgumentError, ArgumentValueError
 
 
 def values_of(name: str, function: Callable[[int], float], check: Callable[[str, object], None]) -> DataNode:
-    """Make a node with the values of a function of the batch number, in the current pipeline.
+    """Make a node in the current pipeline with the values of a function of the batch number.
 
     Parameters
     ----------
@@ -21,8 +21,8 @@ def values_of(name: str, function: Callable[[int], float], check: Callable[[str,
         The argument's name.
     function : callable
         Takes the batch number, DALI's ``BatchInfo.iteration``. It counts through all epochs of a reader, and
-        from 0 in each epoch of an external source that raises StopIteration at its end. With DALI's
-        checkpoints it continues.
+        from 0 in each epoch of an external source that raises StopIteration at its end. It continues
+        from DALI's checkpoints.
     check : callable
         Takes the name and a value, and raises if the value is not valid for the argument.
 

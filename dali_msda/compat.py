@@ -11,7 +11,7 @@ from nvidia.dali.pipeline import Pipeline
 
 
 def outputs_of(pipeline: Pipeline) -> Any:
-    """The outputs of a pipeline that is not built yet.
+    """The outputs of a pipeline not yet built.
 
     Returns
     -------
@@ -46,5 +46,5 @@ def declared_dtype(pipeline: Pipeline, place: int) -> Any:
 
 
 def origin_of(node: Any) -> tuple[str, int]:
-    """The class of the operator that a node comes from, and which of its outputs it is."""
+    """The operator class that made a node, and the index of the output."""
     return type(getattr(node.source, "_op", None)).__name__, node.index or 0

@@ -1,8 +1,8 @@
-"""What DALI raised at run time, in a sentence.
+"""DALI's run-time errors in a sentence.
 
-DALI has no operator that raises a message of one's own. A check is a small operator that fails (see
-:mod:`.checks`), and its line of Python says in a comment what must hold. DALI shows that line in the
-traceback of its message, and the numbers that the operator failed at: here they become one sentence.
+No DALI operator can raise a custom message. A check is a small operator that fails (see :mod:`.checks`), and
+a comment on its line of Python says what must hold. DALI's message shows that line in its traceback, and the
+numbers at which the operator failed: this module turns them into one sentence.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LIBRARY = Path(__file__).parent
 _FRAME = re.compile(r'^  File "(.+)", line (\d+), in (\S+)\n(?:    (.*)\n)?', re.MULTILINE)
 # What must hold, "NAME must be X", or a list of faults.
 _COMMENT = re.compile(r"  # ((?:a )?\w+ must .+|(?!type:|noqa:)\w+: .+)$", re.MULTILINE)
-# The functions that users call; what else they are called through is inside the library.
+# The functions that users call; all other frames are internal.
 _PUBLIC = ("mix", "blend", "with_mixing", "draw", "apply", "mix_labels")
 _FAULTS = {
     SIZES_DIFFER: "images must have one size within a batch: resize or crop them before",
@@ -39,7 +39,7 @@ class _Frame(NamedTuple):
 
 
 def explain(error: BaseException) -> str | None:
-    """Say in a sentence what went wrong in the mixing, for an error that DALI raised.
+    """Explain in a sentence an error that DALI raised in the mixing.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def explain(error: BaseException) -> str | None:
     -------
     str or None
         Such as "msda.hmix: labels must be in [0, 1000); got 1000", with the index of the sample within the
-        batch where DALI shows it. None for an error that is not of this library.
+        batch where DALI shows it. None for an error that is not from this library.
 
     Examples
     --------
@@ -89,7 +89,7 @@ def _explained(text: str) -> str | None:
 
 
 def _caller(frames: list[_Frame], own: list[int]) -> str:
-    """The public function, as the user's line has it where that is one line."""
+    """The public function, as written in the user's line if that is a single line."""
     names = "|".join((*_PUBLIC, *MIXING))
     user = frames[own[0] - 1].code if own[0] else ""
     if called := re.search(rf"\b({names})\(", user):
@@ -114,21 +114,21 @@ def _sentence(frames: list[_Frame], message: str) -> str | None:
         return _FAULTS[CHANNELS_DIFFER]
     got = _got(message)
     if comment:
-        # What is checked with a slice: whether a number is an index of what is sliced.
+        # Checked with a slice: whether a number is a valid index.
         if bounds and "num_classes)" in comment:
             comment, got = comment.replace("num_classes", bounds[1]), f"; got {bounds[2]}"
         comment = re.sub(r"^a label must", "labels must", comment)
         return re.sub(r"^(\w+): ", r"\1 must be ", comment) + got
     if frames[0].function != "as_vector":
         return None
-    # A node of the caller's is not as long as it has to be; one of these lines says which.
+    # A node from the caller has the wrong length; one of these lines says which.
     names = re.search(r"\b(lam|probability|center)\b", "\n".join(frame.code for frame in frames))
     name = names[1] if names else "an argument of the method"
     return f"{name} must be a node with {'two numbers' if name == 'center' else 'one number'} per sample{got}"
 
 
 def _comment_of(frame: _Frame) -> str | None:
-    """The comment of a statement; DALI shows its first line alone."""
+    """The comment of a statement; DALI shows only its first line."""
     code = frame.code
     for number in range(frame.line + 1, frame.line + 6):
         if (found := _COMMENT.search(code)) or code.count("(") <= code.count(")"):
@@ -138,7 +138,7 @@ def _comment_of(frame: _Frame) -> str | None:
 
 
 def _got(message: str) -> str:
-    """What came, as far as DALI says; with a semicolon before it, or nothing."""
+    """What came, if DALI says so, after a semicolon; otherwise empty."""
     if shape := re.search(r"Sample index:\s*(\d+)\n(?:.*\n)*?Input shape:\s*(.*)\n", message):
         return f"; got the shape [{shape[2].strip().replace(' x ', ', ')}] in sample {shape[1]}"
     if dimensions := re.search(r"dimensions of the input data: (\d+) != \d+", message):

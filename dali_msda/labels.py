@@ -1,4 +1,4 @@
-"""Labels of every kind: class ids, vectors, or none, and the targets that they become."""
+"""Labels of every kind (class ids, vectors, none), and the targets made from them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .validation import ArgumentValueError
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of a batch in the form that targets are made from."""
+    """The labels of a batch, ready to become targets."""
 
     values: DataNode
     """Class ids, int32 [1] on the CPU; or vectors, float32 [K]."""
@@ -27,14 +27,14 @@ class Labels:
 
 
 def read_labels(labels: DataNode, arguments: LabelArguments, name: str = "labels") -> Labels:
-    """Tell class ids from vectors by their type in the graph, and check what the graph shows.
+    """Distinguish class ids from vectors by their type in the graph, and check what the graph shows.
 
     Raises
     ------
     TypeError, ValueError
         Class ids without ``num_classes`` for dense targets; a type that is neither an integer nor a float.
     RuntimeError
-        By DALI, at run time: the graph does not show the type, and they are no integers; an id is not a
+        By DALI, at run time: the graph does not show the type, and they are not integers; an id is not a
         single number; a vector does not have ``num_classes`` numbers, or is a single float.
     """
     num_classes = arguments.num_classes
@@ -65,13 +65,13 @@ def mix_read_labels(
     Parameters
     ----------
     partner : Labels
-        Those of the partners, in the partners' order.
+        The partners' labels, in their order.
     lam : DataNode
         The own label's weight, float32 [1].
     device : str
-        Where the result has to be.
+        Device of the result.
     check : DataNode, optional
-        float32 [1], 0, CPU: what the result has to wait for.
+        float32 [1], 0, CPU: the result depends on it.
     """
     if arguments.output == "pair":
         return _pair(own, partner, lam, device, arguments, check)

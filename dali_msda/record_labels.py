@@ -1,4 +1,4 @@
-"""Class ids that a reader of DALI hands out as floats."""
+"""Class ids that a DALI reader returns as floats."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .compat import origin_of
 
 
 def class_ids(labels: DataNode) -> DataNode:
-    """Labels as the mixing takes them: those of RecordIO as integers, all others as they are.
+    """Labels ready for mixing: those of RecordIO as integers, all others unchanged.
 
     MXNet's RecordIO stores labels as float32, and ``fn.readers.mxnet`` returns them so. A label that is not a
     whole number stops the pipeline.

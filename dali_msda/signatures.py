@@ -38,7 +38,7 @@ class Pair(NamedTuple):
 
 
 class MixOptions(TypedDict, total=False):
-    """What all mixing functions take beside images, labels and the arguments that decide on the results."""
+    """Arguments of all mixing functions, except images, labels and those that decide the kind of results."""
 
     alpha: float | DataNode | None
     ratio: float | DataNode | None

@@ -1,6 +1,6 @@
-"""Mixing in three steps, of which the one-line functions are made: draw, apply, mix the labels.
+"""Mixing in the three steps behind the one-line functions: draw, apply, mix the labels.
 
-They serve what one line cannot say: further inputs of a sample, maps of classes, labels from elsewhere.
+For cases that one line cannot express: further inputs per sample, class maps, labels from elsewhere.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def without_conversion(function: F) -> F:
 class Drawn:
     """The masks and partners of a batch, from :func:`draw`.
 
-    :attr:`lam` and :attr:`partner` are for everybody; the rest belongs to the library.
+    :attr:`lam` and :attr:`partner` are public; the rest is internal.
     """
 
     arguments: PartnerArguments
@@ -83,7 +83,7 @@ def draw_for(images: DataNode, layout: str, arguments: DrawArguments) -> Drawn:
 
 
 def give_mask(images: DataNode, layout: str, mask: Separable | Dense, arguments: PartnerArguments) -> Drawn:
-    """Draw partners for a batch of images; the mask is the caller's."""
+    """Draw partners for a batch of images, with the caller's mask."""
     return Drawn(
         arguments=arguments,
         draws=None,
@@ -102,7 +102,7 @@ def _weights_for(images: DataNode, layout: str, drawn: Drawn) -> Any:
     assert drawn.draws is not None
     draws = drawn.draws
     if drawn.arguments.center is not None:
-        # In pixels of the images that it was given for.
+        # In pixels of the original images.
         here, there = (
             fn.cast(graph.height_and_width(node.shape(dtype=types.INT64), form), dtype=types.FLOAT64)
             for node, form in ((images, layout), (drawn.images, drawn.layout))
@@ -116,7 +116,7 @@ def _weights_for(images: DataNode, layout: str, drawn: Drawn) -> Any:
 def apply_to(
     images: DataNode, drawn: Drawn, arguments: ImageArguments, source: DataNode | None = None
 ) -> Mixed:
-    """Mix images by what was drawn; `source` holds the partners' images where those are others."""
+    """Mix images with given draws; `source` holds the partners' images if they come from elsewhere."""
     backend = choose(drawn.arguments.backend, images.device)
     weights = _weights_for(images, arguments.layout, drawn)
     mixed = backend.mix_images(
@@ -128,13 +128,13 @@ def apply_to(
 
 
 def normalize_if_asked(images: DataNode, arguments: ImageArguments) -> DataNode:
-    """Normalised images if the arguments ask for that, otherwise the images."""
+    """The images, normalised if the arguments ask for it."""
     normalization = Normalization.from_arguments(arguments)
     return images if normalization is None else normalize(images, normalization)
 
 
 def alone(mixed: Mixed) -> DataNode:
-    """Mixed images that wait for their own check."""
+    """Mixed images that depend on their own check."""
     return mixed.images if mixed.check is None else wait_for(mixed.images, mixed.check, 3)
 
 
@@ -221,7 +221,7 @@ def apply(
     nearest: bool = False,
     name: str | None = None,
 ) -> DataNode:
-    """Mix images, or maps, by masks that were drawn before.
+    """Mix images or maps with masks drawn before.
 
     Parameters
     ----------
@@ -231,15 +231,15 @@ def apply(
     drawn : Drawn
         From :func:`draw`.
     partner_images : DataNode, optional
-        Where the partners come from, in place of `images`.
+        Source of the partners, instead of `images`.
     layout : {"HWC", "CHW", "HW"}, optional
         Layout of the images, "HWC" by default.
     mean, std, output_layout
         See :func:`dali_msda.mix`.
     nearest : bool, optional
-        Take every pixel from whoever weighs more there, the own one of equals, instead of blending: for maps
-        of class ids, of any type. An id such as an ``ignore_index`` then stands only where it stood in the
-        map it is from.
+        Take each pixel from the image with the larger weight there (the own image if equal) instead of
+        blending: for maps of class ids, of any type. An id such as ``ignore_index`` then appears only where
+        its source map has it.
     name : str, optional
         Name of DALI's last operator.
 
@@ -255,7 +255,7 @@ def apply(
 
     Notes
     -----
-    Soft maps: ``msda.apply(fn.one_hot(ids, num_classes=K, axis=2), drawn)`` mixes planes of classes. Boxes
+    Soft maps: ``msda.apply(fn.one_hot(ids, num_classes=K, axis=2), drawn)`` mixes class planes. Boxes
     and keypoints cannot be mixed by a mask.
     """
     if not isinstance(drawn, Drawn):
@@ -285,7 +285,7 @@ def apply(
 
 
 def named(images: DataNode, name: str, layout: str) -> DataNode:
-    """Images that come from an operator of that name, which does not copy them."""
+    """The same images from an operator with that name, which does not copy them."""
     return fn.reshape(images, layout=layout, name=name)
 
 
@@ -300,7 +300,7 @@ def mix_labels(
     output: str = "dense",
     correct_lam: bool = True,
 ) -> DataNode | Pair:
-    """Mix labels by masks and partners that were drawn before.
+    """Mix labels with masks and partners drawn before.
 
     Parameters
     ----------
@@ -309,7 +309,7 @@ def mix_labels(
     drawn : Drawn
         From :func:`draw`.
     partner_labels : DataNode, optional
-        The labels to take the partners' from, in place of `labels`.
+        Source of the partners' labels, instead of `labels`.
 
     Returns
     -------
@@ -333,7 +333,7 @@ def labels_for(
     arguments: LabelArguments,
     check: DataNode | None = None,
 ) -> DataNode | Pair:
-    """Targets by what was drawn, with `lam` (float32 [1]); see :func:`.labels.mix_read_labels`."""
+    """Targets from given draws, with `lam` (float32 [1]); see :func:`.labels.mix_read_labels`."""
     own = read_labels(labels, arguments)
     others = own if partner_labels is None else read_labels(partner_labels, arguments, "partner_labels")
     if own.are_vectors != others.are_vectors:

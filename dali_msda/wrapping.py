@@ -41,7 +41,7 @@ def with_mixing(
     ----------
     pipeline_function : callable, type or nvidia.dali.Pipeline
         A function decorated with ``@pipeline_def``, or one that returns nodes or a Pipeline; a subclass of
-        Pipeline, or an instance that is not built yet.
+        Pipeline, or an instance not yet built.
     method : str, optional
         See :func:`mix`.
     num_classes : int
@@ -72,7 +72,7 @@ def with_mixing(
     Without `seed` the draws follow the pipeline's seed. They use none of the seeds that DALI assigns, so the
     pipeline's random operators draw the same as without mixing.
 
-    ``fn.readers.mxnet`` returns float32 labels, as RecordIO stores them. With `num_classes` they are taken as
+    ``fn.readers.mxnet`` returns float32 labels, as RecordIO stores them. With `num_classes` they count as
     class ids, which must be whole numbers.
     """
     check_choice("method", method, tuple(TABLE))
@@ -145,7 +145,7 @@ class _Mixing:
         return outputs._make(results) if hasattr(outputs, "_make") and not more else tuple(results)
 
     def _mix(self, images: list[Any], labels: Any = None) -> tuple[list[Any], dict[str, Any]]:
-        """Mixed images and targets, and by name what else there is."""
+        """Mixed images and targets, and by name all further results."""
         arguments = {name: self._value(name, argument) for name, argument in self.arguments.items()}
         if arguments.get("seed") is None:
             arguments |= _derived_seed()
@@ -164,7 +164,7 @@ class _Mixing:
         return results, more
 
     def _value(self, name: str, argument: Any) -> Any:
-        """The argument, or for a function a node with its values."""
+        """The argument; for a function, a node with its values."""
         changes = name in ("probability", "lam", "alpha", *self._method.defaults)
         return values_of(name, argument, self._check) if changes and callable(argument) else argument
 
@@ -203,10 +203,10 @@ def _as_tuple(images: Any) -> tuple[Any, ...]:
 
 
 def _derived_seed() -> dict[str, int]:
-    """A new seed each time that a pipeline is mixed; none if the pipeline has no seed.
+    """A new seed each time a pipeline is mixed; none if the pipeline has no seed.
 
-    DALI assigns its seeds to random operators in order. If the mixing took some of them, the pipeline's own
-    random operators would draw other numbers.
+    DALI assigns its seeds to random operators in order. If the mixing took any, the pipeline's own random
+    operators would draw different numbers.
     """
     pipeline = Pipeline.current()
     if pipeline is None or pipeline.seed is None:

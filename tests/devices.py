@@ -31,7 +31,7 @@ in_every_form = pytest.mark.parametrize(
 
 
 def with_device(names: str | Sequence[str], cases: Iterable[Any], on_gpu: Iterable[Any]) -> Any:
-    """Parametrize a test with cases on the CPU, and some of them on the GPU.
+    """Parametrize a test with cases on the CPU and some on the GPU.
 
     Only some, because a pipeline takes up to a second to build on a GPU.
 
@@ -56,7 +56,7 @@ def _id(value: Any) -> str:
 
 @functools.cache
 def missing() -> str:
-    """What is missing to run tests on a GPU, in a word; empty if nothing."""
+    """What GPU tests lack, in a word; empty if nothing."""
     return "" if find_driver().devices else "GPU"
 
 

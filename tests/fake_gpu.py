@@ -1,7 +1,7 @@
-"""A GPU that is not there: PyTorch's fake tensors on "cuda", and a count of what waits for it.
+"""A fake GPU: PyTorch's fake tensors on "cuda", and a count of operations that wait for it.
 
-Fake tensors have a shape, a type and a device and no content. An operation on tensors of two devices is an
-error with them as it is on a GPU.
+Fake tensors have a shape, a type and a device, but no content. As on a GPU, an operation on tensors of two
+devices is an error.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _aten = torch.ops.aten
 
 
 class Waits(TorchDispatchMode):
-    """Counts operations for which the CPU would wait for the GPU, in a list that names them.
+    """Lists the operations for which the CPU would wait for the GPU.
 
-    They are: reading a number of a tensor (``item``, ``float``, ``bool``), copies to the CPU, copies to the
-    GPU that are not ``non_blocking``. Results whose size depends on content are an error with fake tensors. A
-    number that is read is a very high one for integers, which stands for "never", and 1 for floats.
+    They are: reading a number from a tensor (``item``, ``float``, ``bool``), copies to the CPU, copies to the
+    GPU that are not ``non_blocking``. Results whose size depends on content are an error with fake tensors.
+    Integers read as a very high number, which means "never", floats as 1.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class Waits(TorchDispatchMode):
                 return True
             return 2**62 if kind == torch.int64 else 1.0
         if "_foreach_" in packet.__name__ or packet is _aten._fused_sgd_:
-            # Fake tensors look at lists of tensors less closely than a GPU does, and not at this optimizer.
+            # Fake tensors check lists of tensors less strictly than a GPU, and this optimizer not at all.
             given = [value for value in pytree.tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
             if any(tensor.device != GPU and tensor.dim() > 0 for tensor in given):
                 raise RuntimeError(f"{packet} has tensors on different devices")
@@ -57,9 +57,9 @@ class Waits(TorchDispatchMode):
                 return None  # it works in place
         for tensor in tensors:
             if isinstance(tensor, FakeTensor):
-                tensor.constant = None  # known numbers would be computed with, on the device
+                tensor.constant = None  # or known numbers would be computed on the device
         result = func(*args, **kwargs)
-        # In inference mode `to` comes as it is called, elsewhere as the copy that it makes.
+        # In inference mode `to` arrives as the call, elsewhere as the copy that it makes.
         if packet in (_aten._to_copy, _aten.to, _aten.copy_) and tensors:
             source = tensors[-1]  # of copy_(to, from), and of the others, which take (from)
             goal = result.device.type
@@ -72,7 +72,7 @@ class Waits(TorchDispatchMode):
 
 @contextlib.contextmanager
 def fake_gpu() -> Iterator[Waits]:
-    """Let PyTorch believe in one GPU; all tensors made inside are fake."""
+    """Make PyTorch see one GPU; all tensors made inside are fake."""
     with contextlib.ExitStack() as stack:
         for name, value in (
             ("is_available", True),
@@ -85,12 +85,12 @@ def fake_gpu() -> Iterator[Waits]:
         ):
             stack.enter_context(mock.patch.object(torch.cuda, name, mock.Mock(return_value=value)))
         stack.enter_context(mock.patch.object(training.config, "_has_driver", return_value=True))
-        # What is said above of CUDA is not to be acted on.
+        # PyTorch must not act on the faked answers about CUDA above.
         stack.enter_context(mock.patch.object(FakeTensorMode, "avoid_device_init", True))
         stack.enter_context(mock.patch.object(fake_tensor, "init_gpu_context"))
-        # PyTorch's engine asks the driver for streams: gradients come without it, see `_backward`.
+        # PyTorch's engine asks the driver for streams: `_backward` gives gradients without it.
         stack.enter_context(mock.patch.object(Tensor, "backward", _backward))
-        # A copy of a fake tensor is one of the same mode.
+        # A copy of a fake tensor has the same mode.
         for kind, copy in ((FakeTensorMode, lambda mode, _: mode), (FakeTensor, _deep_copy)):
             stack.enter_context(mock.patch.object(kind, "__deepcopy__", copy, create=True))
         # Module.to swaps contents, which fake tensors refuse.
@@ -116,7 +116,7 @@ def _to(self: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
 
 
 def _backward(self: Tensor) -> None:
-    """Give all parameters that the graph leads to a gradient of their shape and device."""
+    """Give each parameter in the graph a gradient of its shape and device."""
     seen: set[Any] = set()
     nodes = [self.grad_fn]
     while nodes:

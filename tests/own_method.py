@@ -1,4 +1,4 @@
-"""A method of a user's own, for tests of settings: no draws, an argument that no other method has."""
+"""A user's own method, for tests of settings: no draws, and an argument that no other method has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which models there are; those of timm; those with auxiliary heads."""
+"""Available models; timm's; those with auxiliary heads."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_architectures_are_those_of_torchvision() -> None:
 
 
 def without_imports(script: str) -> str:
-    """What a Python process prints, and whether it has imported PyTorch."""
+    """Output of a Python process, then whether it imported PyTorch."""
     code = f"import sys\n{script}\nprint('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     return run.stdout
@@ -61,7 +61,7 @@ def test_architectures_are_those_of_timm() -> None:
 @pytest.mark.parametrize(
     ("arch", "expected"),
     [
-        ("resnet50", "resnet50"),  # both have it
+        ("resnet50", "resnet50"),  # in both
         ("timm/resnet50", "timm/resnet50"),
         ("test_vit", "timm/test_vit"),
         ("timm/test_vit", "timm/test_vit"),
@@ -100,12 +100,12 @@ def test_unknown_names(arch: str, words: str, with_timm: bool, monkeypatch: pyte
 
 
 def best_of(output: Path) -> dict[str, Any]:
-    """The best evaluation of a run with an average."""
+    """The best evaluation of a run with weight averaging."""
     found = [line for line in lines(output) if line["event"] == "eval"]
     return max(found, key=lambda line: float(line["ema_top1"]))
 
 
-# -- Models of timm ----------------------------------------------------------------------------------------
+# -- timm's models -----------------------------------------------------------------------------------------
 
 SMALLEST = ["test_efficientnet", "test_resnet", "test_vit", "test_convnext", "test_mambaout"]
 
@@ -121,7 +121,7 @@ def test_weight_decay_is_that_of_timm(name: str) -> None:
 
 @pytest.mark.parametrize("name", SMALLEST)
 def test_grad_checkpointing(name: str) -> None:
-    """Same gradients and statistics, fewer activations are kept."""
+    """Same gradients and statistics; fewer activations are kept."""
     found = []
     for checkpointing in (False, True):
         torch.manual_seed(1)
@@ -149,14 +149,14 @@ def test_grad_checkpointing(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def timm_run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two epochs with an average of the weights."""
+    """A run of two epochs with weight averaging."""
     output = tmp_path_factory.mktemp("timm") / "run"
     train(photos, output, "--arch", "test_efficientnet", "--ema-decay", 0.5, "--checkpoint-every", 1)
     return output
 
 
 def test_a_run_of_timm(timm_run: Path, photos: Path, tmp_path: Path) -> None:
-    """It is resumed to the bit, and a name without timm/ is written in full."""
+    """It resumes bit for bit, and a name without timm/ is recorded in full."""
     settings = json.loads((timm_run / "config.json").read_text())["settings"]
     assert settings["arch"] == "timm/test_efficientnet"
     assert "timm" in json.loads((timm_run / "config.json").read_text())["versions"]
@@ -176,7 +176,7 @@ def test_a_run_of_timm(timm_run: Path, photos: Path, tmp_path: Path) -> None:
 def test_weights_of_timm(
     timm_run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exported, or as timm's training script saves them: both name the model."""
+    """Exported, or saved by timm's training script: both hold the model's name."""
     export(timm_run / "best.pt", tmp_path / "exported.safetensors")
     model = timm.create_model("test_efficientnet", num_classes=3)
     average = torch.load(timm_run / "best.pt", weights_only=True)["ema"]
@@ -197,7 +197,7 @@ def test_weights_of_timm(
 
 
 def test_another_classifier(tmp_path: Path) -> None:
-    """Which layer it is, timm says."""
+    """timm says which layer it is."""
     for name in ("test_efficientnet", "test_convnext", "test_vit"):
         torch.save(timm.create_model(name, num_classes=7).state_dict(), tmp_path / "w.pth")
         config = resolve(
@@ -225,7 +225,7 @@ def test_another_classifier(tmp_path: Path) -> None:
 def test_loss_of_auxiliary_heads(
     arch: str, size: int, given: float | None, weight: float, count: int
 ) -> None:
-    """Of mixed targets, beside that of the model's own output; an evaluation sees this one alone."""
+    """For mixed targets, added to the loss of the main output; the evaluation uses the main loss alone."""
     config = resolve(Config(arch=arch, image_size=size, aux_loss_weight=given, device="cpu", amp="none"))
     assert config.aux_loss_weight == weight
     model = create_model(config, ["a", "b", "c"], CPU, Processes(), None)
@@ -256,7 +256,7 @@ ARGUMENTS = ["--arch", "googlenet", "--ema-decay", 0.5, "--accumulate", 2, "--ch
 
 
 def test_resumes_with_auxiliary_heads(trainer: Trainer, photos: Path, tmp_path: Path) -> None:
-    """To the bit, in two processes and with an average."""
+    """Bit for bit, in two processes and with weight averaging."""
     processes = 2
     command = ["--data", photos, *SMALL, *ARGUMENTS]
     options: dict[str, Any] = {"model": "with heads", "processes": processes}
@@ -276,7 +276,7 @@ def test_resumes_with_auxiliary_heads(trainer: Trainer, photos: Path, tmp_path: 
 
 @pytest.fixture(scope="module")
 def googlenet(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of a step."""
+    """A run of one step."""
     output = tmp_path_factory.mktemp("googlenet") / "run"
     train(photos, output, "--arch", "googlenet", "--max-steps", 1)
     return output
@@ -285,7 +285,7 @@ def googlenet(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_weights_with_auxiliary_heads(
     googlenet: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is evaluated has no heads; a training takes those of the file, in the order of its classes."""
+    """The evaluation has no heads; a training takes the file's, in the order of its own classes."""
     saved = torch.load(googlenet / "last.pt", weights_only=True)["model"]
     export(googlenet / "last.pt", tmp_path / "weights.safetensors")
     given = ["--eval-only", "--init-weights", tmp_path / "weights.safetensors"]
@@ -314,7 +314,7 @@ def test_weights_with_auxiliary_heads(
 def test_weights_without_auxiliary_heads(
     googlenet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The heads begin with random weights then, which is said; with a new classifier they have new ones."""
+    """The heads then start with random weights, and a line says so; a new classifier renews theirs too."""
     saved = torch.load(googlenet / "last.pt", weights_only=True)["model"]
     torch.save({name: it for name, it in saved.items() if "aux" not in name}, tmp_path / "w.pt")
     config = resolve(Config(arch="googlenet", device="cpu"))
@@ -372,7 +372,7 @@ def test_refused(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """With status 2 and one line; nothing is written."""
+    """With exit status 2 and one line; nothing is written."""
     assert status(photos, tmp_path / "run", *given) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert not [each for each in words if each not in line], line

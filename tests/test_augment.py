@@ -1,4 +1,4 @@
-"""Augmentations of single images before mixing, and numbers that follow the batches."""
+"""Augmentations of single images before mixing, and values that follow the batch number."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def grey(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def images_of(pipeline: Any, batches: int = 1) -> np.ndarray:
-    """float64 NxHxWx3 on the scale of the pixels."""
+    """float64 NxHxWx3, in pixel values."""
     pipeline.build()
     found = np.concatenate([images for images, _ in run(pipeline, batches)])
     return pixels(found).transpose(0, 2, 3, 1)
@@ -45,7 +45,7 @@ def images_of(pipeline: Any, batches: int = 1) -> np.ndarray:
 @on_each_device
 @pytest.mark.parametrize("auto_augment", ["rand", "trivial"])
 def test_auto_augment(auto_augment: str, device: str, eight_photos: Path) -> None:
-    """Most images change, each in its own way: one image, at the same place, never twice alike."""
+    """With fixed crops, most images change, each in its own way."""
     same_place = {
         "batch_size": 8,
         "image_size": 32,
@@ -65,7 +65,7 @@ def test_auto_augment(auto_augment: str, device: str, eight_photos: Path) -> Non
 
 
 def test_rand_augment_takes_n_and_m(eight_photos: Path) -> None:
-    """Magnitude 0 leaves all but a few operations without effect; 30 does not."""
+    """Magnitude 0 disables all except a few operations; 30 does not."""
     still = {"crop_area": (1.0, 1.0), "crop_aspect_ratio": (1.0, 1.0), "mirror_probability": 0.0}
     arguments: dict[str, Any] = {"batch_size": 8, "image_size": 40, **still}
     plain = images_of(train(eight_photos, **arguments), 4)
@@ -81,9 +81,9 @@ def test_rand_augment_takes_n_and_m(eight_photos: Path) -> None:
 
 @on_each_device
 def test_color_jitter(device: str, tmp_path: Path) -> None:
-    """Brightness, contrast and saturation are three factors, each uniform in [0.6, 1.4] and on its own.
+    """Brightness, contrast and saturation are three factors, each uniform in [0.6, 1.4] and independent.
 
-    Two greys give brightness (from their middle, which contrast keeps) and contrast (from their distance), a
+    Two greys give brightness (from their mean, which contrast keeps) and contrast (from their difference); a
     colour beside them gives saturation.
     """
 
@@ -94,7 +94,7 @@ def test_color_jitter(device: str, tmp_path: Path) -> None:
 
     write_split(tmp_path / "train", (8, 8, 8), image)
     for path in (tmp_path / "train").rglob("*.JPEG"):
-        path.unlink()  # JPEG would blur the borders and the colour
+        path.unlink()  # JPEG would blur borders and colour
     still = {"crop_area": (1.0, 1.0), "crop_aspect_ratio": (1.0, 1.0), "mirror_probability": 0.0}
     form: dict[str, Any] = {"batch_size": 12, "image_size": 48, "device": device, **still}
     found = images_of(train(tmp_path, color_jitter=0.4, **form), 40)
@@ -103,7 +103,7 @@ def test_color_jitter(device: str, tmp_path: Path) -> None:
     contrast = (light - dark).mean(1) / 56 / brightness
     saturation = (color[:, 0] - color[:, 2]) / 56 / brightness / contrast
     for factor in (brightness, contrast, saturation):
-        # Pixels are whole numbers: one more or less is a twentieth of the smallest distance.
+        # Pixels are integers: one step is a twentieth of the smallest difference.
         assert factor.min() > 0.6 - 0.08
         assert factor.max() < 1.4 + 0.08
         assert stats.kstest(factor, stats.uniform(0.6, 0.8).cdf).pvalue > 1e-3
@@ -158,7 +158,7 @@ def test_checkpoint(auto_augment: str, device: str, eight_photos: Path) -> None:
 
 @on_each_device
 def test_masks_come_along_and_change_nothing(device: str, eight_photos: Path) -> None:
-    """The mean of each mask is the weight of the own label; images and targets are those of without."""
+    """The mean of each mask is the weight of the own label; images and targets are as without masks."""
     arguments: dict[str, Any] = {"mix": "gmix", "image_size": 16, "batch_size": 8, "num_classes": 3}
     arguments["device"] = device
     plain = train(eight_photos, **arguments)
@@ -186,7 +186,7 @@ def test_ramp_values() -> None:
 
 
 def weights(pipeline: Any, batches: int) -> np.ndarray:
-    """The weights of the own labels of Mixup, batches x samples (folded to [0.5, 1])."""
+    """Mixup's weights of the own labels, batches x samples (folded to [0.5, 1])."""
     pipeline.build()
     return np.stack([np.array(targets).max(1) for _, targets in run(pipeline, batches)])
 
@@ -208,7 +208,7 @@ def test_switch_is_exact_whatever_is_made_ahead(depth: int, stop: int, eight_pho
         pipeline.build()
     resumed = train(eight_photos, **arguments, checkpoint=pipeline.checkpoint()) if stop else pipeline
     found = np.concatenate([before, weights(resumed, 20 - stop)])
-    # A label that meets its like stays 1; there are three of at most three of each.
+    # A label that meets its equal stays 1; there are three labels, each at most three times.
     mixed = ((found > 0.4) & (found < 0.6)).sum(1)
     assert (mixed[:11] == 0).all()
     assert (mixed[11:] >= 2).all()
@@ -219,7 +219,7 @@ def test_probability_follows_the_ramp(grey: Path) -> None:
     batches, per_batch, ramp = 200, 24, Ramp(0.0, 1.0, batches=160)
     mixing = Mixing("mixup", alpha=1e4, probability=ramp)
     found = weights(train(grey, batch_size=per_batch, seed=11, mix=mixing), batches)
-    # A partner is any of the batch; two of three have another label, and show that they were mixed.
+    # A partner is any sample of the batch; two of three have another label, and show that they were mixed.
     shares = 2 / 3 * np.array([ramp(batch) for batch in range(batches)])
     assert ((found < 0.6).sum(1)[:1] == 0).all()
     observed = (found < 0.6).sum(1).reshape(20, 10).sum(1)
@@ -227,14 +227,14 @@ def test_probability_follows_the_ramp(grey: Path) -> None:
         (per_batch * values).reshape(20, 10).sum(1) for values in (shares, shares * (1 - shares))
     )
     chi2 = ((observed - expected) ** 2 / variance).sum()
-    # What is drawn without replacement scatters less than the variance of independent draws.
+    # Draws without replacement vary less than independent draws.
     assert stats.chi2.sf(chi2, 20) > 1e-3
     assert abs(observed.sum() - expected.sum()) < 4 * np.sqrt(variance.sum())
 
 
 @pytest.mark.parametrize("method", ["gmix", "stochastic"])
 def test_a_function_is_asked_once_a_batch(method: str, eight_photos: Path) -> None:
-    """Also where one alpha stands for two: their values come from one node."""
+    """Also if one alpha sets two: their values come from one node."""
     alpha, probability = Ramp(0.1, 1.0, 5), Ramp(0.0, 1.0, 5)
     pipeline = train(eight_photos, mix=Mixing(method, alpha=alpha, probability=probability))
     pipeline.build()
@@ -252,7 +252,7 @@ def test_a_ramp_out_of_range_is_an_error(eight_photos: Path) -> None:
 @pytest.mark.parametrize("mix", ["none", "stochastic", "hmix"])
 @pytest.mark.parametrize("auto_augment", ["none", "rand", "trivial"])
 def test_gpu_graph(auto_augment: Any, mix: str, eight_photos: Path) -> None:
-    """Every operator of the augmentations and every branch can stand on a GPU; draws come from the CPU."""
+    """Every operator of the augmentations and every branch can run on a GPU; draws come from the CPU."""
     pipeline = train_pipeline(
         eight_photos,
         mix=Mixing(mix, alpha=Ramp(0.1, 1.0, 5), probability=Ramp(0.0, 1.0, 5)),

@@ -1,4 +1,4 @@
-"""Files that cannot be decoded: found, written down, left out; every other sample comes once."""
+"""Files that cannot be decoded: found, logged, skipped; every other sample comes once."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ RAISING = [kind for kind in kinds() if kind.outcome == "raises"]
 
 @pytest.fixture
 def data(coded: Path, tmp_path: Path) -> Path:
-    """A copy of 23 training and 17 validation images, to be damaged."""
+    """A copy of 23 training and 17 validation images, to damage."""
     shutil.copytree(coded, tmp_path / "data")
     return tmp_path / "data"
 
 
 def damage(root: Path, index: int, content: bytes | None = b"") -> Path:
-    """Overwrite the image of an index; remove it for None."""
+    """Overwrite the image at an index; None removes it."""
     (path,) = root.glob(f"*/{index:03d}.*")
     path.unlink()
     if content is not None:
@@ -48,7 +48,7 @@ def damage(root: Path, index: int, content: bytes | None = b"") -> Path:
 
 
 class Shard:
-    """The guarded loader of one process, and what it wrote down."""
+    """The guarded loader of one process, and what it logged."""
 
     def __init__(self, images: Source, folder: Path, shard: int = 0, shards: int = 1, **options: Any) -> None:
         common: dict[str, Any] = {"shard": records.Shard(index=shard, count=shards)}
@@ -85,7 +85,7 @@ class Shard:
 
 
 def epoch(shard: Shard) -> list[int]:
-    """The indices of one epoch; the targets are the classes of the images."""
+    """The indices of one epoch, after checking that the targets are the images' classes."""
     seen = []
     for images, targets in shard.loader:
         found = indices(images)
@@ -104,7 +104,7 @@ def test_every_kind_of_damage(kind: Any, device: str, data: Path, tmp_path: Path
     shard = Shard(list_images(data / "train"), tmp_path, device=device)
     came: list[int] = []
     for images, _ in shard.loader:
-        # A crop from the top of a file that is cut at its end decodes, and shows something else.
+        # A crop from the top of a file truncated at its end decodes, but shows something else.
         plain = [image for image in images if float(image.std((1, 2)).max()) < 0.05]
         came += indices(torch.stack(plain)) if plain else []
     assert [i for i in sorted(came) if i != 9] == [i for i in range(23) if i != 9]
@@ -139,7 +139,7 @@ def test_several(places: list[int], drop_last: bool, data: Path, tmp_path: Path)
     shard = Shard(images, tmp_path, drop_last=drop_last)
     batches = [indices(images) for images, _ in shard.loader]
     parts = [order[start : start + BATCH] for start in range(0, 20 if drop_last else 23, BATCH)]
-    expected = [[i for i in part if i not in bad] for part in parts]  # the order of all others stays
+    expected = [[i for i in part if i not in bad] for part in parts]  # all others keep their order
     if drop_last:
         for batch, good in zip(batches, expected, strict=True):
             assert batch == good if good else not bad.intersection(batch)
@@ -149,7 +149,7 @@ def test_several(places: list[int], drop_last: bool, data: Path, tmp_path: Path)
 
 
 def test_damage_in_the_middle_of_training(data: Path, tmp_path: Path) -> None:
-    """A file is emptied, another one deleted, while an epoch runs."""
+    """During an epoch, one file is emptied and another deleted."""
     shard = Shard(list_images(data / "train"), tmp_path)
     first = iter(shard.loader)
     seen = [i for images, _ in itertools.islice(first, 1) for i in indices(images)]
@@ -157,7 +157,7 @@ def test_damage_in_the_middle_of_training(data: Path, tmp_path: Path) -> None:
     damage(data / "train", rest[-1])
     damage(data / "train", rest[-2], None)
     seen += [i for images, _ in first for i in indices(images)]
-    # What DALI had read before may still come once.
+    # Samples that DALI had read before may still come once.
     assert set(range(23)) - set(seen) <= set(rest[-2:])
     assert len(seen) == len(set(seen))
     assert sorted(epoch(shard)) == [i for i in range(23) if i not in rest[-2:]]
@@ -167,7 +167,7 @@ def test_damage_in_the_middle_of_training(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("stop", [1, 3, 5, 6])
 @pytest.mark.parametrize("mix", ["hmix", "gmix"])
 def test_state_goes_on_with_the_stand_ins(mix: str, stop: int, data: Path, tmp_path: Path) -> None:
-    """A loader from the state of another makes the same batches, bit for bit."""
+    """A loader restored from another's state makes the same batches, bit for bit."""
     for index in (3, 12):
         damage(data / "train", index, b"no image")
     images = list_images(data / "train")
@@ -188,7 +188,7 @@ def test_state_goes_on_with_the_stand_ins(mix: str, stop: int, data: Path, tmp_p
 
 
 def test_two_shards(data: Path, tmp_path: Path) -> None:
-    """Each finds its own; together they have every other sample once, over epochs in which shards move on."""
+    """Each finds its own; together they have every other sample once, over epochs in which shards rotate."""
     for index in (0, 5, 6, 22):
         damage(data / "train", index, b"no image")
     images = list_images(data / "train")
@@ -255,7 +255,7 @@ def test_validation(shards: int, data: Path, tmp_path: Path) -> None:
 
 @with_device("processes", [1, 2], [1])
 def test_trainer(processes: int, device: str, trainer: Trainer, data: Path, tmp_path: Path) -> None:
-    """Bad files in both sets, in the shards of both processes: the run ends, nothing hangs."""
+    """Bad files in both sets, in the shards of both processes: the run finishes, nothing hangs."""
     train_bad, val_bad = (0, 3, 12, 22), (1, 16)
     paths = [damage(data / "train", index, b"no image") for index in train_bad]
     paths += [damage(data / "val", index) for index in val_bad]
@@ -271,7 +271,7 @@ def test_trainer(processes: int, device: str, trainer: Trainer, data: Path, tmp_
         train = [i for each in seen for i in each["train"][epoch_number]]
         assert len(train) == len(set(train))
         assert not set(train) & set(train_bad)
-        assert len(train) >= 16 - len(train_bad)  # two batches of eight, whatever is bad in them
+        assert len(train) >= 16 - len(train_bad)  # two batches of eight, less the bad files in them
         assert sorted(i for each in seen for i in each["val"][epoch_number]) == [
             i for i in range(17) if i not in val_bad
         ]

@@ -1,4 +1,4 @@
-"""Checkpoint files: whole or not there, checksummed, rotated, and what is left when writing fails."""
+"""Checkpoint files: complete or absent, checksummed, rotated; and what remains when a write fails."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_plain_torch_load_reads_the_files(three: Checkpoints) -> None:
 
 
 def damaged(data: bytes) -> Iterator[bytes]:
-    """Every file with one bit, or one byte, that is another; cut anywhere; with more behind it."""
+    """The file with each bit or byte changed, truncated anywhere, or with bytes appended."""
     for position, byte in enumerate(data):
         for other in (*(byte ^ 1 << bit for bit in range(8)), 0, 255, byte ^ 255):
             if other != byte:
@@ -79,7 +79,7 @@ def same(found: Any, wanted: Any) -> bool:
 
 
 def test_every_kind_of_damage_is_noticed_or_changes_nothing() -> None:
-    """ZIP has no checksum of times, attributes and padding: what changes there, changes nothing."""
+    """ZIP has no checksum for times, attributes and padding: changes there have no effect."""
     wanted = content(1, size=20) | {"other": torch.arange(5)}
     data = pack(wanted)
     noticed = harmless = 0
@@ -96,7 +96,7 @@ def test_every_kind_of_damage_is_noticed_or_changes_nothing() -> None:
 
 
 def test_damage_of_what_is_stored_is_noticed() -> None:
-    """Every bit of every member: what PyTorch reads."""
+    """Every bit of every member, which is what PyTorch reads."""
     data = pack(content(1, size=20))
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = [archive.read(name) for name in archive.namelist()]
@@ -111,7 +111,7 @@ def test_damage_of_what_is_stored_is_noticed() -> None:
 
 
 def test_other_files_are_not_taken() -> None:
-    """Those of torch.save that are no checkpoint, or in its old format."""
+    """Files of torch.save that are not checkpoints, or in its old format."""
     for other in ({"weight": torch.zeros(3)}, [1, 2], {"version": "1.0"}, {"version": None}):
         with pytest.raises(DamagedError, match=r"other\.pt is not a checkpoint of this trainer"):
             unpack(pack(other), "other.pt")  # type: ignore[arg-type]
@@ -122,7 +122,7 @@ def test_other_files_are_not_taken() -> None:
 
 
 def test_a_newer_version_is_refused_by_its_number(three: Checkpoints) -> None:
-    """Not passed over as if it were damaged: then the run would continue from an older one."""
+    """Not skipped as damaged: the run would then resume from an older one."""
     three.path(30).write_bytes(pack(content(30) | {"version": VERSION + 1}))
     with pytest.raises(
         ValueError, match=rf"step-00000030\.pt has checkpoint version {VERSION + 1};"
@@ -167,7 +167,7 @@ def test_newest_passes_over_the_damaged(three: Checkpoints) -> None:
     assert unpack(data)["step"] == 10
     assert [str(error).split(" is ")[0] for error in damaged] == [str(three.path(n)) for n in (30, 20)]
     three.prepare_resume(10, data, is_best=False, source=three.folder)
-    # Out of the way of the rotation, and still there to be looked at.
+    # Exempt from the rotation, and kept for inspection.
     assert list(three.numbered()) == [10]
     assert {"checkpoints/step-00000030.pt.damaged", "checkpoints/step-00000020.pt.damaged"} <= set(
         files(three)
@@ -191,7 +191,7 @@ def test_nothing_there(tmp_path: Path) -> None:
 
 
 def test_killed_between_two_files(three: Checkpoints) -> None:
-    """The number is there, its other names are not yet; temporary files lie around."""
+    """The numbered file exists, its other names do not yet; temporary files are left."""
     three.save(40, content(40), is_best=True)
     for name, before in (("last.pt", 30), ("best.pt", 20)):
         (three.folder / name).unlink()
@@ -205,7 +205,7 @@ def test_killed_between_two_files(three: Checkpoints) -> None:
 
 
 def test_into_another_folder(three: Checkpoints, tmp_path: Path) -> None:
-    """The checkpoint and the best one come along; the source stays as it is."""
+    """The checkpoint and the best one are copied; the source does not change."""
     before = files(three)
     other = Checkpoints(tmp_path / "other", keep=3)
     other.prepare_resume(30, three.path(30).read_bytes(), is_best=False, source=three.folder)
@@ -244,7 +244,7 @@ def test_first_checkpoint_fails(tmp_path: Path) -> None:
 
 
 def test_read_only_folder(three: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the kernel says it on a file system that went read-only; root may write to any other folder."""
+    """The kernel's error for a file system that turned read-only; root can write to any other folder."""
     before = files(three)
     opened = Path.open
 

@@ -1,4 +1,4 @@
-"""The command line answers before anything heavy is imported."""
+"""The command line answers before any heavy import."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.trainer_process import ROOT
 
-# Runs the trainer with each of the command lines and prints, for each, the status and what was imported.
+# Runs the trainer with each command line and prints its exit status and imports.
 SCRIPT = """
 import contextlib, io, json, sys
 import train_imagenet
@@ -28,7 +28,7 @@ print(json.dumps(found))
 
 
 def test_answers_without_heavy_imports(coded: Path, tmp_path: Path) -> None:
-    """Help, and errors of every kind: of the parser, of one value, of two, of what lies on the disk."""
+    """Help, and errors of every kind: of the parser, of one value, of two, of files."""
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").touch()
     data, nothing = ["--data", str(coded), "--device", "cpu"], str(tmp_path / "nothing")

@@ -1,4 +1,4 @@
-"""The run without data is as large as the machine is fast."""
+"""The size of the demo run follows the speed of the machine."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from training.demo import SIZES, fit_to_machine, measured_step
 from training.distributed import Processes
 from training.mix_schedule import MixSchedule
 
-# Steps an epoch and, in steps, an evaluation of the made images: 2000 and 500 in batches of 32.
+# Steps per epoch and per evaluation on the generated images: 2000 and 500 in batches of 32.
 STEPS, EVALUATION = 62, 500 / 32 * 0.35
 
 
 @pytest.fixture
 def speed(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Sets the seconds that a step of 64 pixels takes, of others in proportion; lists what was asked for."""
+    """Set the seconds per step at 64 pixels, other sizes in proportion; list the requested sizes."""
     asked: list[int] = []
 
     def be(seconds: float) -> list[int]:
@@ -54,7 +54,7 @@ def test_the_largest_that_fits(seconds: float, position: int, speed: Any) -> Non
         size.epochs,
     )
     assert config.mix_schedule.off_epoch == size.epochs - 1
-    assert asked == ([64] if position < 2 else [64, 48])  # each size of image once
+    assert asked == ([64] if position < 2 else [64, 48])  # each image size once
     step = seconds * size.image_size / 64
     assert expected == pytest.approx(size.epochs * step * (STEPS + EVALUATION), rel=1e-3)
 
@@ -73,7 +73,7 @@ def test_what_was_asked_for_stays(speed: Any) -> None:
 
 
 def test_a_step_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The median of three steps, by a clock that is told; the first one warms up and does not count."""
+    """The median of three steps, by a fake clock; the first is a warm-up and does not count."""
     told = iter([0, 90, 100, 101, 200, 203, 300, 302])
     monkeypatch.setattr("training.demo.time.perf_counter", lambda: next(told))
     config = resolve(dataclasses.replace(DEMO, arch="resnet18", device="cpu", amp="none"))
@@ -84,7 +84,7 @@ def test_a_step_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Six images of three classes instead of the made ones."""
+    """Six images of three classes instead of the generated ones."""
     for split in ("train", "val"):
         write_split(tmp_path / "few" / split, (2, 2, 2), lambda i, _: Image.fromarray(photo(40, 50, i)))
     monkeypatch.setattr("training.demo.make_demo_dataset", lambda *_, **__: tmp_path / "few")
@@ -98,7 +98,7 @@ def settings(output: Path) -> dict[str, Any]:
 def test_a_resumed_run_keeps_its_size(
     few: Path, tmp_path: Path, speed: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also where the machine has become faster; and it says at the start how long it will take."""
+    """Even if the machine is faster now; and it says at the start how long it will take."""
     monkeypatch.setattr(demo, "SIZES", (demo.Size(40, 3), demo.Size(32, 2)))
     monkeypatch.setattr(demo, "SECONDS", 10.0)
     asked = speed(2.0)

@@ -1,4 +1,4 @@
-"""Several processes: who sees what, what is counted, and that it is the same training."""
+"""Several processes: which images each sees, what is counted, and that the training is the same."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ SETTINGS += ["--device", "cpu", "--workers", "1", "--log-every", "1", "--lr", "0
 
 @pytest.mark.parametrize(("processes", "batch_size"), [(2, 8), (2, 2), (3, 6), (3, 15)])
 def test_audit(processes: int, batch_size: int, trainer: Trainer, coded: Path, tmp_path: Path) -> None:
-    """What the processes of a real run got: each training image at most once an epoch, those that are left
-    over are others in every epoch; each validation image exactly once, and counted once."""
+    """Images seen by the processes of a real run: each training image at most once per epoch, with
+    different ones left over in each; each validation image exactly once, and counted once."""
     output, epochs = tmp_path / "run", 4
     command = ["--data", coded, "--output", output, "--mix", "none", "--epochs", epochs, *SETTINGS]
     outcome = trainer.run(
@@ -73,10 +73,10 @@ def test_audit(processes: int, batch_size: int, trainer: Trainer, coded: Path, t
 
 
 def test_two_processes_train_as_one(trainer: Trainer, tmp_path: Path) -> None:
-    """The same sum of gradients, up to its order: nothing in the batch is random or seen across images.
+    """The same sum of gradients, up to its order: no randomness, no layer that mixes images.
 
-    The images are plain, which no crop and no mirror changes; there is no mixing, no BatchNorm and no
-    dropout; and all images are in every batch, so that it does not matter which process gets which.
+    Each image has one colour, so crops and mirrors do not change it; there is no mixing, BatchNorm or
+    dropout; and every batch has all images, so it does not matter which process gets which.
     """
     data = tmp_path / "data"
     for split, counts in (("train", (12, 7, 5)), ("val", VAL_COUNTS)):
@@ -117,7 +117,7 @@ def test_one_process_writes_and_they_draw_differently(trainer: Trainer, coded: P
 
 
 def test_errors_come_to_all(trainer: Trainer, coded: Path, tmp_path: Path) -> None:
-    """No process is left waiting for one that has found an error."""
+    """No process waits forever for one that found an error."""
     command = ["--data", coded, *SETTINGS, "--output", tmp_path / "run"]
     outcome = trainer.run(*command, "--batch-size", 9, processes=2)
     assert outcome.statuses == [2, 2]
@@ -148,7 +148,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 def test_one_error_for_all(
     torchrun: list[str], more: list[str], times: int, words: str, coded: Path, tmp_path: Path
 ) -> None:
-    """Not one for each process; torchrun starts them as often as it was told to."""
+    """Not one per process; torchrun restarts them as often as it was told to."""
     command = [*TORCHRUN, *torchrun, "train_imagenet.py", "--data", str(coded), *SETTINGS, *more]
     command += ["--batch-size", "6", "--output", str(tmp_path / "run")]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
@@ -160,10 +160,10 @@ def test_one_error_for_all(
 
 
 def test_full_disk(trainer: Trainer, coded: Path, tmp_path: Path) -> None:
-    """All leave with the status that says so."""
+    """All exit with the status for it."""
     command = ["--data", coded, *SETTINGS, "--output", tmp_path / "run", "--epochs", 2, "--batch-size", 8]
     command += ["--storage-patience", 0]
-    # The first two are the picture and config.json.
+    # The first two writes are the picture and config.json.
     plan = {"event": "half written", "number": 4, "do": ["full disk"]}
     outcome = trainer.run(*command, processes=2, plan=plan)
     assert outcome.statuses == [75, 75], outcome.said
@@ -179,11 +179,11 @@ def test_sync_bn_needs_gpus(coded: Path, tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_store_of_a_start() -> None:
-    """Each start of the processes meets in a part of its own, whatever earlier ones left in the store."""
+    """Each start uses its own part of the store, whatever earlier starts left there."""
     store, size = HashStore(), 4
 
     def start(rank: int) -> int:
-        time.sleep(0.05 * (rank * 3 % size))  # neither the first nor the last one is rank 0
+        time.sleep(0.05 * (rank * 3 % size))  # rank 0 is neither first nor last
         return int(store_of_this_start(store, rank, size).add("members", 1))
 
     for rank in (1, 3):
@@ -202,7 +202,7 @@ def test_store_of_a_start_names_the_missing() -> None:
 
 
 def test_second_start_with_the_store_of_torchrun() -> None:
-    """The first process comes early and must not take the address that the second one had before."""
+    """The first process is early and must not use the second one's previous address."""
     script = """
 import os, time, torch
 from training.distributed import Processes
@@ -257,7 +257,7 @@ def _status(torchrun: subprocess.Popen[bytes], timeout: float) -> int | None:
 
 
 def test_torchrun(trainer: Trainer, tmp_path: Path) -> None:
-    """Stopped by a signal, then a worker is killed: torchrun brings the run to its end by itself."""
+    """Stopped by a signal, then a worker is killed: torchrun finishes the run on its own."""
     data, output, log = tmp_path / "data", tmp_path / "run", tmp_path / "log"
     for split, counts in (("train", (17, 14, 12)), ("val", (5, 4, 4))):
         write_split(data / split, counts, lambda index, _: Image.fromarray(photo(40 + index, 50, index)))
@@ -281,7 +281,7 @@ def test_torchrun(trainer: Trainer, tmp_path: Path) -> None:
     try:
         running.append(torchrun := start())
         _when(lambda: logged(4), torchrun)
-        torchrun.send_signal(signal.SIGUSR1)  # which torchrun passes on because it was told to
+        torchrun.send_signal(signal.SIGUSR1)  # torchrun forwards it, because it was told to
         assert _status(torchrun, 120) not in (0, None), log.read_text()
         step = torch.load(output / "last.pt", weights_only=True)["progress"]["step"]
         said = log.read_text()

@@ -16,7 +16,7 @@ from training.evaluation import evaluate
 
 
 class Batches:
-    """Batches of logits, which stand for images, and labels; `longest` may be more than there are."""
+    """Batches of logits (in place of images) and labels; `longest` may exceed their number."""
 
     def __init__(self, logits: np.ndarray, labels: np.ndarray, batch: int, empty: int = 0) -> None:
         self._logits, self._labels, self._batch = logits, labels, batch
@@ -29,7 +29,7 @@ class Batches:
 
 
 class AsTheyAre(nn.Module):
-    """Takes logits for images; notes whether it was evaluated."""
+    """Returns its input as logits; must be in evaluation mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ def result(classes: int, count: int, batch: int, **arguments: Any) -> tuple[Any,
 )
 @pytest.mark.parametrize("empty", [0, 1])
 def test_against_numpy(classes: int, count: int, batch: int, empty: int) -> None:
-    """With fewer than five classes the right one is always among them; the last batch may come short."""
+    """With fewer than five classes top-5 is always right; the last batch may be short."""
     found, logits, labels = result(classes, count, batch, empty=empty)
     order = np.argsort(-logits, axis=1)
     chosen = np.log(np.exp(logits).sum(1)) - logits[np.arange(count), labels]

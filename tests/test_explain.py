@@ -1,4 +1,4 @@
-"""What DALI raises at run time, in words: of real pipelines, in each backend."""
+"""DALI's run-time errors in a sentence: on real pipelines, in each backend."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from training.bad_files import GuardedLoader, PipelineError, Quarantine
 COUNT, SIZE = 4, (8, 10)
 IMAGES = random_images(COUNT, SIZE)
 BACKENDS = ("kernel", "hybrid", "graph")
-# The partner of all samples; and a value that all of them have but one.
+# The partner of all samples; and a value for all samples except one.
 COMMON: dict[str, Any] = {"num_classes": 10, "partner": 0, "lam": 0.5}
 
 
@@ -38,7 +38,7 @@ def vectors(*values: Any) -> Any:
     return source([np.array(value, np.float32) for value in values])
 
 
-# What is mixed, as nodes: images, labels and arguments; and the sentence.
+# The nodes to mix: images, labels and arguments; and the sentence.
 Situation = tuple[Callable[[], tuple[Any, Any, dict[str, Any]]], str]
 SITUATIONS: dict[str, Situation] = {
     "a label above": (
@@ -245,7 +245,7 @@ def test_serializing(backend: Any) -> None:
 
 
 class OneMore(ImageFolder):
-    """A folder whose labels count from 1, as those of many a list do."""
+    """A folder whose labels start at 1, as in many lists."""
 
     def read(self, order: Order, *, report_stand_ins: bool) -> tuple[Any, ...]:
         encoded, labels, *kept = super().read(order, report_stand_ins=report_stand_ins)
@@ -274,7 +274,7 @@ def test_loader(from_one: OneMore) -> None:
 
 
 def test_trainer(from_one: OneMore, tmp_path: Path) -> None:
-    """At once: no file is to blame, and another attempt would fail as well."""
+    """Immediately: no file is at fault, and a retry would fail too."""
     order = Order(size=len(from_one), batch_size=4, shuffle=True)
     quarantine = Quarantine(tmp_path / "quarantine.jsonl", skip=True)
     attempts = []

@@ -1,4 +1,4 @@
-"""The GPU day: its report, its time boxes, and how it continues."""
+"""The GPU day: its report, its time limits, and how it resumes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def day(out: Path, *arguments: str) -> tuple[int, str]:
-    """Exit status and what was printed."""
+    """Run the GPU day; return the exit status and the output."""
     command = [sys.executable, "-m", "benchmarks.gpu_day", "--out", str(out), *arguments]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     return ended.returncode, ended.stdout + ended.stderr
@@ -42,7 +42,7 @@ def statuses(out: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def gone_on(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[int, str]], Content]:
-    """A day whose images first cannot be decoded, and are then repaired."""
+    """A day whose images cannot be decoded at first, and are then repaired."""
     folder = tmp_path_factory.mktemp("day")
     out, data = folder / "out", make_demo_dataset(folder / "data", train_per_class=2, val_per_class=1)
     whole = {path: path.read_bytes() for path in data.glob("train/*/*.jpg")}
@@ -74,7 +74,7 @@ def test_a_day_goes_on_where_it_stopped(gone_on: Any) -> None:
     assert second[0] == 0, second[1]
     assert statuses(out) == {"tests": "done", "decoder": "done"}
     after = reports.read(out / "report.json")
-    # What was done is not done again; what only left errors is.
+    # Completed stages are not repeated; stages that only gave errors are.
     assert reports.stage(after, "tests") == reports.stage(before, "tests")
     assert [r for r in reports.stage(after, "decoder") if "images_per_s" in r]
     assert not [r for r in reports.stage(after, "decoder") if "error" in r]
@@ -105,7 +105,7 @@ def test_a_stage_says_what_is_not_installed(tmp_path: Path, monkeypatch: pytest.
     ("module", "left"), [("timm.data.mixup", "torchvision"), ("torchvision.transforms", "timm")]
 )
 def test_mixing_goes_on_without_a_peer(module: str, left: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    importlib.import_module("timm.data.mixup")  # what it imports is there
+    importlib.import_module("timm.data.mixup")  # loads its own imports first
     monkeypatch.setitem(sys.modules, module, None)
     case = mixing.Case(2, "float32", "CHW", 8)
     images, labels = torch.zeros(2, 3, 8, 8), torch.arange(2)
@@ -218,9 +218,9 @@ def places(document: Path) -> dict[str, str]:
 
 def test_the_documents_tables_are_of_the_reports_that_are_named(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
-    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")  # what is calculated is linked from there
+    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")  # docs link to calculated results there
     document, new = tmp_path / "docs" / "gpu.md", tmp_path / "docs" / "measured" / "new"
-    assert not docs.write([], document)  # as it is kept here
+    assert not docs.write([], document)  # as committed
     report = reports.read(ROOT / "docs" / "measured" / "h200-2026-11-26")
     kept = [entry for entry in report["stages"] if entry["name"] in ("mixing", "decoder")]
     kept[0]["records"][0]["seconds"] |= {"median": 0.1234, "q1": 0.1, "q3": 0.2}

@@ -1,4 +1,4 @@
-"""The trainer on a GPU that is not there: everything on one device, and no step waits for it unasked."""
+"""The trainer on a fake GPU: everything on one device, and no step waits for it needlessly."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TWO_DEVICES = r"cuda:0, cpu|cpu, cuda:0|different devices"
 
 
 class Batches:
-    """What a guarded loader gives: batches on a device."""
+    """Like a guarded loader: batches on a device."""
 
     images, resumable = None, True
 
@@ -59,7 +59,7 @@ class Batches:
 def make_run(
     coded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., tuple[Run, Waits]]]:
-    """Makes a run on the GPU that is not there: the recipe up to the first epoch, without files."""
+    """Make a run on the fake GPU: the recipe up to the first epoch, without files."""
 
     def make(waits: Waits, device: torch.device = GPU, evaluation: int = 2, **options: Any) -> Run:
         settings = {"arch": "resnet18", "image_size": 32, "batch_size": 8, "amp": "bf16", "log_every": 3}
@@ -78,7 +78,7 @@ def make_run(
             patch.setattr(Run, "save", lambda _: None)
             patch.setattr(Run, "train_epoch", keep)
             with StopSignals(quiet=True) as stop:
-                assert train(resolve(config), Processes(), stop) == 128  # stopped, by no signal
+                assert train(resolve(config), Processes(), stop) == 128  # stopped, but not by a signal
         waits.found.clear()
         return runs[0]
 
@@ -87,12 +87,12 @@ def make_run(
 
 
 def waits_by_step(run: Run, waits: Waits, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Train an epoch; the steps in which something waited, from 1."""
+    """Train an epoch; return the steps, from 1, in which the CPU waited."""
     found: list[int] = []
     step = Learner.train_step
 
     def watched(self: Learner, batches: Any) -> Tensor:
-        # What came since the last step belongs to it: the check, the log.
+        # Waits after a step count as part of it: the check, the log.
         if waits.found:
             found.append(run.progress.step)
             waits.found.clear()
@@ -143,7 +143,7 @@ def test_an_evaluation_reads_its_results_once(average: float | None, make_run: A
     assert counts == [["a copy from cuda to cpu"] * (1 if average is None else 2)] * 2
 
 
-# What has to be found, is found.
+# Known waits are found.
 
 
 def test_a_batch_on_the_cpu_is_an_error(make_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +158,7 @@ def test_a_batch_on_the_cpu_is_an_error(make_run: Any, monkeypatch: pytest.Monke
 def test_a_model_on_the_cpu_is_an_error(make_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     make, waits = make_run
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, *_, **__: self)
-    # The trial of the model sees it, before the first step.
+    # The model's trial finds it, before the first step.
     with pytest.raises(ValueError, match=TWO_DEVICES):
         waits_by_step(make(), waits, monkeypatch)
 

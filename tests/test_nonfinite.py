@@ -1,4 +1,4 @@
-"""A loss that is no number: named, with its batch saved, and no checkpoint of it."""
+"""NaN or infinite losses: reported, with their batch saved, and never in a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from training.learner import Learner
 
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, at_step: int, value: float) -> list[tuple[Tensor, Tensor]]:
-    """Let the loss of a step be `value`; the batches of all steps."""
+    """Set the loss of one step to `value`; return the batches of all steps."""
     batches: list[tuple[Tensor, Tensor]] = []
     step = Learner.train_step
 
@@ -46,7 +46,7 @@ def test_loss_that_is_no_number(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Found at the next check, with the step and its batches as they were; also in the second epoch."""
+    """The next check finds it, with its step and that step's batches; also in the second epoch."""
     batches = poisoned(monkeypatch, at_step, value)
     output = tmp_path / "run"
     extra = ["--log-every", 100, "--batch-size", 4, "--accumulate", accumulate, "--checkpoint-every", 2]
@@ -76,7 +76,7 @@ def test_weight_that_is_no_number(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The loss of the step was still good, its update was not: no checkpoint of it, but its own batch."""
+    """The step's loss was finite, its update was not: no checkpoint, but the batch of that step."""
     batches = poisoned(monkeypatch, -1, 1.0)
     step = Learner.train_step
 
@@ -100,7 +100,7 @@ def test_weight_that_is_no_number(
 
 @pytest.mark.usefixtures("plain_model")
 def test_a_rate_far_too_high(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without any help: it ends, and whatever checkpoint there is holds numbers."""
+    """A real divergence: the run ends, and any checkpoint is finite."""
     output = tmp_path / "run"
     assert status(photos, output, "--warmup-epochs", 0, "--lr", 1e30, "--checkpoint-every", 1) == 1
     assert "was not finite in step" in capsys.readouterr().err
@@ -110,7 +110,7 @@ def test_a_rate_far_too_high(photos: Path, tmp_path: Path, capsys: pytest.Captur
 
 
 def test_one_of_two_processes(trainer: Trainer, photos: Path, tmp_path: Path) -> None:
-    """Both end; the one whose loss it was saves its batch."""
+    """Both exit; the one with the bad loss saves its batch."""
     output = tmp_path / "run"
     plan = {"event": "step", "number": 2, "rank": 1, "do": ["bad loss"]}
     outcome = trainer.run("--data", photos, "--output", output, *SMALL, processes=2, plan=plan)

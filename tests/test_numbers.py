@@ -1,4 +1,4 @@
-"""The numbers of a run: what is logged, what ends it, how far it goes, what decays."""
+"""The numbers of a run: logs, values that end it, its length, weight decay."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from training.learner import Learner
 from training.model import build_model, build_schedule
 from training.optimizers import parameter_groups
 
-# -- Numbers that are none ----------------------------------------------------------------------------------
+# -- NaN and infinite values --------------------------------------------------------------------------------
 
 ONE_STEP = ["--max-steps", 1, "--checkpoint-every", 1]
 STATISTIC = "A running mean or variance of a normalisation layer was not finite after step "
 FAR = ["--warmup-epochs", 0, "--lr", 1e20]
 NOT_FINITE: dict[str, tuple[list[object], str, str, list[str]]] = {
-    # Options, model, error, events that are logged.
+    # Options, model, error, logged events.
     "evaluation": (
         [*FAR, *ONE_STEP],
         "plain",
@@ -64,7 +64,7 @@ def no_constant(name: str) -> Any:
 
 @pytest.mark.parametrize("name", NOT_FINITE)
 def test_what_is_not_finite_ends_the_run(name: str, trainer: Trainer, photos: Path, tmp_path: Path) -> None:
-    """Status 1 and one line, no checkpoint of it, and every line of metrics.jsonl is JSON."""
+    """Exit status 1, one line, no checkpoint; every line of metrics.jsonl is JSON."""
     options, model, words, events = NOT_FINITE[name]
     output = tmp_path / "run"
     outcome = trainer.run("--data", photos, "--output", output, *SMALL, *options, model=model)
@@ -83,7 +83,7 @@ def test_what_is_not_finite_ends_the_run(name: str, trainer: Trainer, photos: Pa
 def test_an_evaluation_alone_that_is_not_finite(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Weights that are numbers, and too high for their products to be."""
+    """Finite weights whose products overflow."""
     monkeypatch.setattr("training.commands.build_model", plain_classifier)
     weights = {name: value.fill_(1e38) for name, value in plain_classifier("", 3).state_dict().items()}
     torch.save(weights, tmp_path / "w.pt")
@@ -95,7 +95,7 @@ def test_an_evaluation_alone_that_is_not_finite(
     assert not (tmp_path / "run").exists()
 
 
-# -- What is logged -----------------------------------------------------------------------------------------
+# -- Logged values ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_an_evaluation_alone_that_is_not_finite(
 )
 def test_figures_are_rounded_as_their_meaning_allows(name: str, value: float, expected: float) -> None:
     (found,) = rounded({name: value}).values()
-    assert json.dumps(found) == json.dumps(expected)  # which tells -0.0 from 0.0 and 1.0 from 1
+    assert json.dumps(found) == json.dumps(expected)  # distinguishes -0.0 from 0.0 and 1.0 from 1
 
 
 # -- Means over a window ------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ def of_training(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_a_line_has_the_means_since_the_one_before(
     processes: int, trainer: Trainer, photos: Path, tmp_path: Path
 ) -> None:
-    """Over the end of an epoch (of three steps), and over a stop and a resumption: steps 1-4, 5-8 and 9."""
+    """Across epochs (of three steps), and across a stop and a resume: steps 1-4, 5-8 and 9."""
     output = tmp_path / "run"
     command = ["--data", photos, *SMALL, "--epochs", 3, "--lr", 0.1]
     statuses = []
@@ -164,7 +164,7 @@ def test_a_line_has_the_means_since_the_one_before(
 def test_accuracy_against_the_dominant_label(
     accumulate: int, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the mixed images, with the weights from before the step."""
+    """On the mixed images, with the weights before the step."""
     expected: list[float] = []
     step = Learner.train_step
 
@@ -185,11 +185,11 @@ def test_accuracy_against_the_dominant_label(
     assert len(set(expected)) > 1
 
 
-# -- How far a run goes -------------------------------------------------------------------------------------
+# -- Length of a run ----------------------------------------------------------------------------------------
 
 
 def rates(epochs: float, steps: int) -> list[float]:
-    """Of three steps an epoch, with one epoch of warm-up, as they are logged."""
+    """Logged learning rates at three steps per epoch, with one epoch of warm-up."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.01)
     schedule = build_schedule(optimizer, 3, round(3 * epochs))
     found = []
@@ -200,14 +200,14 @@ def rates(epochs: float, steps: int) -> list[float]:
     return found
 
 
-# Options of starts of one run, of three steps an epoch; the steps that are evaluated then.
+# Options of each start of one run, at three steps per epoch; the steps evaluated so far.
 STARTS: dict[str, list[tuple[list[object], list[int]]]] = {
     "stops": [
         (["--max-steps", 2], [2]),  # in the first epoch
-        (["--max-steps", 2], [2]),  # complete: nothing is done
-        (["--max-steps", 3], [2, 3]),  # with it
+        (["--max-steps", 2], [2]),  # complete: nothing to do
+        (["--max-steps", 3], [2, 3]),  # at the end of an epoch
         (["--max-steps", 7], [2, 3, 6, 7]),
-        (["--max-steps", 5], [2, 3, 6, 7]),  # passed already
+        (["--max-steps", 5], [2, 3, 6, 7]),  # already past it
         ([], [2, 3, 6, 7, 9]),
     ],
     "parts of epochs": [
@@ -229,10 +229,9 @@ def whole(trainer: Trainer, photos: Path, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.parametrize("name", STARTS)
 def test_how_far_a_run_goes(name: str, whole: Path, trainer: Trainer, photos: Path, tmp_path: Path) -> None:
-    """It stops where it is told to, in the middle of an epoch too, and goes on from there.
+    """It stops where it is told to, also in the middle of an epoch, and continues from there.
 
-    --max-steps leaves the learning rate as it is, so that the run ends as the one that was never stopped;
-    --epochs does not.
+    --max-steps does not change the learning rate, so the run ends like one that never stopped; --epochs does.
     """
     output = tmp_path / "run"
     command = ["--data", photos, *SMALL, "--epochs", 3, "--output", output, "--resume", "auto"]
@@ -262,7 +261,7 @@ def test_how_far_a_run_goes(name: str, whole: Path, trainer: Trainer, photos: Pa
 
 @pytest.mark.parametrize("version", [3, 4])
 def test_a_squeezed_schedule_of_before(version: int, trainer: Trainer, photos: Path, tmp_path: Path) -> None:
-    """Up to version 3 --max-steps was what the learning rate was planned over: one line, and on it goes."""
+    """Up to version 3, --max-steps set the schedule's length: one line says so, and the run continues."""
     output = tmp_path / "run"
     command = ["--data", photos, *SMALL, "--output", output]
     assert trainer.run(*command, "--max-steps", 2, model="plain").statuses == [0]
@@ -275,7 +274,7 @@ def test_a_squeezed_schedule_of_before(version: int, trainer: Trainer, photos: P
         "The checkpoint is from an earlier version, which planned the learning rate over --max-steps 2: from"
         " now on it is planned over --epochs, 6 steps\n"
     )
-    for says in (version == 3, False):  # not again of the checkpoint that the first of them wrote
+    for says in (version == 3, False):  # not for the checkpoint that the first start wrote
         outcome = trainer.run(*command, "--resume", "auto", model="plain")
         assert outcome.statuses == [0], outcome.said
         assert outcome.said.count(line) == says
@@ -284,9 +283,9 @@ def test_a_squeezed_schedule_of_before(version: int, trainer: Trainer, photos: P
 
 # -- Weight decay -------------------------------------------------------------------------------------------
 
-# torchvision's references (references/classification/utils.py, set_weight_decay) with the weight decay of
-# norms, biases and transformer embeddings 0, as its recipes for Swin have it: a parameter of one of these
-# layers, or with exactly one of these names, does not decay.
+# torchvision's references (references/classification/utils.py, set_weight_decay) with weight decay 0 for
+# norms, biases and transformer embeddings, as in its Swin recipes: a parameter in one of these layers, or
+# with exactly one of these names, does not decay.
 NORMS = (
     nn.modules.batchnorm._BatchNorm,
     nn.LayerNorm,
@@ -295,8 +294,8 @@ NORMS = (
     nn.LocalResponseNorm,
 )
 NAMES = ("bias", "class_token", "position_embedding", "relative_position_bias_table")
-# What those names miss: attention's bias; the position embedding, which torchvision itself calls otherwise;
-# and gains that the authors of ConvNeXt and of Swin V2 did not let decay.
+# What those names miss: attention's bias; the position embedding, which has another name in torchvision
+# itself; and gains that the authors of ConvNeXt and Swin V2 did not decay.
 MISSED = {
     "vit": {"in_proj_bias", "pos_embedding"},
     "convnext": {"layer_scale"},
@@ -305,9 +304,9 @@ MISSED = {
 
 
 class WithoutMemory(TorchFunctionMode):
-    """Layers made inside have weights on the meta device.
+    """Layers built inside have their weights on the meta device.
 
-    As a device context it would take numbers along that models compute their sizes with.
+    A device context would also move tensors from which models compute their sizes.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -1,4 +1,4 @@
-"""SGD, AdamW and LAMB: their steps against NumPy, their options, their resumption."""
+"""SGD, AdamW and LAMB: steps against NumPy, options, resuming."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ STEPS = 5
 
 
 def sgd(w: Array, gradients: list[Array], *, lr: float, decay: float, momentum: float) -> Array:
-    """Nesterov, as Sutskever et al. (2013) have it, with PyTorch's order of terms."""
+    """Nesterov momentum (Sutskever et al., 2013), with PyTorch's order of terms."""
     velocity = np.zeros_like(w)
     for gradient in gradients:
         g = gradient + decay * w
@@ -46,7 +46,7 @@ def sgd(w: Array, gradients: list[Array], *, lr: float, decay: float, momentum: 
 
 
 def adam_ratio(m: Array, v: Array, step: int, betas: tuple[float, float], eps: float) -> Array:
-    """The step of Adam without its length (Kingma and Ba, 2015, algorithm 1)."""
+    """Adam's step before the learning rate (Kingma and Ba, 2015, algorithm 1)."""
     return (m / (1 - betas[0] ** step)) / (np.sqrt(v / (1 - betas[1] ** step)) + eps)
 
 
@@ -62,8 +62,8 @@ def adaptive(
 ) -> Array:
     """AdamW (Loshchilov and Hutter, 2019, algorithm 2) or LAMB (You et al., 2020, algorithm 2).
 
-    LAMB scales the step of a layer, with the decay in it, by the ratio of the norms; timm's does so where
-    there is a decay and the norm is not 0.
+    LAMB scales a layer's step, including the decay, by the ratio of the norms; timm's does so if there is a
+    decay and the norm is not 0.
     """
     m, v = np.zeros_like(w), np.zeros_like(w)
     for step, g in enumerate(gradients, 1):
@@ -95,7 +95,7 @@ RULES: dict[str, tuple[Optimization, Any]] = {
 @pytest.mark.parametrize("decay_all", [False, True])
 @pytest.mark.parametrize("name", RULES)
 def test_steps_are_those_of_the_formulas(name: str, decay_all: bool) -> None:
-    """In float32, with the weight decay of matrices alone, or of biases and gains as well."""
+    """In float32, with weight decay on matrices only, or on biases and gains as well."""
     optimization, rule = RULES[name]
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3))
@@ -112,12 +112,12 @@ def test_steps_are_those_of_the_formulas(name: str, decay_all: bool) -> None:
         expected = rule(before[key], gradients[key], lr=optimization.lr, decay=decay)
         np.testing.assert_allclose(parameter.detach().numpy(), expected, rtol=1e-4, atol=1e-5, err_msg=key)
         without = rule(before[key], gradients[key], lr=optimization.lr, decay=0.0)
-        assert decay == 0 or np.abs(without - expected).max() > 1e-3  # or this would show nothing
+        assert decay == 0 or np.abs(without - expected).max() > 1e-3  # or this would prove nothing
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_what_does_not_decay(name: Any) -> None:
-    """With each optimiser: neither biases nor gains, class token and position embedding of a ViT."""
+    """With each optimiser: biases, gains, and a ViT's class token and position embedding."""
     model = build_model("vit_b_32", 3)
     optimizer = create_optimizer(Config(optimization=Optimization(name)), model, Processes())
     names = {parameter: key for key, parameter in model.named_parameters()}
@@ -129,7 +129,7 @@ def test_what_does_not_decay(name: Any) -> None:
 
 
 def test_clipping_of_lamb(monkeypatch: pytest.MonkeyPatch, photos: Path, tmp_path: Path) -> None:
-    """At 1, as timm's LAMB does alone, unless another norm is given: what the optimiser gets is that long."""
+    """At 1, timm's default for LAMB, unless another norm is given: the gradients it gets have that norm."""
     norms: list[float] = []
 
     def noting(self: Any, *arguments: Any, **named: Any) -> Any:
@@ -153,7 +153,7 @@ def test_clipping_of_lamb(monkeypatch: pytest.MonkeyPatch, photos: Path, tmp_pat
 
 # -- A run -------------------------------------------------------------------------------------------------
 
-# Biases and normalisations without decay, a state for every parameter, and a rate that learns in six steps.
+# Biases and norms without decay, a state for every parameter, and a rate that learns in six steps.
 RUNS: dict[str, list[object]] = {
     "sgd": ["--lr", 0.05],
     "adamw": ["--optimizer", "adamw", "--lr", 0.01],
@@ -163,7 +163,7 @@ RUNS: dict[str, list[object]] = {
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_is_resumed_to_the_bit(name: str, trainer: Trainer, photos: Path, tmp_path: Path) -> None:
-    """Stopped in the middle of an epoch; and its losses are its own."""
+    """Stopped in the middle of an epoch; and its state is that of its optimiser."""
     command = ["--data", photos, *SMALL, *RUNS[name], "--keep", 1, "--resume", "auto", "--output"]
     assert trainer.run(*command, tmp_path / "whole", model="restless").statuses == [0]
     plan = {"event": "step", "number": 2, "do": [int(signal.SIGTERM)]}
@@ -179,7 +179,7 @@ def test_a_run_is_resumed_to_the_bit(name: str, trainer: Trainer, photos: Path, 
 
 
 def test_sgd_is_what_it_was(trainer: Trainer, photos: Path, tmp_path: Path) -> None:
-    """The default, and spelt out: one run; the other optimisers give others."""
+    """The default and SGD spelt out are the same run; the other optimisers differ."""
     command = ["--data", photos, *SMALL, "--max-steps", 2, "--output"]
     spelt = ["--optimizer", "sgd", "--momentum", 0.9, "--weight-decay", 1e-4]
     found = []
@@ -203,16 +203,16 @@ def test_a_checkpoint_of_another_optimizer_is_refused(trainer: Trainer, photos: 
     assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
 
 
-# -- Checkpoints of before ---------------------------------------------------------------------------------
+# -- Older checkpoints -------------------------------------------------------------------------------------
 
 
 def decayed_before(name: str) -> bool:
-    """By the names of a VisionTransformer: all but normalisations, and what is called just "bias"."""
+    """By the names in a VisionTransformer: all except norms and those called just "bias"."""
     return not (name.rpartition(".")[2] == "bias" or ".ln" in name)
 
 
 def test_groups_of_before_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
-    """A ViT continues as it would have then, bit for bit, also from its next checkpoint; one line says so."""
+    """A ViT continues as before the change, bit for bit, also from its next checkpoint; one line says so."""
     torch.manual_seed(0)
     sizes = {"image_size": 8, "patch_size": 4, "num_layers": 2, "num_heads": 1}
     model = VisionTransformer(**sizes, hidden_dim=4, mlp_dim=6, num_classes=3)
@@ -254,7 +254,7 @@ def test_groups_of_before_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_groups_that_nobody_had_are_refused() -> None:
-    """Of another model: in PyTorch's words, as the settings would have been before."""
+    """Groups of another model: with PyTorch's own error."""
     model = nn.Linear(2, 2)
     optimizer = create_optimizer(Config(), model, Processes())
     state = optimizer.state_dict()
@@ -267,7 +267,7 @@ def test_groups_that_nobody_had_are_refused() -> None:
 
 SPELT = Optimization("adamw", lr=0.003, weight_decay=0.3, betas=(0.8, 0.95))
 GIVEN: dict[str, tuple[Config, list[str], Optimization]] = {
-    # What another optimiser has no use for falls away, and all of its arguments have its own defaults.
+    # Arguments that a new optimiser does not take are dropped, and all of its own have its defaults.
     "named run": (named_run("imagenet_hmix"), ["--optimizer", "adamw"], Optimization("adamw")),
     "named run and rate": (
         named_run("imagenet_hmix"),
@@ -293,7 +293,7 @@ GIVEN: dict[str, tuple[Config, list[str], Optimization]] = {
 
 @pytest.mark.parametrize("name", GIVEN)
 def test_what_a_command_line_asks_for(name: str, tmp_path: Path) -> None:
-    """Over a configuration, and over the config.json that a run of it wrote."""
+    """On top of a configuration, and of the config.json of its run."""
     default, given, expected = GIVEN[name]
     assert parse(given, default).optimization == expected
     file = tmp_path / "config.json"
@@ -380,7 +380,7 @@ def test_without_timm(photos: Path, tmp_path: Path) -> None:
 def test_who_needs_timm(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """AdamW does not; LAMB says why one that is installed cannot be imported, and makes no folder."""
+    """AdamW does not; LAMB says why an installed timm cannot be imported, and creates no folder."""
     monkeypatch.setitem(sys.modules, "timm.optim", None)
     assert status(photos, tmp_path / "adamw", "--optimizer", "adamw", "--max-steps", 1) == 0
     capsys.readouterr()

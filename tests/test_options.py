@@ -1,4 +1,4 @@
-"""The command line and the recorded settings are those of the records."""
+"""The command line and the recorded settings match the records."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from training.optimization import Optimization
 from training.options import options, parse, recorded_run, saved_settings, settings
 from training.resume import check_same
 
-# What config.json and checkpoints held before there were records, with the values of the defaults.
+# The content of config.json and checkpoints before there were records, with default values.
 FLAT: dict[str, Any] = {
     "config": None, "data": None, "file_list": None, "mix": "hmix", "mix_alpha": 1.0, "mix_ratio": 0.75,
     "mix_probability": 1.0, "mix_convention": "reference", "mix_ramp_epochs": 0.0, "mix_alpha_start": None,
@@ -39,7 +39,7 @@ FLAT: dict[str, Any] = {
     "resume": None, "eval_only": False, "checkpoint_every": 1000, "keep": 3, "max_steps": None,
     "log_every": 50, "demo_data": "data/demo",
 }  # fmt: skip
-# For each method, what stood there under the names of its arguments.
+# For each method, the values of its arguments there.
 OF_METHODS = {
     "none": (None, None),
     "mixup": (0.8, None),
@@ -52,13 +52,13 @@ OF_METHODS = {
 
 @pytest.fixture
 def stripe(monkeypatch: pytest.MonkeyPatch) -> Method:
-    """A method of a user's own, in the table."""
+    """A user's own method, in the table."""
     monkeypatch.setitem(TABLE, "stripe", STRIPE)
     return STRIPE
 
 
 def flags(config: Config) -> list[str]:
-    """The command line that asks for a configuration."""
+    """The command line for a configuration."""
     found = []
     for name, value in settings(config).items():
         option = f"--{name.replace('_', '-')}"
@@ -90,14 +90,14 @@ CONFIGS = pytest.mark.parametrize(
 
 @CONFIGS
 def test_every_setting_can_be_written_as_an_option(config: Config) -> None:
-    """The settings name all that a configuration holds, and no default hides a difference."""
+    """The settings cover the whole configuration, and no default hides a difference."""
     assert parse(flags(config), Config()) == config
     assert parse(flags(config), DEMO) == config
 
 
 @CONFIGS
 def test_every_setting_is_read_from_a_record(config: Config, tmp_path: Path) -> None:
-    """What a run wrote is what it was, but for where it wrote."""
+    """A run's record gives its configuration, except --output."""
     there: dict[str, Any] = {
         "output": Path("there"),
         "resume": "auto",
@@ -112,7 +112,7 @@ def test_every_setting_is_read_from_a_record(config: Config, tmp_path: Path) -> 
 
 
 def test_what_is_given_overrides_a_record(tmp_path: Path) -> None:
-    """Another size is that of the evaluation too, and another method has its own arguments."""
+    """A new size also sets that of the evaluation, and a new method brings its own arguments."""
     file = tmp_path / "config.json"
     was = Config(data=tmp_path, decay_all=True, mix_schedule=MixSchedule(alpha_start=0.1, ramp_epochs=2.0))
     file.write_text(json.dumps({"settings": settings(resolve(was))}))
@@ -145,7 +145,7 @@ def test_names_are_those_of_before() -> None:
 
 @pytest.mark.parametrize("method", OF_METHODS)
 def test_settings_of_before_are_the_same_run(method: str) -> None:
-    """All methods; a value that differs is named."""
+    """For all methods; a value that differs is reported."""
     alpha, ratio = OF_METHODS[method]
     before = FLAT | {"mix": method, "mix_alpha": alpha, "mix_ratio": ratio}
 
@@ -178,7 +178,7 @@ def test_an_alpha_without_use_is_not_compared() -> None:
 
 
 def test_a_checkpoint_of_before_is_resumed(trainer: Trainer, photos: Path, tmp_path: Path) -> None:
-    """In the middle of an epoch, with the flat names and no others; the run ends as if it had not stopped."""
+    """In the middle of an epoch, with only the flat names; the run ends as if it had never stopped."""
     command = ["--data", photos, *SMALL, "--mix", "stochastic", "--output"]
     assert trainer.run(*command, tmp_path / "whole", model="restless").statuses == [0]
     plan = {"event": "step", "number": 2, "do": [int(signal.SIGTERM)]}
@@ -267,7 +267,7 @@ def test_what_is_asked_for_does_not_fall_away(given: list[str]) -> None:
 
 
 def test_help_is_that_of_the_records(capsys: pytest.CaptureFixture[str], stripe: Method) -> None:
-    """Docstrings, defaults, what differs without --data, and the methods that are in the table now."""
+    """Docstrings, defaults, differences without --data, and the methods now in the table."""
     with pytest.raises(SystemExit):
         train_imagenet.main(["--help"])
     said = " ".join(capsys.readouterr().out.replace("│", " ").split())
@@ -280,7 +280,7 @@ def test_help_is_that_of_the_records(capsys: pytest.CaptureFixture[str], stripe:
 
 
 def test_a_method_of_the_users_own(stripe: Method, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Registered before the command line is read: its name and its arguments."""
+    """Registered before parsing: the command line takes its name and its arguments."""
     config = parse(["--mix", "stripe", "--mix-width", "0.5"], Config())
     assert config.mixing == Mixing("stripe", width=0.5)
     assert settings(config)["mix_width"] == 0.5

@@ -1,4 +1,4 @@
-"""What config.json says about the software of a run."""
+"""What config.json says about a run's software."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_image_is_named_where_there_is_one(monkeypatch: pytest.MonkeyPatch, tmp_
 
 @pytest.mark.parametrize("git", [True, False])
 def test_commit_of_an_image(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, git: bool) -> None:
-    """An image holds no repository and no git: the commit is what it was told."""
+    """A Docker image has neither repository nor git: the commit comes from its build."""
     if not git:
         monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("DALI_MSDA_COMMIT", raising=False)
@@ -41,5 +41,5 @@ def test_commit_of_a_checkout_goes_first(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_only_what_is_installed_has_a_version() -> None:
-    """DALI is installed in one of its builds; config.json is written with either."""
+    """DALI is installed as one of its builds; config.json is written with either."""
     assert installed_versions(["numpy", "no-such-package"]) == {"numpy": np.__version__}

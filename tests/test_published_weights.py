@@ -1,4 +1,4 @@
-"""Files of weights that torchvision publishes, which are known by their names."""
+"""Weight files published by torchvision, recognised by their names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_table_is_that_of_torchvision() -> None:
     for arch in models.list_models(module=models):
         enum = models.get_model_weights(arch)
         for weights in enum:
-            if not weights.meta["categories"]:  # features alone
+            if not weights.meta["categories"]:  # features only
                 continue
             count += 1
             found = find_published(Path("any") / weights.url.rpartition("/")[2])
@@ -34,18 +34,18 @@ def test_table_is_that_of_torchvision() -> None:
                 *(arch, weights.name, told.crop_size[0], told.resize_size[0]),
                 *(weights is enum.DEFAULT, told.interpolation.value),
             )
-            # Models whose published weights rescale their inputs, where torchvision builds them.
+            # Models that rescale their inputs when torchvision builds them with its published weights.
             assert found.half == (told.mean == [0.5] * 3 or arch in ("googlenet", "inception_v3"))
     assert count == 114
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file as torchvision publishes it, but with random weights of three classes."""
+    """A file in torchvision's format, but with random weights for three classes."""
     file = tmp_path_factory.mktemp("published") / "shufflenetv2_x1_5-3c479a10.pth"
     torch.manual_seed(0)
     weights = build_model("shufflenet_v2_x1_5", 3).state_dict()
-    weights["fc.weight"] *= 10_000_000  # for results that depend on the images
+    weights["fc.weight"] *= 10_000_000  # so that results depend on the images
     torch.save(weights, file)
     return file
 
@@ -72,7 +72,7 @@ def test_defaults(
 
 
 def test_evaluation(published: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One line says what was taken, and in what order the classes are."""
+    """One line says which weights were used, and the order of the classes."""
     command = ["--data", str(photos), "--eval-only", "--weights", str(published), *ARGUMENTS]
     assert train_imagenet.main(command) == 0
     said = capsys.readouterr().out
@@ -120,7 +120,7 @@ URL = "https://download.pytorch.org/models"
 def test_a_name_is_no_file(
     given: list[str], words: str, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One line says what to download: nothing is downloaded here."""
+    """One line says what to download; nothing is downloaded here."""
     assert train_imagenet.main(["--data", str(photos), *ARGUMENTS, "--weights", *given]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith(words)

@@ -1,4 +1,4 @@
-"""The records of settings: what they refuse, and what the records hold that were made."""
+"""The records of settings: what they refuse, and what they hold."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ BAD: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
 
 @pytest.mark.parametrize("case", BAD, ids=lambda case: f"{case[0].__name__} {case[1]}")
 def test_errors(case: tuple[Any, dict[str, Any], type[Exception], str]) -> None:
-    """One form, of the kind that Python's users expect; the name is kept and can be changed."""
+    """One form, of the usual exception type; the argument's name is kept and can be changed."""
     record, changes, kind, message = case
     with pytest.raises(kind) as caught:
         record(**changes)
@@ -207,7 +207,7 @@ def test_what_is_handed_in_can_change_afterwards() -> None:
 
 
 def test_a_method_of_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The table is looked at when the record is made."""
+    """The table is read when the record is made."""
     with pytest.raises(ValueError, match="method must be one of"):
         Mixing("stripe")
     monkeypatch.setitem(TABLE, "stripe", STRIPE)

@@ -21,7 +21,7 @@ from training.report import batch_picture
 
 
 def test_picture(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It shows the very first batch of the training with its masks, in the folder and in TensorBoard."""
+    """It shows the first training batch with its masks, in the folder and in TensorBoard."""
     first: list[tuple[Tensor, Tensor]] = []
     step = Learner.train_step
 
@@ -43,7 +43,7 @@ def test_picture(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     np.testing.assert_array_equal(shown[0].transpose(0, 3, 1, 2), first[0][0])
     np.testing.assert_array_equal(shown[1], first[0][1])
     picture = np.asarray(Image.open(tmp_path / "run" / "first_batch.png"))
-    # The first image and its mask, enlarged from 32 pixels by a whole number, stand in the upper left corner.
+    # Upper left: the first image and its mask, enlarged from 32 pixels by a whole number.
     image = np.clip(shown[0][0] * np.array(STD) + np.array(MEAN) + 0.5, 0, 255).astype(np.uint8)
     mask = np.clip(shown[2][0] * 255 + 0.5, 0, 255).astype(np.uint8).repeat(3, 2)
     side = 128

@@ -1,4 +1,4 @@
-"""Starts, stops and restarts of the trainer: nothing that was trained is lost."""
+"""Starts, stops and restarts of the trainer: no training is lost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from training import resume
 from training.checkpoints import VERSION, Checkpoints
 from training.signals import STOP_SIGNALS
 
-# 24 images in batches of 8 are three steps an epoch.
+# 24 images in batches of 8: three steps per epoch.
 SETTINGS = ["--image-size", "32", "--batch-size", "8", "--epochs", "3", "--lr", "0.01", "--log-every", "1"]
 SETTINGS += ["--warmup-epochs", "1", "--amp", "none", "--device", "cpu", "--workers", "1"]
 SETTINGS += ["--checkpoint-every", "2"]
@@ -32,7 +32,7 @@ AGAIN = ["--resume", "auto"]
 
 @pytest.fixture(scope="module")
 def undisturbed(trainer: Trainer, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output folder of a run that nothing happens to."""
+    """Output folder of a run without interruptions."""
     output = tmp_path_factory.mktemp("undisturbed") / "run"
     outcome = trainer.run("--data", photos, "--output", output, *SETTINGS, model="plain")
     assert outcome.statuses == [0], outcome.said
@@ -40,7 +40,7 @@ def undisturbed(trainer: Trainer, photos: Path, tmp_path_factory: pytest.TempPat
 
 
 class Held:
-    """A run that stops at an event, until it is let go."""
+    """A run that pauses at an event until it is released."""
 
     def __init__(self, run: Callable[..., Outcome], event: str, number: int, folder: Path) -> None:
         here, self._on = folder / "here", folder / "on"
@@ -54,13 +54,13 @@ class Held:
             time.sleep(0.02)
 
     def let_go(self) -> Outcome:
-        """Wait for its end."""
+        """Release it and wait for it to finish."""
         self._on.touch()
         self._thread.join()
         return self._outcomes[0]
 
 
-# -- Two processes and one folder ---------------------------------------------------------------------------
+# -- Two processes, one folder ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -86,9 +86,9 @@ def test_a_restart_that_overlaps(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """The one that has the folder comes to its end, the other leaves before it has touched anything.
+    """The process that owns the folder finishes; the other exits before it changes anything.
 
-    Should the second one look for a checkpoint, the first one writes more of them before the second goes on.
+    If the second looks for a checkpoint, the first writes more of them before the second continues.
     """
     output = tmp_path / "run"
     command = ["--data", str(photos), "--output", str(output), *SETTINGS, *AGAIN]
@@ -130,14 +130,14 @@ def test_a_newer_checkpoint_is_not_called_damaged(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.pt*")} == before
 
 
-# -- Files that are cut between two starts -------------------------------------------------------------------
+# -- Files truncated between two starts ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("end", [-1, -40, 0], ids=["line end", "half a line", "everything"])
 def test_metrics_that_were_cut(
     end: int, trainer: Trainer, photos: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    """What is left of a line goes, so that the others stay valid; it is said, and the run is the same."""
+    """A partial line is removed, so that the file stays valid; a message says so, and the run is the same."""
     output = tmp_path / "run"
     command = ["--data", photos, "--output", output, *SETTINGS, *AGAIN]
     stopped = trainer.run(*command, plan=event("step", int(SIGTERM), 0.7, number=4), model="plain")
@@ -184,7 +184,7 @@ def event(name: str, *deeds: object, number: int = 1) -> dict[str, Any]:
 def test_signals_around_the_training(
     plan: list[dict[str, Any]], status: int, last: str, trainer: Trainer, photos: Path, tmp_path: Path
 ) -> None:
-    """One line at most, and the status of the signal."""
+    """At most one line, and the exit status of the signal."""
     command = ["--data", photos, "--output", tmp_path / "run", *SETTINGS]
     outcome = trainer.run(*command, plan=plan, model="plain")
     assert outcome.statuses == [status], outcome.said
@@ -198,7 +198,7 @@ def test_signals_around_the_training(
 
 @pytest.mark.parametrize("library", ["_ctypes", "libtorch"])
 def test_ctrl_c_while_it_imports(library: str, tmp_path: Path) -> None:
-    """Its own modules first, then PyTorch."""
+    """While importing its own modules first, then PyTorch."""
     program = f"import signal; signal.signal({int(SIGINT)}, signal.default_int_handler);"
     program += " import runpy; runpy.run_path('train_imagenet.py', run_name='__main__')"
     command = [sys.executable, "-c", program, "--demo-data", str(tmp_path / "demo"), "--device", "cpu"]
@@ -208,14 +208,14 @@ def test_ctrl_c_while_it_imports(library: str, tmp_path: Path) -> None:
         time.sleep(0.005)
     process.send_signal(SIGINT)
     said, errors = process.communicate(timeout=60)
-    assert process.returncode in (-SIGINT, 128 + SIGINT)  # which is the same for a shell
+    assert process.returncode in (-SIGINT, 128 + SIGINT)  # the same to a shell
     assert said == ""
     assert errors.strip() in ("", "SIGINT: exiting; there is nothing to save")
 
 
 @pytest.mark.parametrize("killed", [0, 2])
 def test_a_process_that_dies(killed: int, trainer: Trainer, photos: Path, tmp_path: Path) -> None:
-    """The others leave, with one error at most: the main process says it, if it is there."""
+    """The others exit with at most one error, printed by the main process if it is alive."""
     plan = {"event": "step", "number": 2, "rank": killed, "do": [SIGKILL]}
     command = ["--data", photos, "--output", tmp_path / "run", *SETTINGS, "--batch-size", 6, *AGAIN]
     outcome = trainer.run(*command, processes=3, plan=plan, model="plain")
@@ -226,7 +226,7 @@ def test_a_process_that_dies(killed: int, trainer: Trainer, photos: Path, tmp_pa
     ), outcome.said
 
 
-# -- Nobody reads what is printed ---------------------------------------------------------------------------
+# -- Nobody reads the output --------------------------------------------------------------------------------
 
 SCREENS = [("broken", "log"), ("log", "closed"), ("closed", "broken"), ("full", "full")]
 
@@ -235,7 +235,7 @@ SCREENS = [("broken", "log"), ("log", "closed"), ("closed", "broken"), ("full", 
 def test_a_screen_that_is_gone(
     screen: tuple[str, str], trainer: Trainer, photos: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    """The run comes to its end, and what it wrote is complete."""
+    """The run finishes, and its files are complete."""
     command = ["--data", photos, "--output", tmp_path / "run", *SETTINGS]
     outcome = trainer.run(*command, model="plain", screen=screen)
     assert outcome.statuses == [0], outcome.said
@@ -256,7 +256,7 @@ def test_an_error_nobody_reads(trainer: Trainer, photos: Path, tmp_path: Path) -
 
 
 def printed(said: str) -> list[str]:
-    """The lines of a screen as they look in the end, without the order of the streams and progress bars."""
+    """The final lines on the screen, sorted (the order of the streams varies), without progress bars."""
     lines = (line.rstrip("\r").split("\r")[-1].rstrip() for line in said.split("\n"))
     return sorted(line for line in lines if line and "step/s" not in line and "%|" not in line)
 
@@ -286,7 +286,7 @@ def test_the_log_has_all_that_is_printed(
     photos: Path,
     tmp_path: Path,
 ) -> None:
-    """Once, also of a run that is resumed; a progress bar as it is in the end."""
+    """Once, also for a resumed run; of a progress bar, its last state."""
     run = tmp_path / "run"
     plan = json.loads(json.dumps(plan).replace("{run}", str(run)))
     command = ["--data", photos, "--output", run, *SETTINGS, *AGAIN]
@@ -347,7 +347,7 @@ print(*(os.readlink(f"/proc/self/fd/{number}") for number in range(3)), file=ope
     ],
 )
 def test_streams(line: str, status: int, opened: str, tmp_path: Path) -> None:
-    """A stream that was closed is no number for the next file that is opened."""
+    """The next file to be opened does not get the descriptor of a closed stream."""
     program = shlex.join([sys.executable, "-c", STREAMS, str(tmp_path / "opened")])
     command = ["bash", "-o", "pipefail", "-c", line.format(program=program)]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)

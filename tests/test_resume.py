@@ -1,4 +1,4 @@
-"""A run that is cut anywhere and resumed is the run that was not: same metrics, same weights, bit for bit."""
+"""A run interrupted anywhere and resumed equals an uninterrupted one: metrics and weights, bit for bit."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from training import checkpoints
 from training.learner import Learner
 from training.model import build_schedule
 
-# 43 images in batches of 8 are five steps an epoch, and leave three images over.
+# 43 images in batches of 8: five steps per epoch, three images left over.
 SETTINGS = ["--image-size", "32", "--batch-size", "8", "--epochs", "3"]
 SETTINGS += ["--warmup-epochs", "1", "--amp", "none", "--device", "cpu", "--workers", "1", "--log-every", "1"]
 SETTINGS += ["--checkpoint-every", "2", "--lr", "0.01"]
 AGAIN = ["--resume", "auto"]
-# What has a state of its own, or depends on the number of the batch. (That RandAugment's draws go on from a
-# checkpoint is a test of the pipeline, test_augment: its graph takes seconds to build, at every resumption.)
+# Everything with a state of its own, or that depends on the batch number. (test_augment tests that
+# RandAugment continues its draws from a checkpoint: its graph takes seconds to build, at every resume.)
 FULL = ["--ema-decay", "0.9", "--accumulate", "2", "--clip-grad-norm", "2", "--color-jitter", "0.4"]
 FULL += ["--mix-alpha-start", "0.3", "--mix-probability-start", "0.2", "--mix-ramp-epochs", "1.5"]
 FULL += ["--mix-off-epoch", "2"]
@@ -58,7 +58,7 @@ def _model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def trainer(trainer: Trainer) -> Callable[..., Outcome]:
-    """Runs the trainer in processes of its own, with the same model as in this one."""
+    """Runs the trainer in separate processes, with the same model as in this one."""
     return functools.partial(trainer.run, model="restless")
 
 
@@ -66,7 +66,7 @@ def trainer(trainer: Trainer) -> Callable[..., Outcome]:
 def undisturbed(
     trainer: Callable[..., Outcome], data: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Path]:
-    """The output folder of a run that nothing happens to, by method, number of processes and device."""
+    """Output folder of an uninterrupted run, by method, number of processes and device."""
 
     @functools.cache
     def make(mix: str = "hmix", processes: int = 1, full: bool = False, device: str = "cpu") -> Path:
@@ -82,7 +82,7 @@ def undisturbed(
 
 
 def shared(processes: int) -> list[str]:
-    """The settings that differ with the number of processes: batches have to be shared out evenly."""
+    """Settings that depend on the number of processes: batches must divide evenly."""
     return ["--batch-size", "9"] if processes == 3 else []
 
 
@@ -95,10 +95,10 @@ def test_killed_anywhere(
     undisturbed: Callable[..., Path],
     tmp_path: Path,
 ) -> None:
-    """Killed at random events, steps or operations of saving, until it comes through.
+    """Killed at random steps or save operations until it finishes.
 
-    Two processes add up their gradients in either order alike, three do not. One and two keep an average
-    of the weights, accumulate gradients, augment, and change the mixing as they go.
+    The sum of two processes' gradients does not depend on their order, that of three does. With one and two
+    processes the runs average weights, accumulate gradients, augment, and change the mixing over time.
     """
     rng = random.Random(f"{mix} {processes}")
     output = tmp_path / "run"
@@ -124,7 +124,7 @@ EVENTS = ["half written", "not synced", "not renamed", "renamed", "linked", "rem
 def test_killed_at_every_kind_of_event(
     trainer: Callable[..., Outcome], data: Path, undisturbed: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """One run that is killed at the second event of each kind, in turn; the newest checkpoint is kept."""
+    """One run, killed at the second event of each kind in turn; the newest checkpoint survives."""
     output = tmp_path / "run"
     command = ["--data", data, "--output", output, *SETTINGS, *AGAIN]
     steps = [0]
@@ -148,7 +148,7 @@ def test_signal_saves_the_step(
     undisturbed: Callable[..., Path],
     tmp_path: Path,
 ) -> None:
-    """At step 8, which no checkpoint is due at."""
+    """At step 8, where no checkpoint is due."""
     output = tmp_path / "run"
     command = ["--data", data, "--output", output, *SETTINGS, *AGAIN, "--checkpoint-every", "100"]
     command += trainer_options(device)
@@ -184,7 +184,7 @@ def test_signal_in_the_evaluation(
     undisturbed: Callable[..., Path],
     tmp_path: Path,
 ) -> None:
-    """It is broken off and done after the resumption. With two processes only the second gets the signal."""
+    """It is interrupted, and repeated on resume. With two processes only the second gets the signal."""
     output = tmp_path / "run"
     command = ["--data", data, "--output", output, *SETTINGS, *AGAIN]
     plan = {
@@ -202,7 +202,7 @@ def test_signal_in_the_evaluation(
     assert_same_run(output, undisturbed(processes=processes))
 
 
-# -- What is resumed, and what is refused -----------------------------------------------------------------
+# -- What resumes, and what is refused --------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -237,7 +237,7 @@ def test_damaged_checkpoints_are_passed_over(
 def test_nothing_to_resume(
     copy: Path, data: Path, undisturbed: Callable[..., Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Killed before its first checkpoint was done: what it logged is dropped."""
+    """Killed before its first checkpoint was complete: its log lines are dropped."""
     shutil.rmtree(copy / "checkpoints")
     for name in ("last.pt", "best.pt"):
         (copy / name).unlink()
@@ -271,7 +271,7 @@ def test_another_configuration_is_refused(copy: Path, data: Path, capfd: pytest.
 def test_other_images_are_refused(
     copy: Path, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The same list of images at another place is not another configuration."""
+    """The same list of images in another place counts as the same configuration."""
     moved = Path(shutil.copytree(data, tmp_path / "moved"))
     assert run(moved, "--output", copy, *AGAIN) == 0
     next((moved / "train").rglob("*.png")).unlink()
@@ -282,7 +282,7 @@ def test_other_images_are_refused(
 
 
 def test_more_epochs(copy: Path, data: Path) -> None:
-    """The learning rate goes on along the longer curve."""
+    """The learning rate continues on the longer curve."""
     assert run(data, "--output", copy, *AGAIN, "--epochs", "4") == 0
     lines = without_clock(copy)
     assert [line["step"] for line in lines if line["event"] == "train"] == list(range(1, 21))
@@ -308,7 +308,7 @@ def test_a_checkpoint_by_its_path(
     undisturbed: Callable[..., Path],
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Into a new folder, which gets what came before; not over what came after."""
+    """Into a new folder, with all earlier results; never over later ones."""
     path = copy / "checkpoints" / "step-00000012.pt"
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
     assert run(data, "--resume", path) == 2
@@ -320,7 +320,7 @@ def test_a_checkpoint_by_its_path(
 
 
 def as_version_1(content: dict[str, Any]) -> bytes:
-    """A checkpoint as it was written before they had versions: its layout, and a SHA-256 as its comment."""
+    """A checkpoint from before they had versions: the old layout, and a SHA-256 as the ZIP comment."""
     run, progress = content["run"], content["progress"]
     old = {
         "model": content["model"],
@@ -357,7 +357,7 @@ def test_a_checkpoint_of_version_1(
     content = torch.load(expected / path, weights_only=True)
     assert (content["version"], checkpoints.VERSION) == (4, 4)
     old = as_version_1(content)
-    content["run"]["classes"] = None  # older ones do not name them
+    content["run"]["classes"] = None  # older ones do not hold them
     assert flat(checkpoints.unpack(old)).keys() == flat(content).keys()
     (output / "checkpoints").mkdir(parents=True)
     (output / path).write_bytes(old)
@@ -412,7 +412,7 @@ def test_another_number_of_processes_is_refused(
     assert "--resume needs as many processes as the run began with, 1; got 2" in outcome.said
 
 
-# -- What cannot be written ---------------------------------------------------------------------------------
+# -- Failed writes -----------------------------------------------------------------------------------------
 
 
 def test_full_disk(
@@ -422,7 +422,7 @@ def test_full_disk(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """It ends with one line that says so, and goes on when there is room again."""
+    """The run ends with one line that says so, and resumes when there is space again."""
     write = files.write_synced
 
     def full(path: Path, content: bytes) -> None:

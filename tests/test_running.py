@@ -1,4 +1,4 @@
-"""What runs a mixed pipeline: checkpoints, executors, iterators for PyTorch and JAX, short last batches."""
+"""Around a mixed pipeline: checkpoints, executors, iterators for PyTorch and JAX, short last batches."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def assert_same(ours: Any, theirs: Any) -> None:
 
 
 def halved(batch: int) -> float:
-    """A probability that changes: its source counts on from a checkpoint."""
+    """A probability that changes: its source continues counting from a checkpoint."""
     return 1.0 if batch < 4 else 0.5
 
 
@@ -78,7 +78,7 @@ def test_executors_make_the_same_batches(photos: Path) -> None:
 
 # -- PyTorch -----------------------------------------------------------------------------------------------
 
-# How many images of 24 come in batches of 5, and whether the last batch is short.
+# How many of 24 images come in batches of 5, and whether the last batch is short.
 POLICIES = {
     "partial": (LastBatchPolicy.PARTIAL, [5, 5, 5, 5, 4]),
     "drop": (LastBatchPolicy.DROP, [5, 5, 5, 5]),
@@ -100,9 +100,9 @@ def test_pytorch(photos: Path, policy: str, padded: bool) -> None:
         for batch in batches:
             assert batch["label"].shape == (len(batch["data"]), CLASSES)
             np.testing.assert_allclose(batch["label"].sum(dim=1), 1, rtol=0, atol=1e-6)
-        assert any(((batch["label"] > 0).sum(dim=1) > 1).any() for batch in batches)  # something is mixed
+        assert any(((batch["label"] > 0).sum(dim=1) > 1).any() for batch in batches)  # some are mixed
         if not padded:
-            break  # the next epoch begins with what the last batch took of it
+            break  # the next epoch starts with the images that the last batch took from it
 
 
 def test_pytorch_with_names(photos: Path) -> None:
@@ -114,7 +114,7 @@ def test_pytorch_with_names(photos: Path) -> None:
     assert_same([[batch[name].numpy() for name in names]], [expected])
 
 
-# -- Batches that come short -------------------------------------------------------------------------------
+# -- Short batches -----------------------------------------------------------------------------------------
 
 
 def shrinking() -> Iterator[Any]:
@@ -176,7 +176,7 @@ def test_jax(photos: Path) -> None:
 
     np.testing.assert_allclose(loss(np.zeros((BATCH, CLASSES)), batches[0]["targets"]), np.log(3), rtol=1e-6)
 
-    # It makes the pipeline, too, of a function that returns nodes.
+    # It also makes the pipeline, from a function that returns nodes.
     named = data_iterator(output_map=["images", "targets"], reader_name="Reader")
     batch = next(named(msda.with_mixing(nodes, num_classes=CLASSES))(photos, **STANDARD))
     assert_same([[np.asarray(batch["images"]), np.asarray(batch["targets"])]], expected[:1])

@@ -1,4 +1,4 @@
-"""Signals that ask to stop, in a process of its own."""
+"""Signals that ask to stop, in a separate process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from training.signals import STOP_SIGNALS
 
 ROOT = Path(__file__).resolve().parent.parent
-# Waits as a library does that holds on to a lock of its own: Python runs no handlers meanwhile.
+# Waits like a library that holds its own lock: Python runs no handlers meanwhile.
 HANG = """
 import ctypes
 mutex, libc = ctypes.create_string_buffer(64), ctypes.CDLL(None)
@@ -99,7 +99,7 @@ def test_handlers_come_back() -> None:
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_ignored_signals_stay_ignored(number: signal.Signals) -> None:
-    """nohup ignores SIGHUP, a shell Ctrl-C in what it runs in the background."""
+    """nohup ignores SIGHUP; a shell ignores Ctrl-C in background jobs."""
     program = "import os, signal\nfrom training.signals import StopSignals\n"
     program += f"signal.signal({int(number)}, signal.SIG_IGN)\n"
     program += "with StopSignals() as stop:\n"

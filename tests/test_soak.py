@@ -1,4 +1,4 @@
-"""The soak: a brief one of the trainer, and that it finds what it looks for."""
+"""The soak: a brief run of it, and the faults that it must find."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from training.checkpoints import VERSION, Checkpoints, unpack
 
 
 def test_a_brief_soak() -> None:
-    """Two lives and their undisturbed twin; without the seconds of an import for each."""
+    """Two lives and their undisturbed twin, without seconds of imports for each."""
     command = [sys.executable, "-m", "benchmarks.soak", "--no-save", "--lives", "2", "--cold", "0"]
     command += ["--epochs", "2", "--seconds", "1", "--seed", "1", "--processes", "1"]
     command += ["--disturbances", "checkpoint_cut", "SIGTERM", "stdout_to_head", "disk_full"]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == 0, process.stdout + process.stderr
-    assert "runs 1, lives 3, " in process.stdout  # the last one comes to its end
+    assert "runs 1, lives 3, " in process.stdout  # the last one finishes
     assert "disturbance SIGTERM, times 2" in process.stdout
     assert "faults 0" in process.stdout
 
@@ -53,7 +53,7 @@ LINES = [{"event": "train", "step": step, "loss": 1 / step, "images_per_s": 9.5}
 
 
 def written(folder: Path, steps: int) -> Path:
-    """A run that has come to a step, with a checkpoint at every second one, the first of them the best."""
+    """A run up to a step, with a checkpoint at every second step, the first of them the best."""
     checkpoints = Checkpoints(folder, 3)
     checkpoints.start()
     text = b""
@@ -70,7 +70,7 @@ def written(folder: Path, steps: int) -> Path:
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
-    """A complete run."""
+    """A finished run."""
     return RunFolder(written(tmp_path / "run", 8), written(tmp_path / "calm", 8))
 
 
@@ -117,7 +117,7 @@ def test_what_is_wrong_is_found(plant: Callable[[Path], object], words: str, run
 
 @pytest.mark.parametrize("cut", [True, False])
 def test_its_own_damage_is_no_fault(cut: bool, run: RunFolder) -> None:
-    """The checkpoint before is the one to continue from; a byte that nobody reads changes nothing."""
+    """The run resumes from the checkpoint before; a byte that is never read changes nothing."""
     rng = random.Random(0)
     while run.step() == 8:
         assert run.damage(rng, cut=cut) is None
@@ -127,7 +127,7 @@ def test_its_own_damage_is_no_fault(cut: bool, run: RunFolder) -> None:
 
 
 def test_its_own_cut_of_the_metrics_is_no_fault(run: RunFolder) -> None:
-    """But the line before is missed, and so is the last one while a checkpoint before it is there."""
+    """But it is a fault if a line before that cut is missing too."""
     run.cut_metrics(random.Random(0))
     assert [line["step"] for line in run.lost_lines] == [8]
     assert run.faults(torn=True) == []

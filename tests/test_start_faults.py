@@ -1,6 +1,6 @@
-"""What a run cannot begin with: one line that says what, the documented exit status, and no file left.
+"""Faults that keep a run from starting: one line that says why, the documented exit status, no file left.
 
-And what it can begin with all the same.
+And oddities that do not.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from training.trial import try_model
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """A command that cannot be carried out.
+    """A command that must fail.
 
     Attributes
     ----------
     name : str
         What is wrong.
     given : tuple of str
-        Options, beside those of a good run; {root} stands for an empty folder.
+        Options added to those of a good run; {root} is replaced by an empty folder.
     line : str
-        A regular expression that the one line on standard error matches; {root} likewise.
+        Regular expression for the one line on standard error; {root} as above.
     prepare : str
-        A command of the shell that is run in {root} before.
+        Shell command to run in {root} first.
     """
 
     name: str
@@ -159,7 +159,7 @@ FAULTS = [
         line=r"\[Errno 2\] No such file or directory: '{root}/record'",
     ),
 ]
-# What is larger than any machine. All other options refuse such a number, or do no harm with it.
+# Larger than any machine. All other options refuse such a number, or it does no harm.
 LARGE = {
     "image_size": "--image-size must be smaller: the loader takes at least .* GiB per image, .*",
     "val_image_size": "--val-image-size must be smaller: the loader takes at least .* GiB per image, .*",
@@ -167,7 +167,7 @@ LARGE = {
     "workers": r"--workers must be at most \d+ here; got 10{9}",
     "rand_augment": "--rand-augment must be two numbers 1 <= n <= 16 and .*; got .*",
 }
-# What only the model knows. SMALL has 8 images of 32 pixels a step.
+# Only the model knows these. SMALL has 8 images of 32 pixels per step.
 SHAPES = [
     Fault(
         name="a model of another size",
@@ -200,7 +200,7 @@ SHAPES = [
 
 @pytest.fixture
 def root() -> Iterator[Path]:
-    """A folder for results. Permissions count in it, also where the tests run as root."""
+    """A folder for results in which permissions hold, even if the tests run as root."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o777)
         yield Path(name)
@@ -208,7 +208,7 @@ def root() -> Iterator[Path]:
 
 @pytest.fixture
 def no_root() -> Iterator[None]:
-    """Run as a user whom permissions keep out."""
+    """Run as a user bound by permissions."""
     before = os.geteuid()
     if before == 0:
         os.seteuid(65534)
@@ -217,7 +217,7 @@ def no_root() -> Iterator[None]:
 
 
 def files_in(root: Path) -> dict[str, tuple[int, bytes] | None]:
-    """What is below a folder; of files when they were changed, and what is in them."""
+    """Everything below a folder; for files their modification time and content."""
     return {
         str(path): (path.stat().st_mtime_ns, path.read_bytes()) if path.is_file() else None
         for path in root.rglob("*")
@@ -239,7 +239,7 @@ def assert_refused(fault: Fault, photos: Path, root: Path, capsys: pytest.Captur
 def test_refused(
     fault: Fault, photos: Path, root: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With status 2, and nothing is written."""
+    """With exit status 2; nothing is written."""
     subprocess.run(fault.prepare, shell=True, cwd=root, check=True, umask=0o022)
     request.getfixturevalue("no_root")
     assert_refused(fault, photos, root, capsys)
@@ -261,7 +261,7 @@ def numbers_in(option: Option) -> int:
 
 @pytest.mark.parametrize("option", [*filter(numbers_in, options())], ids=lambda option: option.name)
 def test_too_large(option: Option, photos: Path) -> None:
-    """No number ends the process, or keeps it busy for ever: it is refused, or does no harm."""
+    """No number crashes the process or hangs it: it is refused, or does no harm."""
     given = [f"--{option.name.replace('_', '-')}", *["1000000000"] * numbers_in(option)]
     try:
         resolve(train_imagenet.settings_of(["--data", str(photos), *SMALL, *given]))
@@ -272,7 +272,7 @@ def test_too_large(option: Option, photos: Path) -> None:
 
 
 def test_a_model_without_memory(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The loader needs two thirds of what there is, and the model several times as much."""
+    """The loader needs two thirds of the memory, the model several times as much."""
     free = free_memory()
     assert free is not None
     fault = Fault(
@@ -314,7 +314,7 @@ def test_an_evaluation_is_refused(photos: Path, tmp_path: Path, capsys: pytest.C
 def test_the_run_without_data_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Which is measured before its model is made."""
+    """Although its speed is measured before its model is built."""
     make_demo_dataset(tmp_path / "demo", train_per_class=4, val_per_class=1)
     monkeypatch.setattr("training.demo.make_demo_dataset", lambda folder, workers: folder)
     monkeypatch.chdir(tmp_path)
@@ -326,7 +326,7 @@ def test_the_run_without_data_is_refused(
 
 @pytest.mark.parametrize("arch", ["shufflenet_v2_x0_5", "densenet121"])
 def test_a_trial_changes_nothing(arch: str) -> None:
-    """Weights, statistics, gradients and the mode are those of before."""
+    """Weights, statistics, gradients and mode are the same as before."""
     model = build_model(arch, 3)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     try_model(model, resolve(Config(device="cpu", image_size=32, arch=arch)), torch.device("cpu"), Ranks())
@@ -335,7 +335,7 @@ def test_a_trial_changes_nothing(arch: str) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-# -- The home folder ---------------------------------------------------------------------------------------
+# -- Home folder -------------------------------------------------------------------------------------------
 
 
 PATHS = [option.name for option in options() if Path in getattr(option.kind, "__args__", (option.kind,))]
@@ -343,7 +343,7 @@ PATHS = [option.name for option in options() if Path in getattr(option.kind, "__
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's folder."""
+    """The user's home folder."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
     return tmp_path / "home"
@@ -351,7 +351,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("name", [*(name for name in PATHS if name != "from_config"), "resume"])
 def test_home(name: str, home: Path) -> None:
-    """``--output=~/x`` reaches the trainer as it is."""
+    """The shell does not expand ``--output=~/x``: the trainer must."""
     assert {"data", "output", "init_weights", "class_names", "demo_data"} < set(PATHS)
     for given, expected in (
         ("~/x", home / "x"),
@@ -375,7 +375,7 @@ def test_home_of_the_other_programs(home: Path, coded: Path, capsys: pytest.Capt
 
 
 def test_home_of_what_is_read_first(home: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """For the settings in it."""
+    """Also for files read first, for the settings in them."""
     assert train_imagenet.main(["--from-config=~/config.json"]) == 2
     assert f"No such file or directory: '{home}/config.json'" in capsys.readouterr().err
     (home / "weights.pt").write_text("nothing")

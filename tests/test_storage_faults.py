@@ -1,7 +1,7 @@
-"""Storage that goes away, for a while and for good, under images and output: what the trainer does about it.
+"""Storage of images and output that goes away, for a while or for good, and how the trainer reacts.
 
 The faults are real: folders are renamed, disks (tmpfs) are full, and a library that is loaded before the C
-library lets system calls fail (`storage_shim.c`).
+library makes system calls fail (`storage_shim.c`).
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from tests.image_sets import photo, write_split
 from tests.trainer_process import Outcome, Trainer
 from tests.training_runs import assert_same_run
 
-# 43 images in batches of 8 are five steps an epoch, and leave three images over.
+# 43 images in batches of 8: five steps per epoch, three images left over.
 SETTINGS = ["--image-size", "32", "--batch-size", "8", "--epochs", "12", "--mix", "gmix", "--lr", "0.01"]
 SETTINGS += ["--warmup-epochs", "1", "--amp", "none", "--device", "cpu", "--workers", "1", "--log-every", "1"]
 SETTINGS += ["--checkpoint-every", "3", "--ema-decay", "0.9", "--resume", "auto"]
 SHORT = ["--storage-patience", "0.7"]
-# A command that runs `back` when the trainer has said that it waits; what it prints is on its standard error.
+# A command that runs `back` once the trainer says on its standard error that it waits.
 LATER = """
 n=$(wc -c < /proc/self/fd/2)
 (for i in $(seq 300); do
@@ -53,13 +53,13 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def data(original: Path, tmp_path: Path) -> Path:
-    """A copy, whose folders may be taken away."""
+    """A copy, whose folders may disappear."""
     return Path(shutil.copytree(original, tmp_path / "data"))
 
 
 @pytest.fixture(scope="module")
 def shimmed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainer]:
-    """A trainer whose system calls fail as the file $SHIM_RULES says, one for each process."""
+    """A trainer whose system calls fail by the rules in the file $SHIM_RULES, one file per process."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("needs a C compiler")
@@ -76,7 +76,7 @@ def shimmed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainer]:
 def undisturbed(
     trainer: Trainer, original: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[int], Path]:
-    """The output folder of a run that nothing happens to, by its number of processes."""
+    """Output folder of a run without faults, by number of processes."""
     found: dict[int, Path] = {}
 
     def make(processes: int) -> Path:
@@ -92,17 +92,17 @@ def undisturbed(
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """What happens to the storage, and what the run says about it.
+    """A fault of the storage, and what the run prints about it.
 
     Attributes
     ----------
     name : str
     away, back : str
-        A command of the shell, with {data} and {output}, and one that undoes it.
+        A shell command, with {data} and {output}, and one that undoes it.
     words : tuple of str
-        In the lines on the screen.
+        Expected on the screen.
     rank : int
-        Where it happens.
+        Process in which it happens.
     event : str
         When it happens: after a step, or before an evaluation.
     """
@@ -116,7 +116,7 @@ class Fault:
 
 
 def moved(name: str, folder: str, **more: Any) -> Fault:
-    """A folder has another name; `then` is left under its own."""
+    """A folder is renamed; `then` is put in its place."""
     then = more.pop("then", "true")
     away = f"mv {folder} {folder}-gone && {then}"
     back = f"rm -rf {folder}; mv {folder}-gone {folder}"
@@ -124,7 +124,7 @@ def moved(name: str, folder: str, **more: Any) -> Fault:
 
 
 def refused(name: str, what: str, error: int, path: str, words: str, **more: Any) -> Fault:
-    """Calls of one kind fail below a path."""
+    """System calls of one kind fail below a path."""
     away = f'echo "{what} {error} {path}" > $SHIM_RULES'
     return Fault(name=name, away=away, back="rm -f $SHIM_RULES", words=(words, path), **more)
 
@@ -160,7 +160,7 @@ CASES = {"renamed": (MOVED, 1), "refused": (REFUSED, 1), "two processes": (OF_TW
 
 
 class Runs:
-    """Runs of the trainer that faults happen to."""
+    """Runs of the trainer with faults."""
 
     def __init__(
         self, faults: list[Fault], processes: int, trainer: Trainer, data: Path, output: Path
@@ -175,7 +175,7 @@ class Runs:
         return text.format(data=self.data, output=self.output)
 
     def plan(self, fault: Fault, number: int, *, back: bool) -> dict[str, Any]:
-        """The fault at an event, undone when the run waits for it to be."""
+        """The fault at an event; `back` undoes it once the run waits."""
         command = self.text(fault.away)
         if back:
             command += LATER.replace("{back}", self.text(fault.back))
@@ -194,7 +194,7 @@ class Runs:
         subprocess.run(self.text(fault.back), shell=True, check=True, env=environment)
 
     def step(self) -> int:
-        """That of last.pt; after a look at all files, which are whole, and none says that an image is bad."""
+        """The step of last.pt, after checking that all files are whole and no image was quarantined."""
         found = [path for path in self.output.rglob("*") if path.is_file()]
         assert not [path for path in found if "tmp" in path.name or path.name == "quarantine.jsonl"]
         steps = {
@@ -214,9 +214,9 @@ def runs(request: pytest.FixtureRequest, trainer: Trainer, data: Path, tmp_path:
 
 @pytest.mark.parametrize("runs", CASES, indirect=True)
 def test_back_after_a_while(runs: Runs, undisturbed: Callable[[int], Path]) -> None:
-    """One fault after the other: the run waits, says so, and is the run that nothing happened to."""
-    # After steps with lines in metrics.jsonl that no checkpoint (every third step) knows yet. What an
-    # evaluation reads was read ahead, in the one before: that error comes with the last of twelve.
+    """One fault after another: the run waits, says so, and ends like the run without faults."""
+    # After steps whose lines in metrics.jsonl are not in a checkpoint yet (every third step). An evaluation
+    # reads ahead for the next one: that error comes with the last of twelve.
     numbers = {"step": itertools.count(5, 6), "evaluation": itertools.count(11)}
     plan = [runs.plan(fault, next(numbers[fault.event]), back=True) for fault in runs.faults]
     outcome = runs.run("--storage-patience", 60, plan=plan)
@@ -231,9 +231,9 @@ def test_back_after_a_while(runs: Runs, undisturbed: Callable[[int], Path]) -> N
 
 @pytest.mark.parametrize("runs", CASES, indirect=True)
 def test_gone(runs: Runs, undisturbed: Callable[[int], Path]) -> None:
-    """The run is saved as far as it can be, ends with its own status, and continues as after a kill."""
+    """The run saves what it can, ends with its own exit status, and resumes as after a kill."""
     steps = [0]
-    for fault in runs.faults[:5]:  # every start takes a second
+    for fault in runs.faults[:5]:  # each start takes a second
         number = 1 if fault.event == "evaluation" else 3
         outcome = runs.run(*SHORT, plan=runs.plan(fault, number, back=False))
         assert outcome.statuses == [os.EX_TEMPFAIL] * runs.processes, (fault.name, outcome.said)
@@ -251,7 +251,7 @@ def test_gone(runs: Runs, undisturbed: Callable[[int], Path]) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, with a megabyte."""
+    """A separate file system of one megabyte."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk)]
@@ -293,7 +293,7 @@ def test_full_disk_at_the_start(
     data: Path,
     undisturbed: Callable[[int], Path],
 ) -> None:
-    """It is waited for, whatever is written first: no wrong command."""
+    """The run waits, whatever it writes first: the command is not wrong."""
     runs = Runs([], 1, trainer, data, small_disk / "run")
     if resumed:
         stop = {"event": "step", "number": 7, "do": [int(signal.SIGTERM)]}
@@ -315,7 +315,7 @@ def test_full_disk_at_the_start(
 
 
 def test_disk_full_for_a_log(shimmed: Trainer, data: Path, tmp_path: Path) -> None:
-    """One error, which names the checkpoint that is left: after step 3, with three lines in metrics.jsonl."""
+    """One error with the newest checkpoint: after step 3, with three lines in metrics.jsonl."""
     rules, output = shimmed.environment["SHIM_RULES"], tmp_path / "run"
     for name in ("metrics.jsonl", "events"):
         runs = Runs([], 1, shimmed, data, output)
@@ -332,7 +332,7 @@ def test_disk_full_for_a_log(shimmed: Trainer, data: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("split", "bad", "limit", "status"),
     [
-        ("train", 10, 0.01, 0),  # few, whatever share that is
+        ("train", 10, 0.01, 0),  # few files are fine, whatever their share
         ("train", 11, 0.5, 0),
         ("train", 11, 0.01, 1),
         ("val", 11, 0.01, 1),
@@ -342,7 +342,7 @@ def test_disk_full_for_a_log(shimmed: Trainer, data: Path, tmp_path: Path) -> No
 def test_many_bad_files(
     split: str, bad: int, limit: float, status: int, trainer: Trainer, data: Path, tmp_path: Path
 ) -> None:
-    """They end the run, as it was after the last step, and the message says what to do."""
+    """They end the run with the state of the last step, and the message says what to do."""
     for path in sorted((data / split).rglob("*.*"))[:bad]:
         path.write_bytes(KINDS["wrong checksum.png"].data)
     runs = Runs([], 1, trainer, data, tmp_path / "run")
@@ -363,7 +363,7 @@ def test_many_bad_files(
     ids=["images that stay away", "output that is back"],
 )
 def test_a_signal_ends_the_wait(folder: str, back: str, trainer: Trainer, data: Path, tmp_path: Path) -> None:
-    """The step before is saved, with the status of the signal; also if the run has not seen what is back."""
+    """The last step is saved, with the signal's exit status; also before it notices that storage is back."""
     runs = Runs([], 1, trainer, data, tmp_path / "run")
     stop = LATER.replace("{back}", f"{runs.text(back)}; kill $PPID").replace("(for", "PPID=$PPID; (for")
     stop = stop.replace("retrying in", "retrying in 2.0")
@@ -399,7 +399,7 @@ def test_evaluation_only(
 
 @pytest.mark.parametrize("unreadable", [10, 11])
 def test_check(unreadable: int, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Some files that cannot be read are in the report; many are no fault of theirs, and there is none."""
+    """A few unreadable files are reported; if there are many, storage is at fault: no report is written."""
     paths = sorted((data / "train").rglob("*.*"))[:unreadable]
     contents = [path.read_bytes() for path in paths]
     for path in paths:

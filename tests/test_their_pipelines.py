@@ -1,7 +1,7 @@
 """One line around pipelines written the way public projects write them.
 
-Each of them is built twice with one seed, as it is and mixed. The mixed images and targets are compared with
-NumPy, given the outputs of the other one; all other outputs have to be the same.
+Each is built twice with one seed, without and with mixing. The mixed images and targets are compared with
+NumPy's mix of the unmixed outputs; all other outputs must be the same.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STD = [0.229 * 255, 0.224 * 255, 0.225 * 255]
 
 
 def run(pipeline: Any, batches: int = 3) -> list[list[Any]]:
-    """Batches of a pipeline; what cannot be stacked as a list."""
+    """Batches of a pipeline; outputs that cannot be stacked become lists."""
     found = []
     for _ in range(batches):
         found.append(
@@ -56,7 +56,7 @@ def assert_mixed(
     method: str = "hmix",
     num_classes: int = CLASSES,
 ) -> None:
-    """Two pipelines of one seed: the second one mixes the outputs of the first, and changes nothing else."""
+    """Two pipelines with one seed: the second mixes the outputs of the first, and changes nothing else."""
     for batch, found in zip(run(plain), run(mixed), strict=True):
         assert len(found) == len(batch)
         ids = np.asarray(batch[labels]).reshape(BATCH).astype(int)
@@ -224,7 +224,7 @@ class RecordPipe(Pipeline):
 
 
 class OutputsPipe(Pipeline):
-    """A class that sets its outputs as it is made."""
+    """A class that sets its outputs in its constructor."""
 
     def __init__(self, rec, idx, *args, **kwargs):  # type: ignore[no-untyped-def]
         size = kwargs.pop("size")
@@ -276,7 +276,7 @@ def test_records_with_labels_that_are_no_class_ids(tmp_path: Path) -> None:
     assert msda.explain(caught.value) == "msda.with_mixing: labels must be whole numbers, the class ids"
 
 
-# -- COCO: boxes, a class for each of them, numbers of the images ------------------------------------------
+# -- COCO: boxes, a class for each box, image ids ----------------------------------------------------------
 
 
 @pipeline_def
@@ -370,7 +370,7 @@ def test_parallel_external_source(method: str) -> None:
 
 
 def loaded(data_dir: str, size: int = SIDE) -> Any:
-    """Not a pipeline: it returns nodes, and is called in one."""
+    """Not a pipeline: called in one, it returns nodes."""
     jpegs, labels = fn.readers.file(file_root=data_dir, random_shuffle=True, name="Reader")
     images = fn.resize(fn.decoders.image(jpegs, device="cpu"), size=[size, size])
     if fn.random.coin_flip(probability=0.5, dtype=types.BOOL):
@@ -467,7 +467,7 @@ ON_GPU: dict[str, Callable[[str], Any]] = {
 
 @pytest.mark.parametrize("pipeline", ON_GPU)
 def test_the_graph_fits_a_gpu(pipeline: str, photos: Path) -> None:
-    """Every operator and input is where it may be, and so are the results."""
+    """Every operator, input and result is on a device where it may be."""
     outputs = outputs_of(ON_GPU[pipeline](str(photos / "train")))
     assert len(outputs) == 2
     assert problems(outputs) == []

@@ -37,7 +37,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(data: Path, output: Path, *extra: str) -> list[dict[str, Any]]:
-    """Run the trainer; the lines of metrics.jsonl."""
+    """Run the trainer; return the lines of metrics.jsonl."""
     return training_runs.train(data, output, "--log-every", "2", *extra)
 
 
@@ -48,7 +48,7 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, lis
 
 
 def test_from_config(trainer: Trainer, photos: Path, tmp_path: Path) -> None:
-    """A run is repeated by what it wrote, to the bit; its own output and --resume do not count."""
+    """A run's config.json repeats it bit for bit; its --output and --resume do not carry over."""
     first, second = tmp_path / "first", tmp_path / "second"
     given = ["--data", photos, *SMALL, "--output", first, "--resume", "auto"]
     given += ["--mix", "stochastic", "--mix-cutmix-alpha", 0.3, "--ema-decay", 0.5, "--seed", 3]
@@ -64,7 +64,7 @@ def test_from_config(trainer: Trainer, photos: Path, tmp_path: Path) -> None:
 
 
 def test_metrics(run: tuple[Path, list[dict[str, Any]]]) -> None:
-    """Five steps an epoch: lines at steps 2, 4, 6, 8 and the last, and an evaluation after each epoch."""
+    """Five steps per epoch: lines at steps 2, 4, 6, 8 and the last, and an evaluation after each epoch."""
     lines = run[1]
     assert [(line["event"], line["step"]) for line in lines] == [
         ("train", 2), ("train", 4), ("eval", 5), ("train", 6), ("train", 8), ("train", 10), ("eval", 10),
@@ -114,7 +114,7 @@ def test_files(run: tuple[Path, list[dict[str, Any]]]) -> None:
 
 
 def test_checkpoints_hold_what_was_measured(run: tuple[Path, list[dict[str, Any]]], data: Path) -> None:
-    """The weights of last.pt and best.pt give the accuracies that metrics.jsonl states."""
+    """The weights in last.pt and best.pt reach the accuracies in metrics.jsonl."""
     evals = [line for line in run[1] if line["event"] == "eval"]
     best = max(evals, key=lambda line: line["top1"])
     for name, line in (("last.pt", evals[-1]), ("best.pt", best)):
@@ -151,7 +151,7 @@ def test_every_method_trains(mix: str, data: Path, tmp_path: Path) -> None:
 @on_each_device
 def test_bf16_and_other_architecture(device: str, data: Path, tmp_path: Path) -> None:
     other = ["--amp", "bf16", "--arch", "mobilenet_v3_small", "--max-steps", "2"]
-    # Not with --deterministic, which this process would keep.
+    # Without --deterministic, which would stay on in this process.
     lines = train(data, tmp_path / "run", *other, *trainer_options(device)[:2])
     assert math.isfinite(lines[-1]["loss"])
 
@@ -159,7 +159,7 @@ def test_bf16_and_other_architecture(device: str, data: Path, tmp_path: Path) ->
 def test_without_data_it_makes_its_own(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The settings are those of the demo run, and it says what it does and how to do otherwise."""
+    """It uses the demo settings, and says what it does and how to change that."""
     asked: list[Path] = []
 
     def make(root: Path, **_: Any) -> Path:

@@ -1,4 +1,4 @@
-"""The trainer's options, each against what it should do to the training."""
+"""The trainer's options, each against its expected effect on the training."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from training.model import Average, build_model, build_schedule, checkpoint_acti
 from training.optimization import Optimization
 from training.optimizers import parameter_groups
 
-# -- Average of the weights ---------------------------------------------------------------------------------
+# -- Weight averaging ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("plain_model")
 def test_ema(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The average is that of the weights after each step, and is evaluated."""
+    """The weights are averaged after each step, and the average is evaluated."""
     after: list[dict[str, Tensor]] = []
     step = Learner.train_step
 
@@ -65,7 +65,7 @@ def test_ema(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("decay", [0.9, 0.3])
 def test_ema_with_a_warm_up(decay: float) -> None:
-    """Against NumPy: the first step is copied, then at most (1 + step) / (10 + step) of the average stays."""
+    """Against NumPy: the first step is copied, then the decay is at most (1 + step) / (10 + step)."""
     rng = np.random.default_rng(0)
     model = nn.BatchNorm1d(4)
     average = Average(model, decay, warmup=True)
@@ -84,11 +84,11 @@ def test_ema_with_a_warm_up(decay: float) -> None:
         for name in ("weight", "running_mean"):
             np.testing.assert_allclose(averages[name].numpy(), expected, rtol=1e-5, atol=1e-6)
     assert (decays[1], decays[-1]) == (0.25, decay)
-    assert decays.index(decay) == {0.9: 79, 0.3: 2}[decay]  # where it has warmed up
+    assert decays.index(decay) == {0.9: 79, 0.3: 2}[decay]  # where the warm-up ends
 
 
 def test_ema_of_a_run_warms_up_and_is_resumed(trainer: Trainer, photos: Path, tmp_path: Path) -> None:
-    """The average of a run is that of its weights by the formula, stopped and resumed or not."""
+    """The average follows the formula, with or without a stop and a resume."""
     command = ["--data", photos, *SMALL, "--ema-decay", 0.9, "--ema-warmup", "--checkpoint-every", 1]
     command += ["--keep", 9, "--resume", "auto", "--output"]
     assert trainer.run(*command, tmp_path / "whole", model="restless").statuses == [0]
@@ -116,11 +116,11 @@ def test_ema_chooses_the_best(photos: Path, tmp_path: Path) -> None:
     best = torch.load(tmp_path / "run" / "best.pt", weights_only=True)["progress"]
     averages = [line["ema_top1"] for line in evaluations]
     assert round(best["best"]["top1"], 4) == averages[best["epoch"]] == max(averages)
-    assert max(averages) != max(line["top1"] for line in evaluations)  # or this would show nothing
+    assert max(averages) != max(line["top1"] for line in evaluations)  # or this would prove nothing
 
 
 def test_ema_of_batch_statistics(photos: Path, tmp_path: Path) -> None:
-    """The running statistics are averaged too: with decay 0 both models are one."""
+    """The running statistics are averaged too: with decay 0 both models are the same."""
     found = train(photos, tmp_path / "run", "--ema-decay", 0.0, "--max-steps", 3)
     saved = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
     assert any("running_mean" in name for name in saved["ema"])
@@ -137,7 +137,7 @@ def test_ema_of_batch_statistics(photos: Path, tmp_path: Path) -> None:
 def test_accumulation_is_one_large_step(
     processes: int, accumulate: int, trainer: Trainer, tmp_path: Path
 ) -> None:
-    """The same losses in float32 as all at once: all images are in every step, nothing in it is random."""
+    """The same losses in float32 as with one batch: every step has all images, and nothing is random."""
     data = tmp_path / "data"
     for split, counts in (("train", (12, 7, 5)), ("val", VAL_COUNTS)):
         write_split(data / split, counts, plain)
@@ -158,7 +158,7 @@ def test_accumulation_is_one_large_step(
 
 @pytest.mark.usefixtures("plain_model")
 def test_what_does_not_fill_a_step_is_left_out(photos: Path, tmp_path: Path) -> None:
-    """24 images in batches of 2 times 5: two steps an epoch, and the next begins with its first images."""
+    """24 images in batches of 2 times 5: two steps per epoch, and the next starts with its first images."""
     found = train(photos, tmp_path / "run", "--batch-size", 10, "--accumulate", 5, "--epochs", 3)
     assert [line.get("step") for line in found if line["event"] == "train"] == list(range(1, 7))
     saved = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
@@ -167,7 +167,7 @@ def test_what_does_not_fill_a_step_is_left_out(photos: Path, tmp_path: Path) -> 
 
 @pytest.mark.usefixtures("plain_model")
 def test_clipping(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without momentum and decay a step is as long as lr times the norm, which is at most the limit."""
+    """Without momentum and decay, a step's length is lr times the norm, which is at most the limit."""
     lengths: dict[str, list[float]] = {"clipped": [], "free": []}
     kind = ""
     step = Learner.train_step
@@ -195,7 +195,7 @@ def test_bce_is_the_mean_of_the_classes(photos: Path, tmp_path: Path) -> None:
     loss = LOSSES["bce"](torch.tensor(logits), torch.tensor(targets))
     assert float(loss) == pytest.approx(expected, rel=1e-9)
     found = [train(photos, tmp_path / kind, "--loss", kind, "--max-steps", 2) for kind in ("bce", "ce")]
-    # Of random weights: about log 2 for each class, log 3 for the classes together.
+    # With random weights: about log 2 per class, log 3 for the classes together.
     assert losses(found[0])[0] < losses(found[1])[0]
 
 
@@ -238,7 +238,7 @@ def test_decay_of_everything() -> None:
 
 
 def mixed_samples(config: Config, photos: Path, batches: int, bad: int | None = None) -> list[int]:
-    """How many samples of each step's batches have a label that is not 0 or 1."""
+    """Number of mixed samples per batch: those with a label strictly between 0 and 1."""
     listing = check_dataset(photos)[0]
     if bad is not None:
         listing = listing.without([bad])
@@ -254,8 +254,8 @@ def mixed_samples(config: Config, photos: Path, batches: int, bad: int | None = 
 @pytest.mark.parametrize("per_class", [8, 9])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_mixing_ends_with_the_epoch(accumulate: int, per_class: int, tmp_path: Path) -> None:
-    """The last batch before --mix-off-epoch is mixed, the first one after it is not: 24 images,
-    which fill three batches of eight, or 27, which leave some over that are read but not used."""
+    """The last batch before --mix-off-epoch is mixed, the first one after it is not: with 24 images,
+    which fill three batches of eight, and with 27, of which some are read but not used."""
     data = tmp_path / "data"
     for split in ("train", "val"):
         write_split(data / split, 3 * (per_class,), plain)
@@ -278,7 +278,7 @@ def test_mixing_ends_with_the_epoch(accumulate: int, per_class: int, tmp_path: P
 
 
 def test_ramps_come_from_the_settings(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over 1.5 epochs of 3 batches: the values of the first batch, of the middle and of the end."""
+    """Over 1.5 epochs of 3 batches: the values at the first batch, in the middle and at the end."""
     config = Config(
         data=photos,
         batch_size=8,
@@ -330,7 +330,7 @@ def test_augmented_runs_repeat(photos: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v3_small", "densenet121"])
 def test_grad_checkpointing_changes_nothing(arch: str) -> None:
-    """Gradients and BatchNorm's statistics, with dropout, over two passes; fewer activations are kept."""
+    """Same gradients and BatchNorm statistics over two passes, with dropout; fewer activations are kept."""
     found = []
     for checkpointing in (False, True):
         torch.manual_seed(1)
@@ -385,13 +385,13 @@ def test_grad_checkpointing_run(photos: Path, tmp_path: Path, capsys: pytest.Cap
 def test_compile(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The compiled model trains to the same losses; checkpoints have the names of the plain one.
 
-    Traced forward and backward, without the C++ compiler that the last step of it takes half a minute in.
+    Traced forward and backward, but without the C++ compiler, which would take half a minute.
     """
     compiled: list[nn.Module] = []
     compile_ = torch.compile
 
     def noting(code: Any) -> Any:
-        if isinstance(code, nn.Module):  # not the line that is tried
+        if isinstance(code, nn.Module):  # not the one-line trial
             compiled.append(code)
         return compile_(code, backend="aot_eager")
 
@@ -422,11 +422,11 @@ def test_deterministic(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert seen == [(True, False), (False, True)]
 
 
-# -- Named runs, and what goes together ---------------------------------------------------------------------
+# -- Named runs and combinations ---------------------------------------------------------------------------
 
 
 def test_named_runs() -> None:
-    """The paper's Table 3, by the numbers of its section 5."""
+    """The paper's Table 3, with the numbers of its section 5."""
     found = {name: named_run(name) for name in names()}
     assert sorted(found) == sorted(
         f"imagenet_{mix}" for mix in ("none", "mixup", "cutmix", "stochastic", "hmix", "gmix")
@@ -446,7 +446,7 @@ def test_named_runs() -> None:
 def test_a_named_run_from_the_command_line(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its settings are defaults: options override them, wherever they stand."""
+    """Its settings are defaults: options override them, in any position."""
     small = ["--arch", "shufflenet_v2_x0_5", "--image-size", "32", "--batch-size", "8", "--device", "cpu"]
     small += ["--amp", "none", "--data", str(photos), "--output", str(tmp_path / "run"), "--max-steps", "1"]
     given = ["--mix", "gmix", "--config", "imagenet_hmix", "--color-jitter", "0.1"]
@@ -521,7 +521,7 @@ def test_bad_setting(name: str, photos: Path, tmp_path: Path, capsys: pytest.Cap
 def test_processes_compare_what_they_were_given(
     trainer: Trainer, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two machines with different images: refused, by name, in all processes."""
+    """Two machines with different images: every process refuses, and names the difference."""
     other = Path(shutil.copytree(photos, tmp_path / "other"))
     next((other / "train").rglob("*.png")).rename(other / "train" / "ant" / "another.png")
     command = ["--output", tmp_path / "run", *SMALL]
@@ -533,7 +533,7 @@ def test_processes_compare_what_they_were_given(
     assert (
         "--lr must be the same in all processes; got 0.01 in process 0 and 0.3 in process 1" in outcome.said
     )
-    # What may change when a run goes on, but decides when all of them meet.
+    # May change when a run resumes, but decides when the processes synchronise.
     outcome = trainer.run("--data", photos, *command, processes=2, of_last_rank=["--max-steps", "1"])
     assert outcome.statuses == [2, 2], outcome.said
     assert "--max-steps must be the same in all processes; got None in process 0 and 1" in outcome.said

@@ -1,4 +1,4 @@
-"""Weights from files, to begin with or to be evaluated."""
+"""Weights from files, as initial weights or for evaluation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests import training_runs
 from tests.image_sets import plain, write_split
 from tests.training_runs import lines
 
-# Its layers have the names that the errors below show.
+# The errors below show the names of its layers.
 ARCH = ["--arch", "resnet18"]
 SMALL = [*training_runs.SMALL, *ARCH]
 
@@ -36,7 +36,7 @@ def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def evaluate(photos: Path, weights: Path, *extra: object) -> None:
-    """Let --eval-only print its numbers."""
+    """Run --eval-only, which prints its numbers."""
     arguments = [
         "--data",
         str(photos),
@@ -62,7 +62,7 @@ def test_eval_only(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of a checkpoint: the averaged weights, and the numbers of its run; nothing is written."""
+    """For a checkpoint: the averaged weights give the numbers of its run; nothing is written."""
     monkeypatch.chdir(tmp_path)
     last = lines(trained)[-1]
     val_alone = tmp_path / "val alone"
@@ -84,7 +84,7 @@ def test_eval_only(
 def test_eval_only_counts_what_it_evaluated(
     photos: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A file that cannot be decoded is named, and not among the images that the numbers are of."""
+    """A file that cannot be decoded is reported, and not counted in the numbers."""
     data = Path(shutil.copytree(photos, tmp_path / "data"))
     bad = sorted((data / "val").rglob("*.JPEG"))[0]
     bad.write_bytes(b"no image")
@@ -97,7 +97,7 @@ def test_eval_only_counts_what_it_evaluated(
 def test_init_weights(
     photos: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A run begins with them; with other classes, on request, all but the classifier."""
+    """A run starts from them; with other classes, on request, from all except the classifier."""
     extra = ["--lr", 0, "--weight-decay", 0, "--max-steps", 1, "--init-weights", trained / "best.pt"]
     train(photos, tmp_path / "same", *extra)
     wanted = torch.load(trained / "best.pt", weights_only=True)["ema"]

@@ -1,7 +1,7 @@
-"""Classes and checkpoints as users have them: which weights are taken, which are refused, in what words.
+"""Classes and checkpoints as users have them: which weights are accepted or refused, and the messages.
 
-The weights here answer every image with the same ranking of classes, so that the accuracy tells which copy
-of the weights was taken, and which class each of its outputs was taken for.
+The weights here rank the classes the same way for every image, so that the accuracy shows which copy of the
+weights was used, and which class each output was taken for.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from training.weights import load_weights
 
 @pytest.fixture(autouse=True)
 def small_model(monkeypatch: pytest.MonkeyPatch, plain_model: None) -> None:
-    """The evaluation takes the small model as well."""
+    """Use the small model for the evaluation too."""
     monkeypatch.setattr("training.commands.build_model", plain_classifier)
 
 
 def evaluate(
     data: Path, weights: Path, *extra: object, capsys: pytest.CaptureFixture[str]
 ) -> tuple[int, str, str]:
-    """Exit status and lines of --eval-only."""
+    """Run --eval-only; return its exit status and lines."""
     before = set(Path.cwd().iterdir())
     arguments = ["--data", data, *SMALL, "--eval-only", "--init-weights", weights, "--image-size", 16, *extra]
     status = train_imagenet.main([str(argument) for argument in arguments])
@@ -54,7 +54,7 @@ def top1(said: str) -> float:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the weights are, and the working directory, in which nothing else may appear."""
+    """The folder of the weights, also the working directory; nothing else may appear in it."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -95,7 +95,7 @@ def test_another_entry(coded: Path, folder: Path, capsys: pytest.CaptureFixture[
     [("mnasnet0_5", ("", "")), ("densenet121", (r"(denselayer\d+\.(norm|conv))([12])", r"\1.\3"))],
 )
 def test_models_with_a_history(arch: str, old: tuple[str, str], folder: Path) -> None:
-    """One asks for the version of its layers; the names of another were others when they were published."""
+    """One needs the version of its layers; another's layers had other names when it was published."""
     weights = {re.sub(*old, name): it for name, it in build_model(arch, 3).state_dict().items()}
     torch.save(weights, folder / "w.pt")
     model = build_model(arch, 3)
@@ -106,7 +106,7 @@ def test_models_with_a_history(arch: str, old: tuple[str, str], folder: Path) ->
 
 
 def test_batch_counts_may_be_missing(folder: Path) -> None:
-    """Files from before PyTorch 0.4.1 have none, and heads for training alone are left out."""
+    """Files from before PyTorch 0.4.1 have none; heads used only in training are left out."""
     model = build_model("resnet18", 3)
     weights = {name: it for name, it in model.state_dict().items() if "num_batches" not in name}
     torch.save(weights | {"aux1.fc.weight": torch.ones(2)}, folder / "w.pt")
@@ -114,12 +114,12 @@ def test_batch_counts_may_be_missing(folder: Path) -> None:
     assert taken.left.startswith("not loaded: aux1.fc.weight; missing and left as they were: bn1.num_bat")
 
 
-# -- What is refused -------------------------------------------------------------------------------------
+# -- Refused files ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(name: str, coded: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Status 2 and one line of plain text that names the file; nothing is run or written."""
+    """Exit status 2 and one line of plain text with the file's name; nothing is run or written."""
     make, words = REFUSED[name]
     weights = folder / "w.pt"
     make(weights)
@@ -143,7 +143,7 @@ def saved(folder: Path, weights: dict[str, Tensor], classes: list[str] | None) -
 
 @pytest.fixture
 def val(coded: Path, folder: Path) -> Callable[..., Path]:
-    """Copies val/ with other names of its classes; those without a name are left out."""
+    """Copy val/ with other class names; classes without a name are left out."""
 
     def make(**names: str) -> Path:
         for name, other in names.items():
@@ -155,7 +155,7 @@ def val(coded: Path, folder: Path) -> Callable[..., Path]:
 
 ALL = {name: name for name in NAMES}
 NFD = unicodedata.normalize("NFD", "bée")
-# Names of the weights' outputs, val/'s names, options, top-1 and words; or only words, of an error.
+# Names of the weights' outputs, names in val/, options, top-1 and words; or only the words of an error.
 CLASSES: dict[str, tuple[list[str] | None, dict[str, str], list[str], float | None, str]] = {
     "all": (NAMES, ALL, [], ANT, "17 images of 16 pixels and of 3 classes"),
     "in another order": (["bee", "cat", "ant"], ALL, [], BEE, "3 classes"),
@@ -216,7 +216,7 @@ def test_classes_by_name(
 def test_a_class_without_images_is_absent(
     val: Callable[..., Path], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its folder counts neither for the result nor, if it is unknown, against it."""
+    """Its folder does not affect the result, even if its name is unknown."""
     data = val(bee="bee", cat="cat")
     for name in ("ant", "unknown"):
         (data / "val" / name).mkdir()
@@ -257,7 +257,7 @@ def test_classes_are_kept(trained: Path) -> None:
 def test_size_and_architecture_of_the_checkpoint(
     trained: Path, coded: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """They need not be repeated; where they are given otherwise, that is said."""
+    """They need not be repeated; if they differ, a line says so."""
     common = ["--data", coded, "--eval-only", "--init-weights", trained / "last.pt", "--device", "cpu"]
     assert train_imagenet.main([str(argument) for argument in common]) == 0
     said = capsys.readouterr().out
@@ -272,7 +272,7 @@ def test_size_and_architecture_of_the_checkpoint(
 def test_exported_weights(
     trained: Path, coded: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """They give the numbers of the checkpoint, and name classes, architecture and size; written once."""
+    """They give the checkpoint's numbers, and hold classes, architecture and size; never overwritten."""
     exported = folder / "weights.safetensors"
     assert export.main([str(trained / "last.pt"), str(exported)]) == 0
     assert "model of" in capsys.readouterr().out
@@ -305,7 +305,7 @@ def as_version(version: int, content: dict[str, Any]) -> dict[str, Any]:
 def test_older_checkpoints(
     trained: Path, coded: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Version 2 names no classes: it is evaluated and resumed, and that is said."""
+    """Version 2 has no class names: it is still evaluated and resumed, and a line says so."""
     shutil.copytree(trained, folder / "run")
     content = checkpoints.unpack((trained / "last.pt").read_bytes())
     for path in (folder / "run").rglob("*.pt"):
@@ -340,7 +340,7 @@ def test_resume_with_other_classes(
     assert not (folder / "new").exists()
 
 
-# What --resume does not take, and its words.
+# What --resume refuses, and the message.
 NO_CHECKPOINTS = {
     "text": "is damaged: File is not a zip file",
     "JPEG": "is damaged: File is not a zip file",
@@ -358,7 +358,7 @@ NO_CHECKPOINTS = {
 def test_resume_from_something_else(
     name: str, coded: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One line of plain text, here too."""
+    """Here, too, one line of plain text."""
     REFUSED[name][0](folder / "w.pt")
     options = ["--data", coded, "--image-size", 16, "--output", folder / "out"]
     assert run(*options, "--resume", folder / "w.pt") == 2
@@ -372,7 +372,7 @@ def test_resume_from_something_else(
 def test_first_weights_of_other_classes(
     coded: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Named otherwise or of another number: refused, but for a new classifier; in another order: sorted."""
+    """Other names or another number: refused, except with a new classifier; another order: sorted."""
     still = ["--data", coded, "--image-size", 16, "--lr", 0, "--weight-decay", 0, "--max-steps", 1]
     still += ["--output", folder / "out"]
     weights = saved(folder, ranking(0, 1, 2), ["ant", "bee", "dog"])
@@ -396,7 +396,7 @@ def test_first_weights_of_other_classes(
 def test_training_with_some_classes_in_val(
     coded: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Mostly a folder is missing; where it is on purpose, labels are still those of train/."""
+    """Usually a folder is missing by mistake; if on purpose, labels are still those of train/."""
     data = Path(shutil.copytree(coded, folder / "data"))
     shutil.rmtree(data / "val" / "ant")
     weights = saved(folder, ranking(1, 0, 2), None)
@@ -407,4 +407,4 @@ def test_training_with_some_classes_in_val(
     assert run(*options, "--absent-classes", "keep") == 0
     said = capsys.readouterr().out
     assert "(val/: 2 of 3 classes, the logits of the others kept)" in said
-    assert f"epoch 1: top-1 {100 * 8 / 11:.1f} %" in said  # always bee
+    assert f"epoch 1: top-1 {100 * 8 / 11:.1f} %" in said  # it always answers bee

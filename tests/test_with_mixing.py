@@ -1,4 +1,4 @@
-"""with_mixing: what it takes and refuses, its draws, arguments that change.
+"""with_mixing: what it accepts and refuses, its draws, arguments that change.
 
 On pipelines as people write them: test_their_pipelines.py.
 """
@@ -45,7 +45,7 @@ def mix(pipeline: Any = plain, *arguments: Any, **more: Any) -> Any:
     return msda.with_mixing(pipeline, *arguments, **{"num_classes": COUNT, **more})
 
 
-# -- What is refused ---------------------------------------------------------------------------------------
+# -- Errors ------------------------------------------------------------------------------------------------
 
 
 class NoOutputs(Pipeline):
@@ -78,7 +78,7 @@ def a_pair() -> Any:
 
 
 STANDARD: dict[str, Any] = {"batch_size": COUNT, "num_threads": 1, "device_id": None}
-# Situation: what is done, the error, its words.
+# Situation: the call, the error type, its message.
 REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "a method that is not there": (
         lambda: mix(plain, "hmx"),
@@ -213,11 +213,11 @@ def test_values_of_functions_are_checked() -> None:
         assert words.endswith(f" in batch 0; {got}"), words
 
 
-# -- What comes out ----------------------------------------------------------------------------------------
+# -- Results -----------------------------------------------------------------------------------------------
 
 
 def assert_params(images: np.ndarray, found: list[np.ndarray]) -> None:
-    """Mixed images and targets, others, and then what was drawn."""
+    """Check mixed images and targets against the parameters, the last three outputs."""
     mixed, targets, lam, partner, mask = (*found[:2], *found[-3:])
     for i, j in enumerate(partner):
         expected = reference.blend_uint8(images[i], images[j], mask[i, :, :, 0].astype(np.float64))
@@ -232,7 +232,7 @@ def test_parameters_come_last(method: str) -> None:
     found = run(mix(plain, method, return_params=True)())
     assert len(found) == 6
     assert_params(IMAGES, found)
-    assert len(np.unique(found[2])) == COUNT  # the output in between
+    assert len(np.unique(found[2])) == COUNT  # the output before them
 
 
 def test_parameters_of_a_dict() -> None:
@@ -303,7 +303,7 @@ def pair_targets(lam: np.ndarray, partner: np.ndarray) -> np.ndarray:
 
 
 def test_pairs() -> None:
-    """The own label in its place; the partner's and the weight behind the last output."""
+    """The own label stays in place; the partner's and the weight follow the last output."""
     _, own, _, partners, lam = run(mix(plain, output="pair", num_classes=None)())
     found = run(mix(plain, return_params=True)())
     np.testing.assert_array_equal(own.ravel(), np.arange(COUNT))
@@ -321,7 +321,7 @@ def test_pairs_in_a_dict() -> None:
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (2, 0, 1)])
 def test_other_draws_stay(order: tuple[int, ...]) -> None:
-    """Whatever comes first among the outputs: DALI deals seeds out in that order."""
+    """Whatever the order of the outputs, in which DALI assigns seeds."""
     place = order.index(2)
     drawn = run(plain(order))[place]
     found = run(mix(images=order.index(0), labels=order.index(1))(order))
@@ -338,7 +338,7 @@ def test_draws_follow_the_seed_of_the_pipeline() -> None:
 
 
 def test_ranks_draw_their_own() -> None:
-    """All with one seed of the pipeline, as one reads that cuts the data into shards: seed + shard_id."""
+    """All ranks with one pipeline seed, as when a reader shards the data: seed + shard_id."""
     drawn = [run(mix(seed=7 + shard, return_params=True)())[-3:] for shard in (0, 1, 2, 0)]
     for i in range(3):
         np.testing.assert_array_equal(drawn[0][i], drawn[3][i])
@@ -348,7 +348,7 @@ def test_ranks_draw_their_own() -> None:
 
 
 def test_two_pairs_in_one_pipeline() -> None:
-    """Each has draws of its own; with one seed the same."""
+    """Each has its own draws; with the same seed, the same."""
 
     @pipeline_def(batch_size=COUNT, num_threads=1, device_id=None, seed=5)
     def views() -> Any:

@@ -1,8 +1,8 @@
-"""Runs of the trainer in processes of their own, which can be killed, without the seconds of an import.
+"""Runs of the trainer in separate processes, which can be killed, without seconds of imports.
 
 A process imports the trainer once and forks a child for every run, before any library has started threads.
-`Trainer` is the side of the tests. A run can be given a `plan`: what happens to it at which event of which
-rank. Events are the look for a checkpoint, steps of the training, the single operations of saving, the end.
+Tests use `Trainer`. A run can have a `plan`: what happens to it, at which event of which rank. Events are the
+search for a checkpoint, training steps, the single operations of saving, the end.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Outcome(NamedTuple):
 
 
 class Trainer:
-    """A process that has imported the trainer, with `environment` beside that of the tests."""
+    """A process that has imported the trainer, with `environment` added to that of the tests."""
 
     def __init__(self, **environment: str) -> None:
         self.environment = environment
@@ -60,15 +60,14 @@ class Trainer:
     ) -> Outcome:
         """Run the trainer with command-line `arguments`.
 
-        `record` is a folder for files ``RANK.json``, in which the indices of the images stand that each
-        process got, by epoch, for training and validation (see `tests.image_sets.indices`). `model` is the
-        name of one of MODELS, taken instead of --arch. `of_last_rank` are more arguments of the last process.
-        `screen` is what standard output and standard error are: "log" (what the outcome says), "closed", a
-        "broken" pipe, or on a "full" disk.
+        `record` is a folder for files ``RANK.json`` with the indices of the images that each process got, by
+        epoch, for training and validation (see `tests.image_sets.indices`). `model` is one of MODELS, used
+        instead of --arch. `of_last_rank` are extra arguments of the last process. `screen` says what standard
+        output and standard error are: "log" (returned in the outcome), "closed", a "broken" pipe, or a file
+        on a "full" disk.
         `plan`, one or several, holds ``event`` (a name or "any"), ``number`` (from 1), ``rank`` (default 0)
-        and ``do``, a list of what happens there: numbers of signals to send itself, seconds (float) to wait,
-        "full disk" for that error, "bad loss" for a step whose loss is no number, {"shell": TEXT} for a
-        command.
+        and ``do``, a list of actions: numbers of signals to send itself, seconds (float) to wait, "full disk"
+        for that error, "bad loss" for a step whose loss is not finite, {"shell": TEXT} for a command.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -94,12 +93,12 @@ class Trainer:
 
 
 def _ports() -> Iterator[int]:
-    """Free ports, below those that systems give out; other processes like this one begin elsewhere."""
+    """Free ports, below those that systems assign; other processes like this one start elsewhere."""
     for number in itertools.count(os.getpid() * 37):
         port = 10_000 + number % 20_000
         with socket.socket() as listener:
             if listener.connect_ex(("127.0.0.1", port)) == 0:
-                continue  # somebody listens there
+                continue  # in use
         yield port
 
 
@@ -109,7 +108,7 @@ def _child(order: dict[str, Any], rank: int, port: int, log: int) -> None:
 
     for number, state in zip((1, 2), order["screen"], strict=True):
         _open_screen(number, state, log)
-    if "SHIM_RULES" in os.environ:  # each process has its own: see tests/storage_shim.c
+    if "SHIM_RULES" in os.environ:  # one file per process: see tests/storage_shim.c
         os.environ["SHIM_RULES"] += f".{rank}"
     if order["processes"] > 1:
         os.environ |= {
@@ -181,7 +180,7 @@ def restless_classifier(arch: str, num_classes: int, **options: bool) -> Any:
 
 
 def classifier_with_heads(arch: str, num_classes: int, *, aux_heads: bool = False) -> Any:
-    """A small model with two auxiliary heads, where they are asked for, as googlenet has them."""
+    """A small model with, on request, two auxiliary heads like googlenet's."""
     import torch
     from torch import nn
 
@@ -203,7 +202,7 @@ def classifier_with_heads(arch: str, num_classes: int, *, aux_heads: bool = Fals
 
 
 def overflowing_classifier(arch: str, num_classes: int, **options: bool) -> Any:
-    """A small model with values whose variance is too high for a float32, which its losses do not show."""
+    """A small model with values whose variance overflows float32, although its losses stay finite."""
     from torch import nn
 
     first = nn.Conv2d(3, 8, 3, stride=2)
@@ -221,7 +220,7 @@ MODELS: dict[str, Callable[..., Any]] = {
 
 
 def _record(seen: dict[str, list[list[int]]]) -> None:
-    """Note what the trainer takes from its loaders."""
+    """Record what the trainer takes from its loaders."""
     from tests.image_sets import indices
     from training.bad_files import GuardedLoader
 
@@ -238,7 +237,7 @@ def _record(seen: dict[str, list[list[int]]]) -> None:
 
 
 def _follow(plans: list[dict[str, Any]]) -> None:
-    """Count events and do what is planned."""
+    """Count events and carry out the plans."""
     from pipelines import files
     from training import recipe
     from training.learner import Learner
@@ -331,7 +330,7 @@ def _serve() -> None:
 
 
 def _wait(children: list[int], timeout: float) -> list[int]:
-    """The exit statuses; past the time limit the children are killed."""
+    """Wait for exit statuses; kill the children at the time limit."""
     statuses: dict[int, int] = {}
     deadline = time.monotonic() + timeout
     while len(statuses) < len(children):

@@ -1,4 +1,4 @@
-"""Short runs of the trainer in this process, and what they logged."""
+"""Short runs of the trainer in this process, and their logs."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ def lines(output: Path) -> list[dict[str, Any]]:
 
 
 def without_clock(output: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl without what a clock measured."""
+    """The lines of metrics.jsonl without measured times."""
     clock = ("images_per_s", "data_wait")
     return [{key: value for key, value in line.items() if key not in clock} for line in lines(output)]
 
 
 def status(data: Path, output: Path, *extra: object) -> int:
-    """Run the trainer; its exit status."""
+    """Run the trainer; return its exit status."""
     return train_imagenet.main(["--data", str(data), "--output", str(output), *SMALL, *map(str, extra)])
 
 
 def train(data: Path, output: Path, *extra: object) -> list[dict[str, Any]]:
-    """Run the trainer to its end; the lines of metrics.jsonl."""
+    """Run the trainer to its end; return the lines of metrics.jsonl."""
     assert status(data, output, *extra) == 0
     return lines(output)
 
 
 def losses(found: list[dict[str, Any]]) -> list[float]:
-    """The losses of the training."""
+    """The training losses."""
     return [line["loss"] for line in found if line["event"] == "train"]
 
 
@@ -61,7 +61,7 @@ def flat(value: Any, name: str = "") -> dict[str, Any]:
 
 
 def assert_same_run(output: Path, expected: Path) -> None:
-    """Same metrics, same files, and the same content of every checkpoint but for paths and clocks."""
+    """Same metrics, same files, and same content of every checkpoint, except paths and times."""
     assert without_clock(output) == without_clock(expected)
     for name in ("last.pt", "best.pt", *sorted(f"checkpoints/{p.name}" for p in expected.glob("*/*.pt"))):
         found, wanted = (flat(torch.load(folder / name, weights_only=True)) for folder in (output, expected))

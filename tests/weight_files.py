@@ -1,4 +1,4 @@
-"""Files of weights as others write them, and files that are none."""
+"""Weight files as others write them, and files that are not weights."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from torch.optim.swa_utils import AveragedModel
 from tests.image_sets import VAL_COUNTS
 from tests.trainer_process import plain_classifier
 
-ANT, BEE, CAT = (100 * count / sum(VAL_COUNTS) for count in VAL_COUNTS)  # top-1 of always the same answer
+ANT, BEE, CAT = (100 * count / sum(VAL_COUNTS) for count in VAL_COUNTS)  # top-1 if this is the only answer
 
 
 def ranking(*outputs: int) -> dict[str, Tensor]:
-    """Weights whose answer is always the first of `outputs`, then the second, and so on."""
+    """Weights that always rank the first of `outputs` highest, then the second, and so on."""
     weights = plain_classifier("", len(outputs)).state_dict()
     weights["4.weight"].zero_()
     for place, output in enumerate(outputs):
@@ -44,7 +44,7 @@ NAMES = ["ant", "bee", "cat"]
 
 
 class Precision(enum.Enum):
-    """A class that is unknown where the weights are read."""
+    """A class unknown to the reader of the weights."""
 
     HALF = "fp16"
 
@@ -63,7 +63,7 @@ ODD = {
     "history": collections.defaultdict(list, {1: [2.0]}),
     "size": torch.Size([3, 4]),
 }
-# What is saved, the top-1 of what is taken, and words of the lines that say so.
+# What is saved, the top-1 of the weights used, and words of the lines about them.
 TAKEN: dict[str, tuple[Any, float, list[str]]] = {
     "state_dict": (RAW, ANT, ["Evaluating the weights of", "it names no classes"]),
     "DistributedDataParallel": (prefixed("module.", RAW), ANT, []),
@@ -118,7 +118,7 @@ FORMS: dict[str, Callable[[Path], Any]] = {
 
 
 class Attack:
-    """A pickle of it asks for a command to be run."""
+    """Unpickling it would run a command."""
 
     def __reduce__(self) -> Any:
         return os.system, ("touch ran",)
@@ -138,14 +138,14 @@ def flipped(path: Path) -> None:
 
 
 def torchscript(path: Path) -> None:
-    """The members that such a file has; torch.jit.save warns that it is deprecated."""
+    """Write the members of such a file; torch.jit.save itself warns that it is deprecated."""
     with zipfile.ZipFile(path, "w") as archive:
         for name in ("w/data.pkl", "w/code/__torch__.py", "w/constants.pkl"):
             archive.writestr(name, b"")
 
 
 def memory_hog(path: Path) -> None:
-    """A pickle of some bytes that asks for 32 GB to read it."""
+    """Write a pickle of a few bytes that needs 32 GB to read."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("w/data.pkl", b"\x80\x02}r" + (2**31 - 1).to_bytes(4, "little") + b".")
 
@@ -159,7 +159,7 @@ def save(content: Any) -> Callable[[Path], Any]:
 
 
 class Net(nn.Module):
-    """To be saved as a whole."""
+    """A model to save as a whole."""
 
 
 SPOILED = RAW | {"4.bias": torch.tensor([0.0, torch.nan, 0.0])}
