@@ -34,7 +34,7 @@ def mixed(own: Image, partner: Image, own_address: int) -> tuple[Image, int]:
     out, fault, lam = np.zeros_like(own), np.zeros(1, np.int32), np.zeros(1, np.float32)
     kept: list[np.ndarray] = []
     run = ctypes.CFUNCTYPE(None, *([ctypes.c_uint64] * 3 + [ctypes.c_int32]) * 2)(
-        compiled(_build_mix, RUN, np.uint8 if own.dtype == np.uint8 else np.float32, False).address
+        compiled(_build_mix, RUN, np.uint8 if own.dtype == np.uint8 else np.float32, False, False).address
     )
     inputs = [own, weights, view, np.zeros(0, np.uint8), np.zeros(1, np.uint8)]
     run(*tables([out, fault, lam], kept), *tables(inputs, kept))
