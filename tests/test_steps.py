@@ -123,8 +123,9 @@ MAPS[:, :4] = 255  # ignored
 
 
 @in_every_form
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "int64"])
-@pytest.mark.parametrize("layout", ["HW", "HWC"])
+@pytest.mark.parametrize(
+    ("layout", "dtype"), [("HW", "uint8"), ("HWC", "uint16"), ("HW", "int32"), ("HWC", "int64")]
+)
 def test_maps_of_class_ids(layout: str, dtype: str, backend: Any, device: str) -> None:
     """Every pixel is that of whoever weighs more, the own one of equals; 255 only where one had it."""
     maps = MAPS.astype(dtype)
@@ -190,8 +191,10 @@ def test_depth_maps_and_soft_planes(backend: Any, device: str) -> None:
 
 
 @in_every_form
-@pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32])
-@pytest.mark.parametrize("method", MIXING)
+@pytest.mark.parametrize(
+    ("method", "dtype"),
+    [*((method, np.uint8) for method in MIXING), ("cutmix", np.float16), ("hmix", np.float32)],
+)
 def test_partners_of_a_second_source(method: str, dtype: Any, backend: Any, device: str) -> None:
     own, other = (random_images(COUNT, SIZE, seed=seed, dtype=dtype) for seed in (0, 1))
     other_ids = (IDS + 2) % K
