@@ -314,3 +314,75 @@ def test_right_graphs_pass() -> None:
         return problems([resized, shape.gpu(), fn.slice(images, values(), values(), axes=[0])])
 
     assert trace(define) == []
+
+
+# -- In steps -----------------------------------------------------------------------------------------------
+
+BACKENDS: list[Any] = ["hybrid", "graph"]
+
+
+def photos(dtype: Any = types.UINT8) -> DataNode:
+    return values("gpu", layout="HWC", dtype=dtype, ndim=3)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("method", METHODS)
+def test_views_and_a_second_source(method: str, backend: Any) -> None:
+    def define() -> Any:
+        (first, second), targets = msda.mix(
+            [photos(), photos(types.FLOAT)],
+            values(),
+            10,
+            method=method,
+            partner_images=[photos(), photos()],
+            partner_labels=values(),
+            allow_self=False,
+            backend=backend,
+        )
+        return first, second, targets
+
+    assert problems(trace(define)) == []
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("output", ["dense", "pair"])
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+@pytest.mark.parametrize("dtype", [types.INT32, types.FLOAT], ids=["ids", "vectors"])
+def test_labels(dtype: Any, device: str, output: Any, backend: Any) -> None:
+    """On either device; what comes of them is where the images are."""
+
+    def define() -> Any:
+        images, targets = msda.hmix(
+            photos(),
+            values(device, dtype=dtype, ndim=1),
+            10,
+            output=output,
+            correct_lam=False,
+            backend=backend,
+        )
+        return [images, *(targets if output == "pair" else [targets])]
+
+    found = problems(trace(define))
+    if device == "gpu" and dtype == types.INT32:
+        # Ids are compared with num_classes on the CPU: the one thing that is copied back.
+        (copied,) = found
+        assert re.fullmatch(
+            r"\S+ \(Reshape\): its input __ExternalSource_\d+ comes back from the GPU", copied
+        )
+    else:
+        assert found == []
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_maps(backend: Any) -> None:
+    def define() -> Any:
+        drawn = msda.draw("gmix", photos(), center=values(), backend=backend)
+        ids, depth = (values("gpu", layout="HW", dtype=dtype, ndim=2) for dtype in (types.INT32, types.FLOAT))
+        return (
+            msda.apply(photos(), drawn),
+            msda.apply(ids, drawn, layout="HW", nearest=True),
+            msda.apply(depth, drawn, layout="HW", partner_images=depth),
+            msda.mix_labels(values(), drawn, 10),
+        )
+
+    assert problems(trace(define)) == []
