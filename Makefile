@@ -7,7 +7,7 @@
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help env train test bounds day lint format wheel lock audit sbom image clean
+.PHONY: help env train test bounds day soak lint format wheel lock audit sbom image clean
 
 ENV_PYTHON := .venv/bin/python
 # Tests run in parallel, one process per core, each with up to 2 GB of memory. ARGS="-n 0" runs them in sequence.
@@ -31,6 +31,10 @@ bounds: env ## run the kernels' tests with bounds checks (NUMBA_BOUNDSCHECK)
 day: env ## run every stage of the GPU day, small and on the CPU (benchmarks/gpu_day)
 	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
 	    $(ENV_PYTHON) -m benchmarks.gpu_day --device cpu --quick --budget 1800 --out "$$folder"
+
+soak: env ## disturb one short run of the trainer, and compare it with an undisturbed one (benchmarks/soak.py)
+	$(ENV_PYTHON) -m benchmarks.soak --no-save --lives 2 --cold 0 --epochs 2 --seconds 1 --seed 1 --processes 1 \
+	    --disturbances checkpoint_cut SIGTERM stdout_to_head disk_full
 
 lint: env ## check formatting, lint rules and types
 	$(ENV_PYTHON) -m ruff format --check .

@@ -1,4 +1,4 @@
-"""The soak: a brief run of it, and the faults that it must find."""
+"""The soak: the faults that it must find, and its full disk; make soak runs it."""
 
 from __future__ import annotations
 
@@ -15,20 +15,7 @@ import torch
 
 from benchmarks.soak_disk import Disk
 from benchmarks.soak_folder import RunFolder
-from tests.trainer_process import ROOT
 from training.checkpoints import VERSION, Checkpoints, unpack
-
-
-def test_a_brief_soak() -> None:
-    """Two lives and their undisturbed twin, without seconds of imports for each."""
-    command = [sys.executable, "-m", "benchmarks.soak", "--no-save", "--lives", "2", "--cold", "0"]
-    command += ["--epochs", "2", "--seconds", "1", "--seed", "1", "--processes", "1"]
-    command += ["--disturbances", "checkpoint_cut", "SIGTERM", "stdout_to_head", "disk_full"]
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert process.returncode == 0, process.stdout + process.stderr
-    assert "runs 1, lives 3, " in process.stdout  # the last one finishes
-    assert "disturbance SIGTERM, times 2" in process.stdout
-    assert "faults 0" in process.stdout
 
 
 @pytest.mark.parametrize("mounted", [True, False])
