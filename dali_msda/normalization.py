@@ -40,6 +40,12 @@ def normalize(images: DataNode, normalization: Normalization) -> DataNode:
     )
 
 
+def normalize_if_asked(images: DataNode, arguments: ImageArguments) -> DataNode:
+    """The images, normalised if the arguments ask for it."""
+    normalization = Normalization.from_arguments(arguments)
+    return images if normalization is None else normalize(images, normalization)
+
+
 def _for_channels(images: DataNode, normalization: Normalization) -> DataNode:
     """The mean, float32 [n]; stop the pipeline where the images do not have n channels.
 

@@ -26,6 +26,7 @@ from .dtypes import as_type
 from .labels import unmixed_labels
 from .masks import Dense, Separable
 from .methods import Method
+from .normalization import normalize_if_asked
 from .signatures import MixFunction, MixParams
 from .steps import (
     Drawn,
@@ -36,7 +37,6 @@ from .steps import (
     give_mask,
     labels_for,
     named,
-    normalize_if_asked,
     without_conversion,
 )
 from .validation import ArgumentValueError, check_flag, check_fraction
@@ -331,11 +331,12 @@ def _results(
     # The targets of the first view wait for its check, which costs less than making the images wait.
     images = [first.images if labels is not None else alone(first), *map(alone, mixed[1:])]
     results: list[Any] = [images]
+    if labels is None and not return_params:
+        return results
+    lam = first.lam if label_arguments.correct_lam else drawn_lam(drawn)
     if labels is not None:
-        targets = labels_for(labels, partner_labels, drawn, first.lam, label_arguments, first.check)
-        results.append(targets)
+        results.append(labels_for(labels, partner_labels, drawn, lam, label_arguments, first.check))
     if return_params:
-        lam = first.lam if label_arguments.correct_lam else drawn_lam(drawn)
         mask = drawn.backend.full_mask(views[0], drawn.weights, image_arguments.layout)
         results.append(MixParams(fn.reshape(lam, shape=[]), drawn.partner, mask))
     return results

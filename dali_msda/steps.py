@@ -26,7 +26,7 @@ from .checks import wait_for
 from .draws import Draws, draw_numbers, draw_partner
 from .labels import Labels, mix_read_labels, read_labels
 from .masks import Dense, Separable
-from .normalization import Normalization, normalize
+from .normalization import normalize_if_asked
 from .signatures import Pair
 from .validation import ArgumentTypeError, ArgumentValueError, check_flag
 
@@ -125,12 +125,6 @@ def apply_to(
     if isinstance(drawn.arguments, DrawArguments) and drawn.arguments.method == "none":
         mixed = mixed._replace(images=normalize_if_asked(images, arguments), check=None)
     return mixed
-
-
-def normalize_if_asked(images: DataNode, arguments: ImageArguments) -> DataNode:
-    """The images, normalised if the arguments ask for it."""
-    normalization = Normalization.from_arguments(arguments)
-    return images if normalization is None else normalize(images, normalization)
 
 
 def alone(mixed: Mixed) -> DataNode:
@@ -322,7 +316,8 @@ def mix_labels(
         num_classes=num_classes, label_smoothing=label_smoothing, output=output, correct_lam=correct_lam
     )
     check_node("labels", labels)
-    return labels_for(labels, partner_labels, drawn, drawn.backend.label_weight(drawn.weights), arguments)
+    lam = drawn.backend.label_weight(drawn.weights) if correct_lam else drawn_lam(drawn)
+    return labels_for(labels, partner_labels, drawn, lam, arguments)
 
 
 def labels_for(
@@ -339,8 +334,6 @@ def labels_for(
     if own.are_vectors != others.are_vectors:
         expected = f"{'vectors' if own.are_vectors else 'class ids'}, as labels are"
         raise ArgumentTypeError("partner_labels", expected, "a node of another kind")
-    if not arguments.correct_lam:
-        lam = drawn_lam(drawn)
     partners = partners_of(others, drawn.partner)
     return mix_read_labels(drawn.backend, own, partners, lam, drawn.images.device, arguments, check)
 

@@ -28,7 +28,7 @@ from ..checks import (
 from ..draws import Draws, float64_constant
 from ..dtypes import as_type, static_dtype
 from ..masks import Axis, Dense, Grid, Separable, chosen
-from ..normalization import Normalization, normalize
+from ..normalization import normalize_if_asked
 from ..validation import ArgumentValueError
 from . import Mixed
 
@@ -354,8 +354,7 @@ def finished(images: DataNode, source: DataNode, mixed: DataNode, arguments: Ima
     """Mixed images, or the own ones where there is nobody to mix with, normalised if that is asked for."""
     if source is images and Pipeline.current().max_batch_size == 1:
         mixed = images  # float32 weights would change the last bit
-    normalization = Normalization.from_arguments(arguments)
-    return mixed if normalization is None else normalize(mixed, normalization)
+    return normalize_if_asked(mixed, arguments)
 
 
 def label_weight(weights: Weights) -> DataNode:
