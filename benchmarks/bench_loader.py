@@ -79,7 +79,7 @@ def serve(name: str, settings: Settings, pipe: Connection) -> None:
             steps = max(1, pipe.recv() // settings.batch_size)
         except EOFError:
             return
-        for _ in range(4):
+        for _ in range(_ahead(settings)):
             images, _ = next(batches)
         float(images.sum())  # waits for the device
         began = time.perf_counter()
@@ -91,6 +91,11 @@ def serve(name: str, settings: Settings, pipe: Connection) -> None:
         rate = steps * settings.batch_size / (time.perf_counter() - began)
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         pipe.send((rate, (own + _children_peak()) / 1024))
+
+
+def _ahead(settings: Settings) -> int:
+    """At least as many batches as a loader has made before a pass: PyTorch's make two for each worker."""
+    return 2 * settings.workers + 2
 
 
 def _children_peak() -> int:

@@ -37,7 +37,7 @@ class Settings:
     """Shrink larger images to this first (JPEG quality 90); FFCV's recipe for ImageNet does so with 500."""
 
     images: int = 1024
-    """Images per pass, after four batches that the loaders had made ahead."""
+    """Images per pass, after the batches that the loaders had made ahead."""
 
     cores: int | None = None
     """Limit every loader to this many cores. Default: all."""

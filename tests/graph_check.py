@@ -6,6 +6,7 @@ schemas know which are allowed; comparing the two needs no device.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -56,9 +57,39 @@ def problems(outputs: Sequence[DataNode], device: str = "gpu") -> list[str]:
     """
     found = [f"output {i} is on the {o.device}" for i, o in enumerate(outputs) if o.device != device]
     found += [f"output {i} comes back from the GPU" for i, o in enumerate(outputs) if _returned(o)]
-    for instance in operators(outputs):
+    instances = operators(outputs)
+    for instance in instances:
         schema = instance._op.schema
         found += [f"{instance.name} ({schema.Name()}): {problem}" for problem in _faults(instance)]
+    return found + lost_copies(instances)
+
+
+def lost_copies(instances: Sequence[Any]) -> list[str]:
+    """Equal operators on the CPU that DALI merges into one, some used on the GPU and some not.
+
+    DALI's elimination of common subgraphs (``cse.cc``, 2.4) renames the inputs of the GPU's operators to the
+    operator that it keeps, and fails ("Graph inconsistency detected") if that one has no copy there.
+    """
+    kept: dict[str, str] = {}  # names of outputs that are merged
+    equal: dict[Any, list[Any]] = {}
+    for instance in instances:
+        schema = instance._op.schema
+        arguments = str(instance.spec).partition("Arguments:")[2]
+        own_seed = schema.HasRandomSeedArg() and " seed: " not in arguments
+        if own_seed or schema.IsNoPrune() or " preserve: True" in arguments:
+            continue
+        inputs = tuple((kept.get(node.name, node.name), node.device) for node in instance.inputs)
+        described = re.sub(r"(?m)^ *(_\w+|name|preserve\w*): .*\n?", "", arguments)
+        group = equal.setdefault((schema.Name(), instance._op.device, inputs, described), [])
+        group.append(instance)
+        kept |= {one.name: first.name for one, first in zip(instance.outputs, group[0].outputs, strict=True)}
+    copied = {id(n.source) for i in instances for n in i.inputs if n.device == "gpu"}
+    found = []
+    for group in equal.values():
+        uses = {id(instance) in copied for instance in group}
+        if group[0]._op.device == "cpu" and len(uses) == 2:
+            names = ", ".join(instance.name for instance in group)
+            found.append(f"{names} are equal, and only some are copied to the GPU")
     return found
 
 

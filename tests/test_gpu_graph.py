@@ -19,11 +19,12 @@ from dali_msda import Mixing
 from dali_msda.methods import METHODS
 from pipelines.imagenet import train_pipeline, val_pipeline
 from pipelines.records import Execution, Output, Shard
-from tests.graph_check import operators, problems
+from tests.graph_check import lost_copies, operators, problems
 
 CONVENTIONS = ["reference", "paper"]
 LAYOUTS = ["HWC", "CHW"]
 GRANULARITIES = ["sample", "batch"]
+BACKENDS: list[Any] = ["hybrid", "graph"]
 METHODS_AND_PARAMS = list(itertools.product(METHODS, [False, True]))
 
 
@@ -46,11 +47,13 @@ def count(outputs: Any, name: str, device: str) -> int:
 def assert_fits_the_gpu(result: Any, *, params: bool) -> None:
     """No problems; images, targets and mask are on the GPU, lam and partner on the CPU."""
     assert len(result) == 2 + params
-    on_gpu = list(result[:2])
+    on_gpu, on_cpu = list(result[:2]), []
     if params:
         on_gpu.append(result[2].mask)
-        assert problems([result[2].lam, result[2].partner], "cpu") == []
+        on_cpu = [result[2].lam, result[2].partner]
+        assert problems(on_cpu, "cpu") == []
     assert problems(on_gpu) == []
+    assert lost_copies(operators([*on_gpu, *on_cpu])) == []
 
 
 @pytest.mark.parametrize("granularity", GRANULARITIES)
@@ -80,10 +83,13 @@ def test_methods(method: str, convention: str, layout: str, granularity: str, re
     assert count(result[:1], "CastLike", "gpu") == (method not in ("none", "cutmix"))
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("given", [False, True], ids=["drawn", "given"])
 @pytest.mark.parametrize("dtype", [None, types.UINT8, types.FLOAT16, types.FLOAT], ids=str)
 @pytest.mark.parametrize(("method", "return_params"), METHODS_AND_PARAMS)
-def test_dtypes_and_own_draws(method: str, return_params: bool, dtype: Any, given: bool) -> None:
+def test_dtypes_and_own_draws(
+    method: str, return_params: bool, dtype: Any, given: bool, backend: Any
+) -> None:
     """Any element type, shown by the graph or not, and all draws as the caller's nodes."""
 
     def define() -> Any:
@@ -94,7 +100,15 @@ def test_dtypes_and_own_draws(method: str, return_params: bool, dtype: Any, give
             names += ["switch_probability"] if method == "stochastic" else []
             draws = {name: values() for name in names}
         images = values("gpu", layout="HWC", **({} if dtype is None else {"dtype": dtype, "ndim": 3}))
-        return msda.mix(images, values(), method=method, num_classes=10, return_params=return_params, **draws)
+        return msda.mix(
+            images,
+            values(),
+            method=method,
+            num_classes=10,
+            return_params=return_params,
+            backend=backend,
+            **draws,
+        )
 
     assert_fits_the_gpu(trace(define), params=return_params)
     assert_fits_the_gpu(trace(define, batch_size=1), params=return_params)
@@ -287,6 +301,13 @@ WRONG: dict[str, tuple[Callable[[], list[DataNode]], list[str]]] = {
         missing_input,
         [r"\(Resize\): has 0 inputs, takes 1 to 1", r"\(Resize\): its argument .* is on the gpu"],
     ),
+    "only one of two equal operators on the GPU": (
+        lambda: [
+            fn.cast(fn.cast(labels := values(), dtype=types.FLOAT), dtype=types.INT32).gpu(),
+            fn.expand_dims(fn.cast(labels, dtype=types.FLOAT).gpu(), axes=[0]),
+        ],
+        ["__Cast_[0-9]*, __Cast_[0-9]* are equal, and only some are copied to the GPU"],
+    ),
     "behind correct operators": (
         lambda: [fn.resize(values("gpu"), size=[8, 8]) + fn.random.beta(device="gpu") * 2.0],
         [r"\(random__Beta\): is on 'gpu', made for \['cpu'\]"],
@@ -317,8 +338,6 @@ def test_right_graphs_pass() -> None:
 
 
 # -- In steps -----------------------------------------------------------------------------------------------
-
-BACKENDS: list[Any] = ["hybrid", "graph"]
 
 
 def photos(dtype: Any = types.UINT8) -> DataNode:

@@ -215,28 +215,35 @@ def _dense_weights(dense: DataNode) -> Weights:
 
 
 def to_device(node: DataNode, device: str) -> DataNode:
-    return node.gpu() if device == "gpu" and node.device == "cpu" else node
+    # DALI 2.4 merges equal operators, and then fails ("Graph inconsistency detected") if only the one that it
+    # drops has a copy on the GPU. `preserve` keeps the one that is copied apart.
+    if device == "gpu" and node.device == "cpu":
+        return fn.copy(node, preserve=True).gpu()
+    return node
+
+
+def _broadcast(node: DataNode, axes: list[int], device: str) -> DataNode:
+    """Add axes of length 1, on `device`."""
+    if device == "gpu" and node.device == "cpu":
+        return fn.expand_dims(node, axes=axes, preserve=True).gpu()  # as in :func:`to_device`, without a copy
+    return fn.expand_dims(node, axes=axes)
 
 
 def shape_mask(weights: Weights, layout: str, device: str) -> Mask:
     """Make a mask broadcast over the images, on their device."""
-
-    def expanded(node: DataNode, axes: list[int]) -> DataNode:
-        return fn.expand_dims(to_device(node, device), axes=axes)
-
     if weights.dense is not None:
-        return Mask(dense=expanded(weights.dense, [layout.index("C")]))
+        return Mask(dense=_broadcast(weights.dense, [layout.index("C")], device))
     assert weights.base is not None
     if weights.rows is None or weights.columns is None:
-        return Mask(base=expanded(weights.base, [1, 2]))
+        return Mask(base=_broadcast(weights.base, [1, 2], device))
     rows, columns = weights.rows, weights.columns
     if weights.cut:
         rows, columns = (fn.cast(profile, dtype=types.UINT8) for profile in (-rows, columns))
-    rows = expanded(rows, [1, 2] if layout == "HWC" else [0, 2])
-    columns = expanded(columns, [0, 2] if layout == "HWC" else [0, 1])
+    rows = _broadcast(rows, [1, 2] if layout == "HWC" else [0, 2], device)
+    columns = _broadcast(columns, [0, 2] if layout == "HWC" else [0, 1], device)
     if weights.cut:
         return Mask(rows=rows, columns=columns, cut=True)
-    return Mask(expanded(weights.base, [1, 2]), rows, columns)
+    return Mask(_broadcast(weights.base, [1, 2], device), rows, columns)
 
 
 def _as_bits(images: DataNode) -> DataNode:
