@@ -43,7 +43,7 @@ class Settings:
     num_threads: int = 8
     """Threads of each of the two pipelines."""
 
-    prefetch_queue_depth: int = 2
+    prefetch_queue_depth: int = 3
     """Batches that DALI makes ahead."""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from benchmarks.common import Content, Record, select
 from benchmarks.gpu_day.report import stage
-from benchmarks.tables import Rows, mix_title, rate
+from benchmarks.tables import LIBRARIES, Rows, mix_title, rate
 from dali_msda.methods import TABLE
 
 _PEERS = {"torch": "PyTorch", "torchvision": "torchvision", "timm": "timm"}
@@ -55,15 +55,39 @@ def mixing_of(records: list[Record]) -> Rows:
 
 
 def trainer(*contents: Content) -> Rows:
-    """Images/s of training, one column per report."""
-    rows = [["batches from", *("images/s (quartiles)" for _ in contents)]]
-    for batches, mix in (("memory", "none"), ("loader", "none"), ("loader", "hmix")):
-        cells = []
-        for content in contents:
-            found = select(records_of(content, "trainer"), batches_from=batches, mix=mix, compile=False)
-            cells += [rate(record["images_per_s"]) for record in found]
-        name = "memory" if batches == "memory" else f"the loader, {mix_title(mix)}"
-        rows.append([name, *cells])
+    """Images/s of training, one column per report; compiled models have rows of their own."""
+    rows = [["batches from", *(f"images/s, {_short_name(content)}" for content in contents)]]
+    for compiled in (False, True):
+        for batches, mix in (("memory", "none"), ("loader", "none"), ("loader", "hmix")):
+            cells = []
+            for content in contents:
+                found = select(
+                    records_of(content, "trainer"), batches_from=batches, mix=mix, compile=compiled
+                )
+                cells.append(rate(found[0]["images_per_s"]) if found else "")
+            name = "memory" if batches == "memory" else f"the loader, {mix_title(mix)}"
+            if any(cells):
+                rows.append([name + (", compiled" if compiled else ""), *cells])
+    return rows
+
+
+def _short_name(content: Content) -> str:
+    """The GPU of a report: "H100" of "NVIDIA H100 80GB HBM3"."""
+    words = str(content["device"]["name"]).split()
+    return words[1] if words[0] == "NVIDIA" and len(words) > 1 else words[0]
+
+
+def pipeline(content: Content) -> Rows:
+    """Images/s of loaders, and their factor to the first of their group."""
+    rows = [["loader", "images/s (quartiles)", "of no mixing"]]
+    records = [record for record in records_of(content, "pipeline") if "images_per_s" in record]
+    for record in records:
+        first = next(other for other in records if other["group"] == record["group"])
+        factor = record["images_per_s"]["median"] / first["images_per_s"]["median"]
+        depth = record.get("prefetch_queue_depth")
+        name = f"{LIBRARIES[record['loader']]}, {mix_title(record['mix'])}"
+        name += "" if depth is None else f", prefetch_queue_depth={depth}"
+        rows.append([name, rate(record["images_per_s"]), f"{factor:.2f}"])
     return rows
 
 
@@ -138,13 +162,17 @@ def rounding(content: Content) -> Rows:
 STAGE_OF = {
     "gpu_mixing": "mixing",
     "gpu_trainer": "trainer",
+    "gpu_pipeline": "pipeline",
     "gpu_decoder": "decoder",
     "gpu_buffers": "decoder",
     "gpu_rounding": "rounding",
 }
+# The others show one report.
+OF_SEVERAL = ("gpu_trainer", "gpu_decoder")
 TABLES: dict[str, Callable[..., Rows]] = {
     "gpu_mixing": mixing,
     "gpu_trainer": trainer,
+    "gpu_pipeline": pipeline,
     "gpu_decoder": decoder,
     "gpu_buffers": buffers,
     "gpu_rounding": rounding,

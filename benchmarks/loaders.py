@@ -45,6 +45,9 @@ class Settings:
     rounds: int = 7
     """Passes of every loader, after one for warm-up."""
 
+    prefetch_queue_depth: int | None = None
+    """Batches that this project's pipelines make ahead. Default: their own."""
+
     device: Literal["cpu", "gpu"] = "cpu"
     """Where batches must end up. DALI decodes, mixes and normalises there; the others load on the CPU."""
 
@@ -59,7 +62,7 @@ def _dali(mix: str) -> Callable[[Settings], Batches]:
         from pipelines.folders import list_images
         from pipelines.imagenet import train_pipeline
         from pipelines.loader import DALILoader
-        from pipelines.records import Output
+        from pipelines.records import Execution, Output
 
         pipeline = train_pipeline(
             settings.data,
@@ -69,6 +72,7 @@ def _dali(mix: str) -> Callable[[Settings], Batches]:
             batch_size=settings.batch_size,
             num_threads=settings.workers,
             device=settings.device,
+            execution=Execution(prefetch_queue_depth=settings.prefetch_queue_depth),
             seed=0,
         )
         loader = DALILoader(pipeline, drop_last=True)

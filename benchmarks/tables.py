@@ -15,7 +15,7 @@ from dali_msda.methods import TABLE
 
 Rows = list[list[str]]  # the first is the header
 
-_LIBRARIES = {
+LIBRARIES = {
     "dali": "this project",
     "dali-msda": "this project",
     "dali-plain": "DALI without this project",
@@ -57,7 +57,7 @@ def mix_title(name: str) -> str:
 def title(record: Record) -> str:
     """The contender of a record: library, method, and the type of the images if it has one."""
     library: str = record["loader"] if "loader" in record else record["library"]
-    parts: list[str] = [_LIBRARIES.get(library, library), mix_title(record["mix"])]
+    parts: list[str] = [LIBRARIES.get(library, library), mix_title(record["mix"])]
     return ", ".join(parts + ([record["dtype"]] if "dtype" in record else []))
 
 
@@ -111,7 +111,7 @@ def loader_short(content: Content) -> Rows:
     for name in loaders:
         found = [select(records, loader=name, mix=mix) for mix in mixes]
         rates = [f"{one[0]['images_per_s']['median']:.0f}" if one else "" for one in found]
-        rows.append([_LIBRARIES.get(name, name), *rates])
+        rows.append([LIBRARIES.get(name, name), *rates])
     return rows
 
 

@@ -163,7 +163,7 @@ def train_pipeline(
         num_threads=num_threads,
         device_id=execution.device_id if device == "gpu" else None,
         seed=None if seed is None else pipeline_seed(seed, shard),
-        prefetch_queue_depth=execution.prefetch_queue_depth,
+        prefetch_queue_depth=execution.prefetched_on(device),
         enable_checkpointing=enable_checkpointing or checkpoint is not None,
         checkpoint=checkpoint,
     )
@@ -236,7 +236,7 @@ def val_pipeline(
         batch_size=batch_size,
         num_threads=num_threads,
         device_id=execution.device_id if device == "gpu" else None,
-        prefetch_queue_depth=execution.prefetch_queue_depth,
+        prefetch_queue_depth=execution.prefetched_on(device),
     )
     assert isinstance(built, Pipeline)
     return built

@@ -136,10 +136,17 @@ class Execution:
     hw_decoder_load: float = 0.8
     """Share of the JPEGs for the GPU's hardware decoder, if it has one; docs/gpu.md has measurements."""
 
-    prefetch_queue_depth: int = 2
-    """Number of prefetched batches."""
+    prefetch_queue_depth: int | None = None
+    """Number of prefetched batches. None: 3 on a GPU (docs/gpu.md has measurements), 2 on the CPU."""
 
     def __post_init__(self) -> None:
         check_integer("device_id", self.device_id, 0)
         check_fraction("hw_decoder_load", self.hw_decoder_load)
-        check_integer("prefetch_queue_depth", self.prefetch_queue_depth, 1)
+        if self.prefetch_queue_depth is not None:
+            check_integer("prefetch_queue_depth", self.prefetch_queue_depth, 1)
+
+    def prefetched_on(self, device: str) -> int:
+        """Number of prefetched batches on "cpu" or "gpu"."""
+        if self.prefetch_queue_depth is not None:
+            return self.prefetch_queue_depth
+        return 3 if device == "gpu" else 2

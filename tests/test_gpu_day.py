@@ -231,6 +231,13 @@ def test_the_documents_tables_are_of_the_reports_that_are_named(tmp_path: Path) 
     named = {"gpu_mixing", "gpu_decoder", "gpu_buffers"}
     assert places(document) == before | dict.fromkeys(named, "measured/new/report.json")
     assert "123.40 (100.00-200.00)" in document.read_text()
+    # Tables of one report take the last one given.
+    other = ROOT / "docs" / "measured" / "h200-2026-11-26"
+    shutil.copytree(other, tmp_path / "docs" / "measured" / "other")
+    assert docs.write([new, tmp_path / "docs" / "measured" / "other"], document)
+    files = places(document)
+    assert files["gpu_decoder"] == "measured/new/report.json measured/other/report.json"
+    assert files["gpu_mixing"] == "measured/other/report.json"
 
 
 @pytest.mark.parametrize(

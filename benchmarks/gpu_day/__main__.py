@@ -66,7 +66,7 @@ class Settings:
 
     write_docs: tuple[Path, ...] | None = None
     """Measure nothing; write the measured tables of docs/gpu.md. Each table uses the given reports that have
-    its figures; if there are none, the reports that it already names."""
+    its figures, or only the last of them; if there are none, the reports that it already names."""
 
 
 def main() -> int:

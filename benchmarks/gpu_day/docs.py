@@ -8,14 +8,14 @@ from pathlib import Path
 
 from benchmarks.documents import PLACE, ROOT, fill_tables
 from benchmarks.gpu_day.report import read
-from benchmarks.gpu_tables import STAGE_OF, records_of
+from benchmarks.gpu_tables import OF_SEVERAL, STAGE_OF, records_of
 from pipelines.files import write_whole
 
 DOCUMENT = ROOT / "docs" / "gpu.md"
 
 
 def write(reports: Sequence[Path], document: Path = DOCUMENT) -> bool:
-    """Write each table from those of `reports` (files or folders) that have its figures.
+    """Write each table from those of `reports` (files or folders) that have its figures, or the last of them.
 
     Returns whether anything changed.
 
@@ -43,6 +43,7 @@ def write(reports: Sequence[Path], document: Path = DOCUMENT) -> bool:
             if stage is not None and records_of(content, stage)
         ]
         head, body = place[0].split("\n", 1)
+        files = files if place["name"] in OF_SEVERAL else files[-1:]
         return f"<!-- table: {place['name']} {' '.join(files)} -->\n{body}" if files else f"{head}\n{body}"
 
     before = document.read_text()

@@ -132,7 +132,8 @@ def _pipeline(records: list[Record]) -> str:
             share = f"{(own['gpu_ms'] - plain['gpu_ms']) / own['gpu_ms']:.1%}"
         rows.append(
             [
-                f"{record['loader']}, {mix_title(record['mix'])}",
+                f"{record['loader']}, {mix_title(record['mix'])}"
+                + (f", {depth} batches ahead" if (depth := record.get("prefetch_queue_depth")) else ""),
                 _median(record["images_per_s"], digits=4),
                 _median(own.get("gpu_ms")),
                 share,

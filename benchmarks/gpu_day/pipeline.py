@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
@@ -26,6 +26,8 @@ GROUPS = (
     *(("dali-none", "dali-hmix", "dali-then-torch-mixup", "timm-mixup", "torchvision-mixup", "dali-plain"),),
     *(("dali-none", "dali-mixup", "dali-cutmix", "dali-stochastic", "dali-gmix", "dali-then-torch-cutmix"),),
 )
+# Batches made ahead: of this project's pipelines without mixing and with HMix, in a group of their own.
+DEPTHS = (2, 3, 4)
 QUICK = ("dali-none", "dali-hmix", "dali-then-torch-mixup", "timm-mixup")
 _PASS_S = 1.0
 _REFILL_S = 0.3
@@ -43,8 +45,9 @@ def _answer(pipe: Connection, seconds: float) -> Any:
         raise RuntimeError("its process died") from None
 
 
-def _settings(job: Job) -> Settings:
+def _settings(job: Job, prefetch_queue_depth: int | None = None) -> Settings:
     return Settings(
+        prefetch_queue_depth=prefetch_queue_depth,
         data=job.data / "train",
         batch_size=8 if job.quick else 256,
         image_size=32 if job.quick else 224,
@@ -62,28 +65,29 @@ def _fields(name: str, settings: Settings) -> dict[str, Any]:
         "batch_size": settings.batch_size,
         "image_size": settings.image_size,
         "workers": settings.workers,
+        "prefetch_queue_depth": settings.prefetch_queue_depth,
     }
 
 
-def _rates(job: Job, names: tuple[str, ...], settings: Settings, group: int) -> None:
+def _rates(job: Job, turns: Sequence[tuple[str, Settings]], group: int) -> None:
     """Measure images per second, in turns."""
     context = multiprocessing.get_context("spawn")
-    servers: dict[str, tuple[Any, Connection]] = {}
-    for name in names:
+    servers: dict[int, tuple[Any, Connection]] = {}
+    for turn, (name, settings) in enumerate(turns):
         ours, theirs = context.Pipe()
         process = context.Process(target=serve, args=(name, settings, theirs))
         process.start()
         theirs.close()
-        servers[name] = process, ours
-    answers: dict[str, Any] = {}
+        servers[turn] = process, ours
+    answers: dict[int, Any] = {}
 
-    def ask(name: str, action: Callable[[Connection], Any]) -> bool:
+    def ask(turn: int, action: Callable[[Connection], Any]) -> bool:
         """Run an action on a loader; drop the loader if it fails."""
         try:
-            answers[name] = action(servers[name][1])
+            answers[turn] = action(servers[turn][1])
         except (RuntimeError, TimeoutError, OSError) as error:
-            job.add(**_fields(name, settings), error=str(error))
-            servers.pop(name)[0].kill()
+            job.add(**_fields(*turns[turn]), error=str(error))
+            servers.pop(turn)[0].kill()
             return False
         return True
 
@@ -92,28 +96,28 @@ def _rates(job: Job, names: tuple[str, ...], settings: Settings, group: int) -> 
         return _answer(pipe, 60)
 
     try:
-        first: dict[str, float] = {}
-        for name in names:
-            if ask(name, lambda pipe: _answer(pipe, 90)):
-                first[name] = answers[name]
-        few = 2 * settings.batch_size
-        images: dict[str, int] = {}
-        for name in list(servers):
-            if ask(name, partial(timed_pass, 4 * few)) and ask(name, partial(timed_pass, 4 * few)):
-                images[name] = max(few, 0 if job.quick else int(answers[name][0] * _PASS_S))
-        rates: dict[str, list[float]] = {name: [] for name in servers}
+        first: dict[int, float] = {}
+        for turn in range(len(turns)):
+            if ask(turn, lambda pipe: _answer(pipe, 90)):
+                first[turn] = answers[turn]
+        few = 2 * turns[0][1].batch_size
+        images: dict[int, int] = {}
+        for turn in list(servers):
+            if ask(turn, partial(timed_pass, 4 * few)) and ask(turn, partial(timed_pass, 4 * few)):
+                images[turn] = max(few, 0 if job.quick else int(answers[turn][0] * _PASS_S))
+        rates: dict[int, list[float]] = {turn: [] for turn in servers}
         for _ in range(2 if job.quick else 5):
-            for name in list(servers):
-                if ask(name, partial(timed_pass, images[name])):
-                    rates[name].append(answers[name][0])
+            for turn in list(servers):
+                if ask(turn, partial(timed_pass, images[turn])):
+                    rates[turn].append(answers[turn][0])
                 time.sleep(0.0 if job.quick else _REFILL_S)
-        for name in servers:
+        for turn in servers:
             job.add(
-                **_fields(name, settings),
+                **_fields(*turns[turn]),
                 group=group,
-                images_per_s=spread(rates[name]),
-                first_batch_s=first[name],
-                host_peak_MiB=answers[name][1],
+                images_per_s=spread(rates[turn]),
+                first_batch_s=first[turn],
+                host_peak_MiB=answers[turn][1],
             )
     finally:
         for process, _ in servers.values():
@@ -148,7 +152,7 @@ def _fit_in_memory(job: Job, names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def run(job: Job) -> None:
-    """Measure the rates of all, then the GPU work of DALI's pipelines."""
+    """Measure the rates of all, then with other numbers of batches made ahead, then the GPU work."""
     groups = (QUICK,) if job.quick else GROUPS
     names = tuple(dict.fromkeys(name for group in groups for name in group))
     settings = _settings(job)
@@ -157,7 +161,11 @@ def run(job: Job) -> None:
         release_memory(job)
     for number, group in enumerate(groups):
         if not job.has(loader="dali", mix="none", section=None, group=number):
-            _rates(job, _fit_in_memory(job, group), settings, number)
+            _rates(job, [(name, settings) for name in _fit_in_memory(job, group)], number)
+    number = len(groups)
+    if not job.quick and not job.has(loader="dali", mix="none", section=None, group=number):
+        turns = [(name, _settings(job, depth)) for depth in DEPTHS for name in ("dali-none", "dali-hmix")]
+        _rates(job, turns, number)
     for name in names:
         if name.startswith("dali") and not job.has(section="gpu work", **_fields(name, settings)):
             with job.part(section="gpu work", **_fields(name, settings)):
