@@ -76,7 +76,8 @@ def lost_copies(instances: Sequence[Any]) -> list[str]:
         schema = instance._op.schema
         arguments = str(instance.spec).partition("Arguments:")[2]
         own_seed = schema.HasRandomSeedArg() and " seed: " not in arguments
-        if own_seed or schema.IsNoPrune() or " preserve: True" in arguments:
+        fed = schema.Name() == "ExternalSource"  # each has its own data
+        if own_seed or fed or schema.IsNoPrune() or " preserve: True" in arguments:
             continue
         inputs = tuple((kept.get(node.name, node.name), node.device) for node in instance.inputs)
         described = re.sub(r"(?m)^ *(_\w+|name|preserve\w*): .*\n?", "", arguments)
