@@ -73,7 +73,8 @@ def pairwise(options: dict[str, Sequence[Any]]) -> list[Row]:
     def draw(**fixed: Any) -> Row:
         while True:
             row = {
-                name: fixed.get(name, values[rng.integers(len(values))]) for name, values in options.items()
+                name: fixed.get(name, values[int(rng.integers(len(values)))])
+                for name, values in options.items()
             }
             if not pairs(row) & REFUSED:
                 return row
