@@ -89,7 +89,7 @@ def test_few_files_know_folders() -> None:
             "pipelines.sources",
             "configs",
         ),
-        *("pipelines.records", "dali_msda.methods", "dali_msda.mixing"),
+        *("pipelines.records", "dali_msda.methods", "dali_msda.mixing", "dali_msda.theory"),
     ],
 )
 def test_light_modules(module: str) -> None:

@@ -188,6 +188,17 @@ def test_only_the_loader_needs_torch(tmp_path: Path) -> None:
     )
 
 
+def test_the_theory_needs_only_numpy_and_scipy(tmp_path: Path) -> None:
+    blocked = ("nvidia", "numba", "torch")
+    files = {f"{name}/__init__.py": f"raise ModuleNotFoundError('no {name}')" for name in blocked}
+    modules = sorted(path.stem for path in (ROOT / "dali_msda" / "theory").glob("*.py"))
+    names = ["dali_msda.theory", *(f"dali_msda.theory.{name}" for name in modules if name != "__init__")]
+    assert run_with(tmp_path, files, "\n".join(f"import {name}" for name in names)).stderr == ""
+    # The modules are really blocked.
+    run = run_with(tmp_path, files, "import dali_msda\ndali_msda.hmix")
+    assert run.stderr.splitlines()[-1].startswith("ImportError: dali_msda needs NVIDIA DALI")
+
+
 WITHOUT_NUMBA = """
 import warnings
 import numpy as np
