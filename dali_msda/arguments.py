@@ -10,14 +10,16 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Self, get_args
 
+import numpy as np
+from nvidia.dali import types
 from nvidia.dali.pipeline import DataNode
 
 from .methods import TABLE, Argument, Method, methods_with
 from .mixing import Convention, Granularity, check_argument, method_arguments
-from .signatures import BackendName, Layout, TargetForm
+from .signatures import BackendName, Layout, PerChannel, TargetForm
 from .validation import (
     ArgumentTypeError,
     ArgumentValueError,
@@ -30,6 +32,8 @@ from .validation import (
 
 LAYOUTS: tuple[str, ...] = get_args(Layout)
 BACKENDS: tuple[str, ...] = get_args(BackendName)
+# What ``fn.crop_mirror_normalize`` can make.
+OUTPUT_DTYPES = {kind.name: kind for kind in (types.FLOAT, types.FLOAT16, types.UINT8, types.INT8)}
 
 
 def is_node(name: str, value: object) -> bool:
@@ -68,24 +72,43 @@ def _check_center(center: object) -> None:
             raise ArgumentValueError(name, "a pixel index of at least 0", value)
 
 
-def _check_normalization(mean: object, std: object, output_layout: object) -> None:
-    """Raise unless `mean` and `std` come together, one finite number per channel; a layout needs both."""
-    if (mean is None) != (std is None):
-        raise ValueError(f"mean and std must be given together; got mean={mean!r}, std={std!r}")
-    if output_layout is not None:
-        check_choice("output_layout", output_layout, LAYOUTS)
-        if mean is None:
-            raise ArgumentValueError("output_layout", "left out without mean= and std=", output_layout)
+def _per_channel(name: str, given: Any) -> float | tuple[float, ...]:
+    """A finite number for all channels, or one for each; raise unless `given` is that."""
+    values = given.tolist() if isinstance(given, np.ndarray) else given
+    single = is_number(values)
+    sequence = [values] if single else values
+    if isinstance(sequence, str) or not isinstance(sequence, Sequence) or not sequence:
+        raise ArgumentTypeError(name, "a number, or one number per channel", given)
+    if not all(map(is_number, sequence)):
+        raise ArgumentTypeError(name, "a number, or one number per channel", given)
+    if not all(map(math.isfinite, sequence)) or (name == "std" and min(sequence) <= 0):
+        raise ArgumentValueError(name, "above 0 in every channel" if name == "std" else "finite", given)
+    return float(values) if single else tuple(map(float, values))
+
+
+def _check_normalization(arguments: ImageArguments) -> None:
+    """Raise unless the arguments are valid; without `mean` and `std` all must be left out."""
+    mean, std = arguments.mean, arguments.std
+    if arguments.output_layout is not None:
+        check_choice("output_layout", arguments.output_layout, LAYOUTS)
+    if arguments.output_dtype not in OUTPUT_DTYPES.values():
+        expected = f"one of {', '.join(f'types.{name}' for name in OUTPUT_DTYPES)}"
+        raise ArgumentValueError("output_dtype", expected, arguments.output_dtype)
+    for name in ("scale", "shift"):
+        value = getattr(arguments, name)
+        if not is_number(value):
+            raise ArgumentTypeError(name, "a number", value)
+        if not math.isfinite(value) or (name == "scale" and value == 0):
+            raise ArgumentValueError(name, "finite and not 0" if name == "scale" else "finite", value)
+    if not is_node("mirror", arguments.mirror) and arguments.mirror not in (0, 1):
+        raise ArgumentValueError("mirror", "0, 1 or a DALI node", arguments.mirror)
+    check_flag("pad_output", arguments.pad_output)
     if mean is None:
-        return
-    for name, values in (("mean", mean), ("std", std)):
-        if isinstance(values, str) or not isinstance(values, Sequence) or not values:
-            raise ArgumentTypeError(name, "a sequence with one number per channel", values)
-        for value in values:
-            check_number(name, value, "one number per channel")
-            if name == "std" and value <= 0:
-                raise ArgumentValueError("std", "above 0 in every channel", values)
-    if isinstance(mean, Sequence) and isinstance(std, Sequence) and len(mean) != len(std):
+        for field in fields(arguments):
+            value = getattr(arguments, field.name)
+            if field.name != "layout" and (isinstance(value, DataNode) or value != field.default):
+                raise ArgumentValueError(field.name, "left out without mean= and std=", value)
+    if isinstance(mean, tuple) and isinstance(std, tuple) and len(mean) != len(std):
         raise ValueError(f"mean and std must have the same length; got {len(mean)} and {len(std)}")
 
 
@@ -97,13 +120,30 @@ class ImageArguments:
     """How images are laid out, and normalised once they are mixed."""
 
     layout: str
-    mean: Sequence[float] | None = None
-    std: Sequence[float] | None = None
+    mean: PerChannel | None = None
+    """As a float or a tuple; `std` too."""
+    std: PerChannel | None = None
+    scale: float = 1.0
+    shift: float = 0.0
+    mirror: int | DataNode = 0
     output_layout: str | None = None
+    output_dtype: types.DALIDataType = types.FLOAT
+    pad_output: bool = False
 
     def __post_init__(self) -> None:
         check_choice("layout", self.layout, LAYOUTS)
-        _check_normalization(self.mean, self.std, self.output_layout)
+        if (self.mean is None) != (self.std is None):
+            given = f"mean={self.mean!r}, std={self.std!r}"
+            raise ValueError(f"mean and std must be given together; got {given}")
+        for name in ("mean", "std"):
+            if (given := getattr(self, name)) is not None:
+                object.__setattr__(self, name, _per_channel(name, given))
+        _check_normalization(self)
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether the mixed images are normalised."""
+        return self.mean is not None
 
 
 @dataclass(frozen=True, kw_only=True)

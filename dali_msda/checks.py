@@ -50,6 +50,13 @@ def cast_partner(partner: DataNode) -> DataNode:
     return as_type(partner, types.INT32)
 
 
+def cast_mirror(mirror: DataNode) -> DataNode:
+    """Cast a caller's ``mirror`` to int32; see :func:`cast_labels`."""
+    if _has_unknown_dtype("mirror", mirror):
+        mirror = mirror | _zero()  # mirror must be integers, 1 where an image is mirrored
+    return as_type(mirror, types.INT32)
+
+
 def _has_unknown_dtype(name: str, node: DataNode) -> bool:
     """Whether the graph does not show the type of a node; raise if it shows one other than integers."""
     dtype = static_dtype(node)

@@ -20,6 +20,7 @@ _UINT8_BY_DEFAULT = {
 # By operator and index of the output: the file reader's labels come second.
 _ALWAYS = {("File", 1): types.INT32, ("BatchPermutation", 0): types.INT32}
 _FLOAT_BY_DEFAULT = {"CropMirrorNormalize", "Normalize", "OneHot"}
+_INT32_BY_DEFAULT = {"CoinFlip"}
 # Of arithmetic with a float: the widest one of what goes in.
 _ARITHMETIC = ("add(", "sub(", "mul(", "div(")
 # Operators whose output has the type of their first input unless `dtype` is given.
@@ -71,12 +72,15 @@ def static_dtype(node: Any) -> types.DALIDataType | None:
         declared = arguments.get("dtype", getattr(operator, "_dtype", None))
         if isinstance(declared, types.DALIDataType):
             return declared
-        if declared is not None or name not in _UINT8_BY_DEFAULT | _FLOAT_BY_DEFAULT | _AS_INPUT:
+        known = _UINT8_BY_DEFAULT | _FLOAT_BY_DEFAULT | _INT32_BY_DEFAULT | _AS_INPUT
+        if declared is not None or name not in known:
             return None
         if name in _UINT8_BY_DEFAULT:
             return types.UINT8
         if name in _FLOAT_BY_DEFAULT:
             return types.FLOAT
+        if name in _INT32_BY_DEFAULT:
+            return types.INT32
         inputs = getattr(source, "inputs", None)
         node = inputs[0] if inputs else None
     return None

@@ -1,59 +1,90 @@
-"""Normalisation after mixing: its settings, and the operator for where the kernel cannot do it."""
+"""Normalisation after mixing: with DALI's operator, and what the kernel needs to do the same."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import DataNode
 
 from .arguments import ImageArguments
-
-
-class Normalization(NamedTuple):
-    """Mean and standard deviation of every channel, the layout of the images and that of the output."""
-
-    mean: Sequence[float]
-    std: Sequence[float]
-    layout: str
-    output_layout: str
-
-    @classmethod
-    def from_arguments(cls, arguments: ImageArguments) -> Normalization | None:
-        """The normalisation that the arguments ask for, None without one."""
-        if arguments.mean is None or arguments.std is None:
-            return None
-        layout = arguments.layout
-        return cls(arguments.mean, arguments.std, layout, arguments.output_layout or layout)
-
-
-def normalize(images: DataNode, normalization: Normalization) -> DataNode:
-    """(images - mean) / std as float32, by DALI's operator, on any device."""
-    return fn.crop_mirror_normalize(
-        images,
-        dtype=types.FLOAT,
-        output_layout=normalization.output_layout,
-        mean=_for_channels(images, normalization),
-        std=list(normalization.std),
-    )
+from .checks import LONGEST_SIDE, cast_mirror
 
 
 def normalize_if_asked(images: DataNode, arguments: ImageArguments) -> DataNode:
-    """The images, normalised if the arguments ask for it."""
-    normalization = Normalization.from_arguments(arguments)
-    return images if normalization is None else normalize(images, normalization)
+    """The images; normalised by DALI's operator if the arguments ask for it, on any device."""
+    if not arguments.normalizes:
+        return images
+    return fn.crop_mirror_normalize(
+        images,
+        dtype=arguments.output_dtype,
+        output_layout=arguments.output_layout or arguments.layout,
+        mean=_checked_mean(images, arguments),
+        std=arguments.std,
+        scale=arguments.scale,
+        shift=arguments.shift,
+        mirror=_mirror(arguments),
+        pad_output=arguments.pad_output,
+    )
 
 
-def _for_channels(images: DataNode, normalization: Normalization) -> DataNode:
+def mirror_if_asked(mask: DataNode, arguments: ImageArguments) -> DataNode:
+    """The mask of mixed images, mirrored as they are."""
+    mirror = _mirror(arguments)
+    return mask if isinstance(mirror, int) and not mirror else fn.flip(mask, horizontal=mirror)
+
+
+def _mirror(arguments: ImageArguments) -> int | DataNode:
+    mirror = arguments.mirror
+    return cast_mirror(mirror) if isinstance(mirror, DataNode) else int(mirror)
+
+
+def fits_kernel(arguments: ImageArguments) -> bool:
+    """Whether the kernel can do all of the normalisation that is asked for."""
+    return (
+        arguments.output_dtype == types.FLOAT
+        and not isinstance(arguments.mirror, DataNode)
+        and not arguments.mirror
+        and not arguments.pad_output
+    )
+
+
+def linear_factors(images: DataNode, arguments: ImageArguments) -> DataNode:
+    """a and b of ``(image - a) * b``: a for each of the n channels, then b, float32 [2n].
+
+    DALI's operator folds scale and shift into mean and std in the same way: the results are equal to the bit.
+    """
+    given = (arguments.mean, arguments.std, arguments.scale, arguments.shift)
+    mean, std, scale, shift = (np.atleast_1d(np.asarray(one, np.float32)).astype(np.float64) for one in given)
+    factors = np.stack(np.broadcast_arrays(mean - shift * (std / scale), scale / std)).astype(np.float32)
+    if _count(arguments) is not None:
+        return types.Constant(factors.reshape(-1), device="cpu")
+    many = types.Constant(np.repeat(factors, LONGEST_SIDE, axis=1), device="cpu")
+    return fn.reshape(fn.slice(many, start=[0], shape=_channels(images, arguments), axes=[1]), shape=[-1])
+
+
+def _count(arguments: ImageArguments) -> int | None:
+    """How many channels the normalisation is for; None if it is for any number."""
+    lengths = [len(values) for values in (arguments.mean, arguments.std) if isinstance(values, tuple)]
+    return lengths[0] if lengths else None
+
+
+def _channels(images: DataNode, arguments: ImageArguments) -> DataNode:
+    """How many channels the images have, int32 [1], CPU."""
+    axis = arguments.layout.index("C")
+    return fn.slice(images.shape(dtype=types.INT32), start=[axis], shape=[1], axes=[0])
+
+
+def _checked_mean(images: DataNode, arguments: ImageArguments) -> float | DataNode:
     """The mean, float32 [n]; stop the pipeline where the images do not have n channels.
 
-    On the GPU DALI's operator leaves channels without a number as they are, and writes behind its arrays
-    where there are more numbers than channels.
+    On the GPU DALI's operator does not notice that there are more or fewer numbers than channels.
     """
-    n, axis = len(normalization.mean), normalization.layout.index("C")
-    channels = fn.slice(images.shape(dtype=types.INT32), start=[axis], shape=[1], axes=[0])
+    n = _count(arguments)
+    if n is None:
+        assert isinstance(arguments.mean, float)
+        return arguments.mean
     # The slice is all of the mean, or begins or ends outside.
-    mean = types.Constant(np.array(normalization.mean, np.float32), device="cpu")
-    return fn.slice(mean, start=channels - n, shape=[n], axes=[0])  # mean must have one number per channel
+    values = np.ascontiguousarray(np.broadcast_to(np.asarray(arguments.mean, np.float32), n))
+    start = _channels(images, arguments) - n
+    mean = types.Constant(values, device="cpu")
+    return fn.slice(mean, start=start, shape=[n], axes=[0])  # mean must have one number per channel

@@ -26,8 +26,8 @@ from .dtypes import as_type
 from .labels import unmixed_labels
 from .masks import Dense, Separable
 from .methods import Method
-from .normalization import normalize_if_asked
-from .signatures import MixFunction, MixParams
+from .normalization import mirror_if_asked, normalize_if_asked
+from .signatures import MixFunction, MixParams, PerChannel
 from .steps import (
     Drawn,
     alone,
@@ -61,9 +61,14 @@ def mix(
     allow_self: bool = True,
     partner_images: DataNode | Sequence[DataNode] | None = None,
     partner_labels: DataNode | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: PerChannel | None = None,
+    std: PerChannel | None = None,
+    scale: float = 1.0,
+    shift: float = 0.0,
+    mirror: int | DataNode = 0,
     output_layout: str | None = None,
+    output_dtype: types.DALIDataType = types.FLOAT,
+    pad_output: bool = False,
     output: str = "dense",
     correct_lam: bool = True,
     return_params: bool = False,
@@ -119,12 +124,23 @@ def mix(
         the other samples, if there are any.
     partner_images, partner_labels : DataNode, optional
         Take the partners from here, such as another reader's batch, instead of `images` and `labels`.
-    mean, std : sequence of float, optional
-        Normalise the mixed images: (mixed - mean) / std, one number per channel, as a
-        ``fn.crop_mirror_normalize`` right after would do. On the CPU, uint8 HWC images are mixed and
-        normalised in one pass.
+    mean, std : float, sequence of float or array, optional
+        Normalise the mixed images: scale * (mixed - mean) / std + shift, with one number for all channels or
+        one per channel, to the same bits as a ``fn.crop_mirror_normalize`` right after. On the CPU, uint8
+        HWC images are mixed and normalised to float32 in one pass; for `mirror`, another `output_dtype` and
+        `pad_output` that operator follows. The six arguments below need `mean` and `std`.
+    scale, shift : float, optional
+        1 and 0 by default; `scale` is not 0.
+    mirror : int or DataNode, optional
+        1 mirrors the mixed images horizontally, and the mask of `params` with them. 0 by default; a node has
+        an integer per sample, such as ``fn.random.coin_flip()``.
     output_layout : {"HWC", "CHW"}, optional
         Layout of the normalised images, by default that of the input.
+    output_dtype : nvidia.dali.types.DALIDataType, optional
+        ``types.FLOAT`` by default; ``types.FLOAT16``; ``types.UINT8`` or ``types.INT8``, rounded to nearest
+        and clipped to their range.
+    pad_output : bool, optional
+        Add channels of zeros up to a power of two, False by default.
     output : {"dense", "pair"}, optional
         Targets as vectors (default), or as a :class:`Pair` of both labels and their weight: for losses of the
         form ``lam * loss(own) + (1 - lam) * loss(partner)``, and for so many classes that vectors cost more
@@ -149,7 +165,7 @@ def mix(
     -------
     images : DataNode
         Mixed images: dtype, layout and device of the input. uint8 is rounded to nearest. With `mean`
-        and `std`: float32 in `output_layout`. A list if `images` is a sequence.
+        and `std`: `output_dtype` in `output_layout`. A list if `images` is a sequence.
     targets : DataNode or Pair
         float32 [num_classes], on the device of the images; those of class ids sum to 1. Absent without
         labels. A single result comes without a tuple.
@@ -165,8 +181,8 @@ def mix(
     RuntimeError
         By DALI, at run time: a label out of range; labels or a `partner` of another type than integers, if
         the graph does not show their type; images of different sizes within one batch; images that are not
-        three-dimensional; a ``layout`` that is not the images' own (CPU only); a ``mean`` whose length is not
-        the number of channels. DALI shows the line of the check that failed.
+        three-dimensional; a ``layout`` that is not the images' own (CPU only); a ``mean`` or ``std`` whose
+        length is not the number of channels. DALI shows the line of the check that failed.
 
     Notes
     -----
@@ -192,7 +208,17 @@ def mix(
         allow_self=allow_self,
         backend=backend,
     )
-    image_arguments = ImageArguments(layout=layout, mean=mean, std=std, output_layout=output_layout)
+    image_arguments = ImageArguments(
+        layout=layout,
+        mean=mean,
+        std=std,
+        scale=scale,
+        shift=shift,
+        mirror=mirror,
+        output_layout=output_layout,
+        output_dtype=output_dtype,
+        pad_output=pad_output,
+    )
     label_arguments = LabelArguments(
         num_classes=num_classes, label_smoothing=label_smoothing, output=output, correct_lam=correct_lam
     )
@@ -232,9 +258,14 @@ def blend(
     label_smoothing: float = 0.0,
     layout: str = "HWC",
     seed: int | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: PerChannel | None = None,
+    std: PerChannel | None = None,
+    scale: float = 1.0,
+    shift: float = 0.0,
+    mirror: int | DataNode = 0,
     output_layout: str | None = None,
+    output_dtype: types.DALIDataType = types.FLOAT,
+    pad_output: bool = False,
     output: str = "dense",
     return_params: bool = False,
     backend: str = "auto",
@@ -245,9 +276,9 @@ def blend(
 
     Parameters
     ----------
-    images, labels, num_classes, label_smoothing, layout, mean, std, output_layout, output, allow_self
+    images, labels, num_classes, label_smoothing, layout, output, allow_self
         See :func:`mix`.
-    return_params, backend
+    mean, std, scale, shift, mirror, output_layout, output_dtype, pad_output, return_params, backend
         See :func:`mix`.
     mask : DataNode, or (rows, columns), or Separable or Dense
         The own image's weight, clipped to [0, 1]. A node has the shape HxW, HxWx1 or 1xHxW and any type, on
@@ -273,7 +304,17 @@ def blend(
     Equation 1 of the paper.
     """
     checked = PartnerArguments(seed=seed, partner=partner, allow_self=allow_self, backend=backend)
-    image_arguments = ImageArguments(layout=layout, mean=mean, std=std, output_layout=output_layout)
+    image_arguments = ImageArguments(
+        layout=layout,
+        mean=mean,
+        std=std,
+        scale=scale,
+        shift=shift,
+        mirror=mirror,
+        output_layout=output_layout,
+        output_dtype=output_dtype,
+        pad_output=pad_output,
+    )
     label_arguments = LabelArguments(num_classes=num_classes, label_smoothing=label_smoothing, output=output)
     check_flag("return_params", return_params)
     (images,) = as_views("images", [images], backend)
@@ -338,6 +379,7 @@ def _results(
         results.append(labels_for(labels, partner_labels, drawn, lam, label_arguments, first.check))
     if return_params:
         mask = drawn.backend.full_mask(views[0], drawn.weights, image_arguments.layout)
+        mask = mirror_if_asked(mask, image_arguments)
         results.append(MixParams(fn.reshape(lam, shape=[]), drawn.partner, mask))
     return results
 

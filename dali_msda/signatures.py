@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypedDict, Unpack, overload
 
+import numpy as np
+
 from .mixing import Convention, Granularity
 
 if TYPE_CHECKING:
+    from nvidia.dali import types
     from nvidia.dali.pipeline import DataNode
 
+# One number for all channels, or one for each.
+PerChannel = float | Sequence[float] | np.ndarray[Any, Any]
 TargetForm = Literal["dense", "pair"]
 BackendName = Literal["auto", "kernel", "hybrid", "graph"]
 Layout = Literal["HWC", "CHW"]
@@ -58,9 +63,14 @@ class MixOptions(TypedDict, total=False):
     allow_self: bool
     partner_images: DataNode | Sequence[DataNode] | None
     partner_labels: DataNode | None
-    mean: Sequence[float] | None
-    std: Sequence[float] | None
+    mean: PerChannel | None
+    std: PerChannel | None
+    scale: float
+    shift: float
+    mirror: int | DataNode
     output_layout: Layout | None
+    output_dtype: types.DALIDataType
+    pad_output: bool
     backend: BackendName
     name: str | None
 

@@ -27,7 +27,7 @@ from .draws import Draws, draw_numbers, draw_partner
 from .labels import Labels, mix_read_labels, read_labels
 from .masks import Dense, Separable
 from .normalization import normalize_if_asked
-from .signatures import Pair
+from .signatures import Pair, PerChannel
 from .validation import ArgumentTypeError, ArgumentValueError, check_flag
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -209,9 +209,14 @@ def apply(
     *,
     partner_images: DataNode | None = None,
     layout: str = "HWC",
-    mean: Any = None,
-    std: Any = None,
+    mean: PerChannel | None = None,
+    std: PerChannel | None = None,
+    scale: float = 1.0,
+    shift: float = 0.0,
+    mirror: int | DataNode = 0,
     output_layout: str | None = None,
+    output_dtype: types.DALIDataType = types.FLOAT,
+    pad_output: bool = False,
     nearest: bool = False,
     name: str | None = None,
 ) -> DataNode:
@@ -228,7 +233,7 @@ def apply(
         Source of the partners, instead of `images`.
     layout : {"HWC", "CHW", "HW"}, optional
         Layout of the images, "HWC" by default.
-    mean, std, output_layout
+    mean, std, scale, shift, mirror, output_layout, output_dtype, pad_output
         See :func:`dali_msda.mix`.
     nearest : bool, optional
         Take each pixel from the image with the larger weight there (the own image if equal) instead of
@@ -240,7 +245,7 @@ def apply(
     Returns
     -------
     DataNode
-        Type, size and device of `images`.
+        Size and device of `images`, and their type unless they are normalised.
 
     Raises
     ------
@@ -257,7 +262,15 @@ def apply(
     check_flag("nearest", nearest)
     flat = layout == "HW"
     arguments = ImageArguments(
-        layout="HWC" if flat else layout, mean=mean, std=std, output_layout=output_layout
+        layout="HWC" if flat else layout,
+        mean=mean,
+        std=std,
+        scale=scale,
+        shift=shift,
+        mirror=mirror,
+        output_layout=output_layout,
+        output_dtype=output_dtype,
+        pad_output=pad_output,
     )
     if nearest and mean is not None:
         raise ArgumentValueError("mean", "left out with nearest=True", mean)

@@ -12,6 +12,7 @@ import dali_msda as msda
 from tests.running import ONE_MASK, build, image_source, random_images, run_mix, source
 
 IMAGES = random_images(4, (8, 8))
+NORM: dict[str, Any] = {"mean": 0.0, "std": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -52,11 +53,28 @@ IMAGES = random_images(4, (8, 8))
         ),
         ({"mean": [1.0]}, ValueError, ["mean and std", "together", "[1.0]", "None"]),
         ({"std": [1.0]}, ValueError, ["mean and std", "together"]),
-        ({"mean": 1.0, "std": 1.0}, TypeError, ["mean", "one number per channel", "1.0"]),
+        ({"mean": "1.0", "std": 1.0}, TypeError, ["mean", "one number per channel", "'1.0'"]),
+        ({"mean": float("nan"), "std": 1.0}, ValueError, ["mean", "finite", "nan"]),
+        ({"mean": np.ones((3, 1, 1)), "std": 1.0}, TypeError, ["mean", "one number per channel", "array"]),
+        ({"mean": 0.0, "std": -1.0}, ValueError, ["std", "above 0", "-1.0"]),
         ({"mean": [], "std": []}, TypeError, ["mean", "one number per channel", "[]"]),
         ({"mean": [1.0, "2"], "std": [1.0, 1.0]}, TypeError, ["mean", "one number per channel", "'2'"]),
         ({"mean": [1.0, 2.0], "std": [1.0, 0.0]}, ValueError, ["std", "above 0", "0.0"]),
         ({"mean": [1.0, 2.0], "std": [1.0]}, ValueError, ["same length", "2 and 1"]),
+        ({"mean": [1.0, 2.0], "std": np.ones(3)}, ValueError, ["same length", "2 and 3"]),
+        ({**NORM, "scale": 0}, ValueError, ["scale", "not 0", "got 0"]),
+        ({**NORM, "shift": float("inf")}, ValueError, ["shift", "finite", "inf"]),
+        ({**NORM, "shift": "1"}, TypeError, ["shift", "a number", "'1'"]),
+        ({**NORM, "mirror": 2}, ValueError, ["mirror", "0, 1 or a DALI node", "2"]),
+        ({**NORM, "mirror": "yes"}, ValueError, ["mirror", "0, 1 or a DALI node", "'yes'"]),
+        ({**NORM, "output_dtype": types.INT16}, ValueError, ["output_dtype", "types.FLOAT16", "INT16"]),
+        ({**NORM, "output_dtype": "float16"}, ValueError, ["output_dtype", "types.FLOAT16", "'float16'"]),
+        ({**NORM, "pad_output": 4}, TypeError, ["pad_output", "True or False", "4"]),
+        ({"scale": 2.0}, ValueError, ["scale", "mean=", "2.0"]),
+        ({"shift": 1.0}, ValueError, ["shift", "mean=", "1.0"]),
+        ({"mirror": 1}, ValueError, ["mirror", "mean=", "1"]),
+        ({"output_dtype": types.FLOAT16}, ValueError, ["output_dtype", "mean=", "FLOAT16"]),
+        ({"pad_output": True}, ValueError, ["pad_output", "mean=", "True"]),
         ({"output_layout": "CHW"}, ValueError, ["output_layout", "mean=", "'CHW'"]),
         (
             {"mean": [1.0], "std": [1.0], "output_layout": "NCHW"},

@@ -42,6 +42,8 @@ SEEN: dict[str, Callable[[], Any]] = {
     "transposed": lambda: fn.transpose(photo(), perm=[2, 0, 1]),
     "labels of files": lambda: fn.readers.file(files=[__file__], labels=[3])[1],
     "permutation": lambda: fn.batch_permutation(),
+    "coin flip": lambda: fn.random.coin_flip(),
+    "coin flip of booleans": lambda: fn.random.coin_flip(dtype=types.BOOL),
     "arithmetic with a float": lambda: photo() * 2.0,
     "arithmetic of floats": lambda: fn.one_hot(fn.batch_permutation(), num_classes=2) * 0.9 + 0.05,
     "arithmetic of doubles": lambda: 2 * fn.cast(photo(), dtype=types.FLOAT64),

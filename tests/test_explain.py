@@ -77,6 +77,10 @@ SITUATIONS: dict[str, Situation] = {
         lambda: (images(), ids(0, 1, 2, 3), {"partner": vectors(0, 1, 2, 3)}),
         "msda.hmix: partner must be an integer",
     ),
+    "a mirror that is a float": (
+        lambda: (images(), ids(0, 1, 2, 3), {"mean": 0, "std": 1, "mirror": vectors(0, 1, 0, 1)}),
+        "msda.hmix: mirror must be integers, 1 where an image is mirrored; got floats",
+    ),
     "a lam of two numbers": (
         lambda: (images(), ids(0, 1, 2, 3), {"lam": vectors([0.5], [0.5], [0.5, 0.2], [0.5])}),
         "msda.hmix: lam must be a node with one number per sample; got the shape [2] in sample 2",

@@ -405,3 +405,23 @@ def test_maps(backend: Any) -> None:
         )
 
     assert problems(trace(define)) == []
+
+
+WAYS: list[Callable[[], dict[str, Any]]] = [
+    lambda: {"mean": 127.5, "std": [1.0, 2.0, 3.0], "scale": 2.0, "shift": 0.5},
+    lambda: {"mean": 0.0, "std": 1.0, "mirror": 1, "pad_output": True},
+    lambda: {"mean": [1.0] * 3, "std": 60.0, "mirror": values(), "output_dtype": types.FLOAT16},
+    lambda: {"mean": 0.0, "std": 1.0, "mirror": fn.random.coin_flip(), "output_layout": "CHW"},
+]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("method", ["none", "cutmix", "hmix"])
+def test_normalisation(method: str, way: Callable[[], dict[str, Any]], backend: Any) -> None:
+    def define() -> Any:
+        return msda.mix(photos(), values(), 10, method=method, backend=backend, return_params=True, **way())
+
+    result = trace(define)
+    assert_fits_the_gpu(result, params=True)
+    assert count(result[:1], "CropMirrorNormalize", "gpu") == 1

@@ -11,11 +11,11 @@ from numba import carray  # type: ignore[attr-defined]
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import DataNode
 
-from ...arguments import DrawArguments, LabelArguments
+from ...arguments import DrawArguments, ImageArguments, LabelArguments
 from ...checks import IMAGES_MOVED, check_label_range
 from ...draws import Draws
 from ...masks import Separable
-from ...normalization import Normalization
+from ...normalization import linear_factors
 from .compat import CompiledOperator, address_as_void_pointer
 from .compiled import RUN, RUN_BATCH, SETUP, compiled, data_of, integers, shape1, shape2, shape3
 from .drawn import numbers_of, parts_of
@@ -330,7 +330,7 @@ def mix_pixels(
     partner: DataNode,
     layout: DataNode,
     channels_first: bool,
-    normalization: Normalization | None,
+    normalization: ImageArguments | None,
     *,
     dense: bool,
 ) -> tuple[DataNode, DataNode, DataNode]:
@@ -338,7 +338,8 @@ def mix_pixels(
 
     `element` is the type of the images, ``types.UINT8`` or ``types.FLOAT``, `partner` the index within the
     batch, or within `source`, the partners' images where those are others. With a `normalization` it is
-    :func:`.kernels.mix_normalized`, for uint8 HWC images only.
+    :func:`.kernels.mix_normalized`, for uint8 HWC images only, and for what
+    :func:`dali_msda.normalization.fits_kernel` allows.
     """
     second = source is not None
     if source is None:
@@ -352,8 +353,7 @@ def mix_pixels(
     else:
         mixed_type, to_first = types.FLOAT, normalization.output_layout == "CHW"
         run = compiled(_build_mix_normalized, RUN, to_first, dense, second)
-        factors = np.array([*normalization.mean, *(1 / value for value in normalization.std)], np.float32)
-        inputs.append(types.Constant(factors, device="cpu"))
+        inputs.append(linear_factors(own, normalization))
     operator = CompiledOperator(
         run_fn=run,
         setup_fn=compiled(_build_mix_shapes, SETUP, to_first),

@@ -12,7 +12,7 @@ from ...checks import check_fault
 from ...draws import Draws
 from ...dtypes import as_type, static_dtype
 from ...masks import Dense, Separable
-from ...normalization import Normalization, normalize
+from ...normalization import fits_kernel, normalize_if_asked
 from .. import Mixed
 from .entry_points import expand_mask, join_masks, mask_weights, mix_pixels, mix_targets
 
@@ -77,8 +77,7 @@ def mix_images(
     """Mix images on the CPU in compiled code; see :class:`dali_msda.backends.Backend`."""
     layout = arguments.layout
     element, own = _to_kernel_dtype(images)
-    normalization = Normalization.from_arguments(arguments)
-    fused = normalization if element == types.UINT8 and layout == "HWC" else None
+    fused = arguments.normalizes and fits_kernel(arguments) and element == types.UINT8 and layout == "HWC"
     mixed, fault, lam = mix_pixels(
         element,
         own,
@@ -87,15 +86,15 @@ def mix_images(
         partner,
         fn.get_property(images, key="layout"),
         layout == "CHW",
-        fused,
+        arguments if fused else None,
         dense=weights.dense,
     )
     # The plugin's operator drops the layout.
-    mixed = fn.reshape(mixed, layout=layout if fused is None else fused.output_layout)
+    mixed = fn.reshape(mixed, layout=(arguments.output_layout or layout) if fused else layout)
     if own is not images:
         mixed = fn.cast_like(mixed, images)
-    if normalization is not None and fused is None:
-        mixed = normalize(mixed, normalization)
+    if not fused:
+        mixed = normalize_if_asked(mixed, arguments)
     return Mixed(mixed, lam if weights.lam is None else weights.lam, check_fault(fault))
 
 
