@@ -1,6 +1,6 @@
 """The paper's figure 3: the same two images mixed by every method, and the masks.
 
-    python -m experiments.figure3 [OUTPUT.png]
+    python -m experiments.figure3 [OUTPUT.png] [--dpi 300]
 
 Two images of the demo set, lam = 0.65 and r = 0.5 as in the paper, one centre for all methods, mixed by a
 DALI pipeline on the CPU.
@@ -8,18 +8,20 @@ DALI pipeline on the CPU.
 
 from __future__ import annotations
 
-import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+from matplotlib import patches
+from matplotlib.figure import Figure
 from nvidia.dali import Pipeline, fn
 
 import dali_msda as msda
 from dali_msda.methods import TABLE, Beta, Method
 from pipelines.demo_data import make_demo_dataset
-from pipelines.files import replace_whole
+
+from .figures import Claim, parse, save
 
 LAM, RATIO, SIZE, CENTER = 0.65, 0.5, 224, (95, 125)
 
@@ -67,12 +69,10 @@ def mix_two(own: Path, partner: Path) -> dict[str, tuple[np.ndarray, np.ndarray 
     return panels
 
 
-def draw(panels: dict[str, tuple[np.ndarray, np.ndarray | None, float | None]], output: Path) -> None:
+def draw(panels: dict[str, tuple[np.ndarray, np.ndarray | None, float | None]]) -> Figure:
     """Draw a row of images and a row of masks, white for the own image."""
-    matplotlib.use("Agg")
-    from matplotlib import patches, pyplot
-
-    figure, axes = pyplot.subplots(2, len(panels), figsize=(2 * len(panels), 4.4), layout="constrained")
+    figure = Figure(figsize=(2 * len(panels), 4.4), layout="constrained")
+    axes = figure.subplots(2, len(panels))
     for column, (title, (image, mask, lam)) in enumerate(panels.items()):
         axes[0, column].imshow(image)
         axes[0, column].set_title(title)
@@ -86,20 +86,33 @@ def draw(panels: dict[str, tuple[np.ndarray, np.ndarray | None, float | None]], 
             )
     for axis in axes.flat:
         axis.axis("off")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    kind = output.suffix[1:] or "png"
-    replace_whole(output, lambda temporary: figure.savefig(temporary, dpi=110, format=kind))
+    return figure
 
 
-def main() -> None:
+def label_claims(
+    panels: dict[str, tuple[np.ndarray, np.ndarray | None, float | None]],
+) -> list[Claim]:
+    """The label weight is the mean of the mask, section 2: N = lam and E[M] = lam."""
+    masked = [(mask, lam) for _, mask, lam in panels.values() if mask is not None and lam is not None]
+    error = max(abs(float(mask.mean(dtype=np.float64)) - lam) for mask, lam in masked)
+    return [
+        Claim(
+            "every label weight is the mean of its mask, within 1e-6",
+            f"at most {error:.1e} apart",
+            error <= 1e-6,
+        )
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Make two images, mix them, draw the figure."""
-    output = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/methods.png")
+    options = parse("figure3", __doc__, arguments, default=Path("docs/methods.png"), dpi=110)
     with tempfile.TemporaryDirectory() as folder:
         data = make_demo_dataset(Path(folder) / "demo", train_per_class=4, val_per_class=1)
         classes = sorted((data / "train").iterdir())
         panels = mix_two(sorted(classes[5].iterdir())[1], sorted(classes[8].iterdir())[1])
-    draw(panels, output)
-    print(f"wrote {output}")
+    lams = {title: lam for title, (_, _, lam) in panels.items() if lam is not None}
+    save(draw(panels), {"lam": LAM, "ratio": RATIO, "label_weights": lams}, label_claims(panels), options)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,132 @@
+"""What the figures share: their command line, files, claims, and cells that a second run does not repeat."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from pipelines.files import replace_whole, write_whole
+
+FOLDER = Path("outputs/figures")
+# Readable in grey: they differ in lightness, and every line in style too.
+DARK, MIDDLE, LIGHT = "#1b3a57", "#c8553d", "#8fb8de"
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of a figure."""
+
+    output: Path
+    """The picture; its data are in a JSON file of the same name."""
+    quick: bool
+    dpi: int
+
+    @property
+    def data(self) -> Path:
+        return self.output.with_suffix(".json")
+
+
+class Claim(NamedTuple):
+    """A statement of the paper, or ours about it, and what was seen."""
+
+    text: str
+    seen: str
+    holds: bool
+
+
+class ClaimError(AssertionError):
+    """A figure does not show what the paper says."""
+
+
+def parse(
+    name: str,
+    about: str | None,
+    arguments: Sequence[str] | None,
+    *,
+    default: Path | None = None,
+    dpi: int = 300,
+) -> Options:
+    """Read the options of a figure from the command line."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m experiments.{name}",
+        description=about,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    default = FOLDER / f"{name}.png" if default is None else default
+    parser.add_argument("output", nargs="?", type=Path, default=default, help=f"default: {default}")
+    parser.add_argument("--quick", action="store_true", help="less of everything, in seconds")
+    parser.add_argument("--dpi", type=int, default=dpi, help=f"dots per inch; default: {dpi}")
+    found = parser.parse_args(arguments)
+    if found.output.suffix == ".json":
+        parser.error(f"output must be a picture; got {found.output}")
+    if found.dpi < 1:
+        parser.error(f"--dpi must be positive; got {found.dpi}")
+    return Options(found.output, found.quick, found.dpi)
+
+
+def save(figure: Figure, data: dict[str, Any], claims: Sequence[Claim], options: Options) -> None:
+    """Write a figure and its data, then check its claims.
+
+    Raises
+    ------
+    ClaimError
+        A claim does not hold. The files are there, to see why.
+    """
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    kind = options.output.suffix[1:] or "png"
+    replace_whole(options.output, lambda temporary: figure.savefig(temporary, dpi=options.dpi, format=kind))
+    record = {"quick": options.quick, "claims": [claim._asdict() for claim in claims], **data}
+    write_whole(options.data, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
+    print(f"wrote {options.output} and {options.data}")
+    for claim in claims:
+        print(f"  {'holds' if claim.holds else 'FAILS'}: {claim.text}: {claim.seen}")
+    failed = [f"{claim.text}; got {claim.seen}" for claim in claims if not claim.holds]
+    if failed:
+        raise ClaimError("; ".join(failed))
+
+
+def compute_cells(
+    options: Options, keys: Sequence[str], settings: dict[str, Any], compute: Callable[[str], Any]
+) -> dict[str, Any]:
+    """Compute the cells of a figure with a progress bar, except those of an interrupted run.
+
+    Each result (JSON) is in a file beside the output as soon as it is there. Remove the file with
+    :func:`forget_cells` when the figure is complete. Cells with other settings are not used.
+    """
+    path = _cells_path(options)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = json.dumps(settings, sort_keys=True)
+    lines = path.read_text().splitlines() if path.is_file() else []
+    found = {}
+    if lines[:1] == [header]:
+        for line in lines[1:]:
+            try:
+                found.update(json.loads(line))
+            except json.JSONDecodeError:  # the last line of a killed run
+                break
+    # Without a cut line.
+    kept = [header, *(json.dumps({key: found[key]}) for key in found)]
+    write_whole(path, "".join(f"{line}\n" for line in kept).encode())
+    with path.open("a") as file:
+        for key in tqdm([key for key in keys if key not in found], desc=options.output.stem, file=sys.stderr):
+            found[key] = compute(key)
+            file.write(json.dumps({key: found[key]}) + "\n")
+            file.flush()
+    return {key: found[key] for key in keys}
+
+
+def forget_cells(options: Options) -> None:
+    """Remove the file of :func:`compute_cells`."""
+    _cells_path(options).unlink(missing_ok=True)
+
+
+def _cells_path(options: Options) -> Path:
+    return options.output.with_name(f"{options.output.stem}.cells.jsonl")

@@ -1,0 +1,79 @@
+"""What the paper's figures share: the list, their files, their claims, and runs that are resumed."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from experiments import __main__ as command
+from experiments.figures import Claim, ClaimError, Options, compute_cells, forget_cells, parse, save
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+
+
+def test_every_figure_is_in_the_list(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main([]) == 0
+    printed = capsys.readouterr().out
+    assert sorted(command.FIGURES) == sorted(path.stem for path in EXPERIMENTS.glob("figure[0-9].py"))
+    for name, figure in command.FIGURES.items():
+        assert f"{name} " in printed
+        assert figure.title in printed
+        assert callable(importlib.import_module(f"experiments.{name}").main)
+
+
+def test_an_unknown_figure_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["figure3", "figure9"])
+    assert "FIGURE must be one of " in capsys.readouterr().err
+
+
+def test_a_figure_is_saved_with_its_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = Options(tmp_path / "new" / "a.png", quick=True, dpi=30)
+    good = Claim("less than 1", "0.5", holds=True)
+    save(Figure(), {"lam": [0.5]}, [good], options)
+    assert sorted(path.name for path in options.output.parent.iterdir()) == ["a.json", "a.png"]
+    claim = {"text": "less than 1", "seen": "0.5", "holds": True}
+    assert json.loads(options.data.read_text()) == {"quick": True, "claims": [claim], "lam": [0.5]}
+    assert "holds: less than 1: 0.5" in capsys.readouterr().out
+    with pytest.raises(ClaimError, match=r"^less than 1; got 2$"):
+        save(Figure(), {"lam": [2.0]}, [good, Claim("less than 1", "2", holds=False)], options)
+    assert json.loads(options.data.read_text())["lam"] == [2.0]  # to look at
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["a.json"], "output must be a picture; got a.json"), (["--dpi=0"], "--dpi must be positive; got 0")],
+)
+def test_options_are_checked(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse("figure1", None, arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_an_interrupted_figure_is_resumed(tmp_path: Path) -> None:
+    options = Options(tmp_path / "a.png", quick=False, dpi=300)
+    computed = []
+
+    def compute(key: str) -> list[str]:
+        if key == "c" and "c" not in computed:
+            computed.append(key)
+            raise KeyboardInterrupt
+        computed.append(key)
+        return [key]
+
+    keys = ["a", "b", "c", "d"]
+    with pytest.raises(KeyboardInterrupt):
+        compute_cells(options, keys, {"steps": 2}, compute)
+    kept = tmp_path / "a.cells.jsonl"
+    kept.write_text(kept.read_text() + '{"d": ["cut')
+    assert compute_cells(options, keys, {"steps": 2}, compute) == {key: [key] for key in keys}
+    assert computed == ["a", "b", "c", "c", "d"]
+    # Other settings: nothing is taken over.
+    compute_cells(options, ["a"], {"steps": 3}, compute)
+    assert computed[5:] == ["a"]
+    forget_cells(options)
+    assert list(tmp_path.iterdir()) == []
