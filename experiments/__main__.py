@@ -28,6 +28,7 @@ class Figure(NamedTuple):
 
 FIGURES = {
     "figure3": Figure("two images mixed by every method, and the masks", 6, 6),
+    "figure4": Figure("the coefficients of every method, by offset and distance", 5, 4),
 }
 
 
