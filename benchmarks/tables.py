@@ -41,6 +41,7 @@ _STARTS = {
     "build": "`train_pipeline` until it is built, {mix}",
     "first_batch": "then its first batch, {mix}",
 }
+_THEORY = ("make_s", "by_offset_s")
 _MEASURES = {
     "loader": "training pipeline",
     "mix": "mixing, compiled",
@@ -330,6 +331,21 @@ def busy(*contents: Content) -> Rows:
     return rows
 
 
+def theory(content: Content) -> Rows:
+    """Milliseconds to make a method's coefficients and average them by offset, by image size."""
+    records = content["results"]
+    sizes = sorted({record["image_size"] for record in records})
+    rows = [["ms, for images with a side of", *map(str, sizes), "terms"]]
+    for mix_name, form in dict.fromkeys((record["mix"], record["form"]) for record in records):
+        row = [mix_title(mix_name) + ("" if form == "terms" else ", mask by mask")]
+        found = {it["image_size"]: it for it in select(records, mix=mix_name, form=form)}
+        for size in sizes:
+            one = found.get(size)
+            row.append(_digits(1e3 * sum(one[key]["median"] for key in _THEORY)) if one else "")
+        rows.append([*row, "" if form == "masks" else str(max(it["terms"] for it in found.values()))])
+    return rows
+
+
 TABLES: dict[str, Callable[..., Rows]] = {
     "loader": loader,
     "loader_short": loader_short,
@@ -346,6 +362,7 @@ TABLES: dict[str, Callable[..., Rows]] = {
     "busy": busy,
     "gpu_cost": gpu_cost,
     "gpu_memory": gpu_memory,
+    "theory": theory,
 }
 
 

@@ -16,6 +16,7 @@ from dali_msda.masks import Functions, Grid, Value, box_span, chosen, inside
 from dali_msda.methods import MIXING, TABLE
 from dali_msda.theory import closed_form, coefficients, formula_sampler, monte_carlo, operator_sampler
 from dali_msda.theory.closed_forms import CLOSED
+from dali_msda.theory.coefficients import from_all_masks
 from dali_msda.theory.moments import Kronecker, OverMasks
 
 CONVENTIONS = ["reference", "paper"]
@@ -37,11 +38,11 @@ def centers(method: str, lam: float, convention: str) -> Iterator[tuple[int, int
     return itertools.product(rows, columns)
 
 
-def from_all_masks(method: str, lam: float, convention: str) -> tuple[np.ndarray, np.ndarray]:
+def reference_moments(method: str, lam: float, convention: str) -> tuple[np.ndarray, np.ndarray]:
     """E[1 - M] and the matrix a_jk from a list of all masks, made by the reference."""
     if method == "stochastic":
         q = ARGUMENTS[method]["switch_probability"]
-        mixup, cutmix = (from_all_masks(name, lam, convention) for name in ("mixup", "cutmix"))
+        mixup, cutmix = (reference_moments(name, lam, convention) for name in ("mixup", "cutmix"))
         return q * mixup[0] + (1 - q) * cutmix[0], q * mixup[1] + (1 - q) * cutmix[1]
     ratio = ARGUMENTS.get(method, {}).get("ratio", 1.0)
     shown = [
@@ -57,9 +58,20 @@ def from_all_masks(method: str, lam: float, convention: str) -> tuple[np.ndarray
 @pytest.mark.parametrize("method", ["mixup", "cutmix", "stochastic", "hmix", "gmix"])
 def test_every_coefficient_is_the_mean_over_all_masks(method: str, convention: str, lam: float) -> None:
     found = coefficients(method, SIZE, lam, convention=convention, **ARGUMENTS.get(method, {}))
-    mean, matrix = from_all_masks(method, lam, convention)
+    mean, matrix = reference_moments(method, lam, convention)
     np.testing.assert_allclose(found.mean(), mean, rtol=0, atol=EXACT)
     np.testing.assert_allclose(found.matrix(), matrix, rtol=0, atol=EXACT)
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+@pytest.mark.parametrize("method", MIXING)
+def test_terms_are_the_sum_mask_by_mask(method: str, convention: str) -> None:
+    own = ARGUMENTS.get(method, {})
+    terms, masks = (
+        make(method, SIZE, 0.6, convention=convention, **own) for make in (coefficients, from_all_masks)
+    )
+    np.testing.assert_allclose(terms.matrix(), masks.matrix(), rtol=0, atol=EXACT)
+    np.testing.assert_allclose(terms.by_offset(), masks.by_offset(), rtol=0, atol=EXACT)
 
 
 def answers_agree(found: Any) -> None:

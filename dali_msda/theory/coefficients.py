@@ -147,19 +147,39 @@ def coefficients(
     """
     check_integer("nodes", nodes, 1)
     masks = MaskDistribution(method, size, lam, convention, arguments)
-    if masks.entry.kind == "dense":
-        return OverMasks(masks.size, lambda: _all_masks(masks, nodes))
-    mean, terms = np.zeros(masks.size), []
-    for probability, draws in masks.cases(nodes):
-        found = _separate(masks, probability, draws, nodes)
+    found = None if masks.entry.kind == "dense" else _separate(masks, nodes)
+    return OverMasks(masks.size, lambda: _all_masks(masks, nodes)) if found is None else found
+
+
+def from_all_masks(
+    method: str,
+    size: tuple[int, int],
+    lam: float,
+    *,
+    convention: str = "reference",
+    nodes: int = 64,
+    **arguments: float,
+) -> OverMasks:
+    """The same as :func:`coefficients`, always mask by mask: slow, to compare with."""
+    check_integer("nodes", nodes, 1)
+    masks = MaskDistribution(method, size, lam, convention, arguments)
+    return OverMasks(masks.size, lambda: _all_masks(masks, nodes))
+
+
+def _separate(masks: MaskDistribution, count: int) -> Kronecker | None:
+    """The coefficients as a sum of Kronecker products, or None if the mask does not separate."""
+    mean: Floats = np.zeros(masks.size)
+    terms: list[Term] = []
+    for probability, draws in masks.cases(count):
+        found = _separate_case(masks, probability, draws, count)
         if found is None:
-            return OverMasks(masks.size, lambda: _all_masks(masks, nodes))
+            return None
         mean += found[0]
         terms += found[1]
     return Kronecker(mean, shorten(terms))
 
 
-def _separate(
+def _separate_case(
     masks: MaskDistribution, probability: float, draws: dict[str, float], count: int
 ) -> tuple[Floats, list[Term]] | None:
     """E[1 - M] and the terms of a_jk for given own draws, or None if the mask does not separate.
