@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import doctest
+import itertools
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from nvidia.dali import types
 from scipy import integrate, stats
 
+import dali_msda as msda
+from dali_msda.theory import losses, prescribed, several
 from dali_msda.theory.losses import (
     LOGISTIC,
     SQUARED,
@@ -24,6 +30,15 @@ from dali_msda.theory.losses import (
     mix_all,
     regularizers,
 )
+from dali_msda.theory.prescribed import sample_mask
+from dali_msda.theory.several import (
+    draw_weights,
+    join_masks,
+    mixup_moments,
+    sample_masks,
+    split_weights,
+)
+from tests.running import image_source, outputs, random_images, source
 
 Array = np.ndarray[Any, Any]
 COUNT, WIDTH = 7, 4
@@ -219,3 +234,168 @@ def test_a_torch_model_is_expanded() -> None:
                 corners = predict(flat + step + other) - predict(flat + step - other)
                 corners -= predict(flat - step + other) - predict(flat - step - other)
                 np.testing.assert_allclose(hessian[:, j, k], corners / (4 * h**2), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("module", [losses, prescribed, several], ids=lambda module: module.__name__)
+def test_the_examples_of_the_docstrings(module: ModuleType) -> None:
+    result = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def prescribed_coefficients(lam: float, width: int = 6) -> Array:
+    """A covariance that falls with the distance, as no method of the table has it, negative ones included."""
+    distance = np.abs(np.subtract.outer(np.arange(width), np.arange(width)))
+    return np.asarray((1 - lam) ** 2 + 0.3 * np.exp(-(distance**2) / 4) * np.cos(distance))
+
+
+@pytest.mark.parametrize("lam", [-0.75, 0.0, 0.4, 1.0])
+def test_theorem_2_masks_have_the_prescribed_moments(lam: float) -> None:
+    coefficients, count = prescribed_coefficients(lam), 40_000
+    masks = sample_mask(coefficients, lam, np.random.default_rng(0), count)
+    assert masks.shape == (count, 6)
+    assert (masks < 0).any()
+    assert (masks > 1).any()
+    error = masks.std(axis=0) / np.sqrt(count)
+    assert (np.abs(masks.mean(axis=0) - lam) <= 4 * error).all()
+    for j, k in itertools.combinations_with_replacement(range(6), 2):
+        products = (1 - masks[:, j]) * (1 - masks[:, k])
+        assert abs(products.mean() - coefficients[j, k]) <= 4.5 * products.std() / np.sqrt(count)
+
+
+def test_coefficients_of_a_method_are_feasible_for_theorem_2() -> None:
+    """Every method is: its own masks have a covariance. Independent pixels, as an example."""
+    coefficients = coefficients_of(independent_masks(3))(0.3)
+    masks = sample_mask(coefficients, 0.3, np.random.default_rng(1), 40_000)
+    np.testing.assert_allclose((1 - masks).T @ (1 - masks) / len(masks), coefficients, rtol=0, atol=0.02)
+    assert sample_mask(coefficients, 0.3, np.random.default_rng(1)).shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("coefficients", "lam", "kind", "message"),
+    [
+        (
+            np.full((2, 2), 0.2), 0.5, ValueError,
+            r"coefficients must be so that coefficients - \(1 - lam\)\^2 is nonnegative definite"
+            r" for lam = 0.5 \(Theorem 2\); got a matrix with the eigenvalue -0.1$",
+        ),
+        (np.eye(2), 0.0, ValueError, "nonnegative definite for lam = 0 .*eigenvalue -1$"),
+        (np.array([[1.0, 0.5], [0.2, 1.0]]), 0.9, ValueError, "coefficients must be symmetric; got .*0.3"),
+        (np.ones((2, 3)), 0.5, ValueError, r"coefficients must be of shape \(2, 2\); got \(2, 3\)"),
+        (np.full((2, 2), np.nan), 0.5, ValueError, "coefficients must be finite"),
+        (np.ones((2, 2)), "half", TypeError, "lam must be a number; got 'half'"),
+        (np.ones((2, 2)), np.inf, ValueError, "lam must be finite; got inf"),
+    ],
+)  # fmt: skip
+def test_theorem_2_has_a_condition(coefficients: Array, lam: Any, kind: type, message: str) -> None:
+    with pytest.raises(kind, match=message):
+        sample_mask(coefficients, lam, np.random.default_rng(0))
+
+
+def test_weights_of_several_images() -> None:
+    weights = draw_weights([0.5, 1.0, 2.0], np.random.default_rng(0), 5000)
+    np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(weights.mean(axis=0), np.array([0.5, 1, 2]) / 3.5, rtol=0, atol=0.02)
+    ratios = split_weights(weights)
+    np.testing.assert_allclose(join_masks(list(ratios.T)), weights, rtol=0, atol=1e-12)
+    # An image without weight left: any quotient will do.
+    np.testing.assert_array_equal(split_weights(np.array([1.0, 0.0, 0.0])), [1.0, 1.0])
+    # Two images: the Beta distribution.
+    two = draw_weights([0.7, 2.0], np.random.default_rng(0), 4000)[:, 0]
+    assert stats.kstest(two, stats.beta(0.7, 2.0).cdf).pvalue > 0.01
+
+
+def test_masks_of_several_images() -> None:
+    rng, weights = np.random.default_rng(0), np.array([0.2, 0.5, 0.3])
+    masks = np.array(
+        [sample_masks(weights, lambda lam: np.where(rng.random(4) < lam, 1.0, 0.0)) for _ in range(4000)]
+    )
+    assert set(np.unique(masks)) == {0.0, 1.0}
+    np.testing.assert_array_equal(masks.sum(axis=-1), 1)
+    np.testing.assert_allclose(masks.mean(axis=0), np.broadcast_to(weights, (4, 3)), rtol=0, atol=0.035)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: draw_weights([1.0], np.random.default_rng(0)), "alphas must be at least two numbers"),
+        (lambda: mixup_moments([1.0, -1.0]), r"alphas\[1\] must be a positive number; got -1.0"),
+        (lambda: split_weights(np.array([0.5, 0.6])), "weights must be not negative, with the sum 1; got"),
+        (lambda: split_weights(np.array([1.5, -0.5])), "weights must be not negative, with the sum 1; got"),
+        (lambda: RatioDistribution(0.0, 1.0), "alpha must be a positive number; got 0.0"),
+        (
+            lambda: regularizers(
+                np.ones((2, 3)), np.ones(2), Expansion(np.ones(2), np.ones((2, 3))), SQUARED, 0.5, np.ones(3)
+            ),
+            r"coefficients must be of shape \(3, 3\); got \(3,\)",
+        ),
+        (
+            lambda: mix_all(np.ones((2, 3)), np.array([0, np.nan]), constant_masks(3), 1.0, 1.0),
+            "targets must be finite",
+        ),
+    ],
+)
+def test_arguments_are_checked(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("alphas", [(1.0, 1.0, 1.0), (0.5, 1.0, 2.0)])
+def test_theorem_1_for_three_images(alphas: tuple[float, float, float]) -> None:
+    """Exact for a loss of degree 2, against all triples and a quadrature of both ratios."""
+    loss, predict, expand = exactly_quadratic()["linear model, squared loss"]
+    inputs, targets = training_set(count=4)
+    exact = 0.0
+    first, second = beta_quadrature(alphas[0], sum(alphas[1:]), 6), beta_quadrature(*alphas[1:], 6)
+    for (lam, p), (rest, q) in itertools.product(zip(*first, strict=True), zip(*second, strict=True)):
+        weights = join_masks([np.array(lam), np.array(rest)])
+        for triple in itertools.product(range(4), repeat=3):
+            mixed, label = weights @ inputs[list(triple)], weights @ targets[list(triple)]
+            exact += p * q / 4**3 * float(loss(predict(mixed), label))
+    moments = mixup_moments(alphas)
+    approximate = approximate_loss(
+        inputs,
+        targets,
+        expand(inputs),
+        loss,
+        moments.mean_ratio,
+        np.full((WIDTH, WIDTH), moments.coefficient),
+        np.full((WIDTH, WIDTH), moments.partner_coefficient),
+    )
+    assert approximate == pytest.approx(exact, rel=1e-10)
+
+
+@pytest.mark.parametrize("method", ["mixup", "hmix"])
+def test_three_images_in_a_pipeline(method: str) -> None:
+    """Two calls with the ratios of `split_weights`; the second mixes with what the first made."""
+    count, size = 5, (6, 8)
+    images = random_images(count, size, dtype=np.float32)
+    vectors = np.eye(4, dtype=np.float32)[np.arange(count) % 4]
+    ratios = split_weights(draw_weights([1.0, 1.0, 1.0], np.random.default_rng(3), count))
+    partners = np.array([[1, 2, 3, 4, 0], [3, 4, 0, 1, 2]], np.int32)
+
+    def define() -> list[Any]:
+        mix, own = getattr(msda, method), image_source(images, "HWC")
+        labels = source(list(vectors), dtype=types.FLOAT)
+        blends = []
+        inner: dict[str, Any] = {}
+        for step in (1, 0):
+            mixed, targets, params = mix(
+                own, labels, lam=source(list(ratios[:, step].astype(np.float32))), seed=step,
+                partner=source(list(partners[step])), return_params=True, backend="graph", **inner,
+            )  # fmt: skip
+            inner = {"partner_images": mixed, "partner_labels": targets}
+            blends += [params.mask, params.lam]
+        return [mixed, targets, *blends]
+
+    ((mixed, targets, inner_mask, inner_lam, outer_mask, outer_lam),) = outputs(define, count)
+    for i in range(count):
+        middle = partners[0, i]
+        three = [i, middle, partners[1, middle]]
+        weights = join_masks([outer_mask[i], inner_mask[middle]])
+        expected = sum(weights[..., k] * images[j] for k, j in enumerate(three))
+        np.testing.assert_allclose(mixed[i], expected, rtol=0, atol=1e-5)
+        label = join_masks([outer_lam[i], inner_lam[middle]]) @ vectors[three]
+        np.testing.assert_allclose(targets[i], label, rtol=0, atol=1e-6)
+        if method == "mixup":
+            np.testing.assert_allclose(weights[0, 0, 0, 0], ratios[i, 0], rtol=0, atol=1e-6)
