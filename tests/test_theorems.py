@@ -14,7 +14,9 @@ from nvidia.dali import types
 from scipy import integrate, stats
 
 import dali_msda as msda
-from dali_msda.theory import losses, prescribed, several
+from dali_msda.theory import flatness, generalization, losses, prescribed, robustness, several
+from dali_msda.theory.flatness import flatness_sides
+from dali_msda.theory.generalization import constraint, generalization_bound
 from dali_msda.theory.losses import (
     LOGISTIC,
     SQUARED,
@@ -31,6 +33,7 @@ from dali_msda.theory.losses import (
     regularizers,
 )
 from dali_msda.theory.prescribed import sample_mask
+from dali_msda.theory.robustness import adversarial_loss, compare_with_adversarial
 from dali_msda.theory.several import (
     draw_weights,
     join_masks,
@@ -236,7 +239,10 @@ def test_a_torch_model_is_expanded() -> None:
                 np.testing.assert_allclose(hessian[:, j, k], corners / (4 * h**2), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("module", [losses, prescribed, several], ids=lambda module: module.__name__)
+DOCUMENTED = [flatness, generalization, losses, prescribed, robustness, several]
+
+
+@pytest.mark.parametrize("module", DOCUMENTED, ids=lambda module: module.__name__)
 def test_the_examples_of_the_docstrings(module: ModuleType) -> None:
     result = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
     assert result.attempted > 0
@@ -399,3 +405,175 @@ def test_three_images_in_a_pipeline(method: str) -> None:
         np.testing.assert_allclose(targets[i], label, rtol=0, atol=1e-6)
         if method == "mixup":
             np.testing.assert_allclose(weights[0, 0, 0, 0], ratios[i, 0], rtol=0, atol=1e-6)
+
+
+class Network:
+    """A ReLU network of one hidden layer without biases, with its gradients written out."""
+
+    def __init__(self, width: int, hidden: int, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self.first, self.last = rng.normal(size=(hidden, width)), rng.normal(size=hidden)
+
+    def expand(self, x: Array) -> Expansion:
+        """Value and input gradient."""
+        return Expansion(np.maximum(x @ self.first.T, 0) @ self.last, self._hidden(x) @ self.first)
+
+    def first_gradient(self, x: Array) -> Array:
+        """Gradient with respect to the weights of the first layer, [m, hidden, width]."""
+        return np.asarray(self._hidden(x)[:, :, None] * x[:, None, :])
+
+    def _hidden(self, x: Array) -> Array:
+        return np.asarray((x @ self.first.T > 0) * self.last)
+
+
+def classified_set(network: Network, count: int = 30) -> tuple[Array, Array]:
+    """Centred inputs, with the network's own decisions as labels."""
+    inputs = np.random.default_rng(1).normal(size=(count, network.first.shape[1]))
+    inputs -= inputs.mean(axis=0)
+    return inputs, (network.expand(inputs).value > 0).astype(np.float64)
+
+
+@pytest.mark.parametrize("masks", MASKS.values(), ids=MASKS.keys())
+@pytest.mark.parametrize("seed", range(5))
+def test_theorem_3_the_approximate_loss_is_above_the_adversarial_loss(
+    seed: int, masks: Callable[[int], Masks]
+) -> None:
+    network = Network(WIDTH, 8, seed)
+    inputs, targets = classified_set(network)
+    ratio = RatioDistribution(1.0, 1.0)
+    coefficients = ratio.mean_coefficients(coefficients_of(masks(WIDTH)))
+    expansion = network.expand(inputs)
+    found = compare_with_adversarial(inputs, targets, expansion, ratio.mean(), coefficients)
+    plain = float(LOGISTIC(expansion.value, targets).mean())
+    assert found.approximate >= found.adversarial >= found.adversarial_common > plain
+    assert (found.radii >= found.radius).all()
+    # A fixed share of the distance to where the linearised network changes its mind.
+    boundary = np.abs(expansion.value) / np.linalg.norm(expansion.gradient, axis=1)
+    np.testing.assert_allclose(found.radii, boundary / 3, rtol=1e-12, atol=0)
+
+
+def test_theorem_3_differs_by_the_spread_of_the_partners() -> None:
+    """For lam = 0.9 fixed and the pair x, -x."""
+    inputs, targets = np.array([[1.5], [-1.5]]), np.array([1.0, 0.0])
+    expansion = Expansion(2 * inputs[:, 0], np.full((2, 1), 2.0))
+    found = compare_with_adversarial(inputs, targets, expansion, 0.9, np.full((1, 1), 0.01))
+    # R2 has E[(r - x)^2] = 2 x^2, the attack x^2.
+    curvature = float(LOGISTIC.curvature(expansion.value)[0])
+    assert found.approximate - found.adversarial == pytest.approx(curvature * 0.01 * 9 / 2, rel=1e-9)
+
+
+def test_the_adversarial_loss_is_the_largest_within_the_radius() -> None:
+    """For a linear model against its exact adversarial loss: the difference is of third order."""
+    inputs, weights = training_set()[0], np.array([0.5, -1.0, 0.7, 0.2])
+    targets = (np.arange(COUNT) % 2).astype(np.float64)
+    expansion = Expansion(inputs @ weights, np.broadcast_to(weights, inputs.shape))
+    errors = []
+    for radius in (0.2, 0.1, 0.05):
+        worst = expansion.value - (2 * targets - 1) * radius * np.linalg.norm(weights)
+        exact = float(LOGISTIC(worst, targets).mean())
+        errors.append(abs(adversarial_loss(targets, expansion, LOGISTIC, radius) - exact))
+    assert errors[0] / errors[1] == pytest.approx(8, rel=0.15)
+    assert errors[1] / errors[2] == pytest.approx(8, rel=0.15)
+
+
+GOOD: dict[str, Any] = {
+    "inputs": np.array([[1.0], [-1.0]]),
+    "targets": np.array([1.0, 0.0]),
+    "expansion": Expansion(np.array([1.0, -1.0]), np.ones((2, 1))),
+    "mean_ratio": 0.5,
+    "coefficients": np.full((1, 1), 0.25),
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"inputs": np.array([[1.0], [-0.5]])}, "inputs must be centred; got the mean"),
+        ({"targets": np.array([1.0, 0.5])}, "targets must be 0 and 1; got"),
+        ({"targets": np.array([0.0, 0.0])}, "classifies all inputs; got 1 errors"),
+        (
+            {"expansion": Expansion(np.array([2.0, -1.0]), np.ones((2, 1)))},
+            "without biases, f\\(x\\) = grad f\\(x\\) . x; got a difference of 1",
+        ),
+        ({"coefficients": np.full((1, 1), 0.2)}, "eigenvalue -0.05"),
+        (
+            {"expansion": Expansion(np.array([1.0, -1.0]), np.ones((2, 1)), np.zeros((2, 1, 1)))},
+            "expansion must be without a Hessian",
+        ),
+    ],
+)
+def test_theorem_3_checks_its_conditions(changed: dict[str, Any], message: str) -> None:
+    compare_with_adversarial(**GOOD)
+    with pytest.raises(ValueError, match=message):
+        compare_with_adversarial(**{**GOOD, **changed})
+
+
+def test_theorem_4_bounds_the_loss_on_new_data() -> None:
+    """Logistic regression on x uniform in {-1, 1}^2: the largest excess over the class, 200 times."""
+    points = np.array(list(itertools.product([-1.0, 1.0], repeat=2)))
+    share = 1 / (1 + np.exp(-points @ np.array([0.8, -0.4])))  # P(y = 1 | x)
+    coefficients = RatioDistribution(1.0, 1.0).mean_coefficients(coefficients_of(independent_masks(2)))
+    gamma, rho, count = 0.04, float(LOGISTIC.curvature(np.array(2.0))), 500
+    bound = generalization_bound(
+        np.eye(2), coefficients, gamma=gamma, rho=rho, count=count, delta=0.05, lipschitz=1.0, loss_range=2.0
+    )
+    models = [
+        theta
+        for theta in np.stack(np.meshgrid(*[np.linspace(-2, 2, 21)] * 2), axis=-1).reshape(-1, 2)
+        if np.abs(points @ theta).max() <= 2
+        and constraint(theta, float(LOGISTIC.curvature(points @ theta).mean()), np.eye(2), coefficients)
+        <= gamma
+    ]
+    outputs_ = points @ np.array(models).T  # [points, models]
+    norms = [float(np.sqrt(theta @ (coefficients * np.eye(2)) @ theta)) for theta in models]
+    assert 0.3 * bound.norm < max(norms) <= bound.norm
+    losses_by_label = np.stack([LOGISTIC(outputs_, np.full_like(outputs_, y)) for y in (0.0, 1.0)])
+    expected = ((1 - share) @ losses_by_label[0] + share @ losses_by_label[1]) / 4
+    rng, excess = np.random.default_rng(0), []
+    for _ in range(200):
+        drawn = rng.integers(0, 4, count)
+        labels = (rng.random(count) < share[drawn]).astype(int)
+        excess.append((expected - losses_by_label[labels, drawn].mean(axis=0)).max())
+    assert 0 < np.quantile(excess, 0.95) <= bound.slack
+    assert bound.confidence == pytest.approx(2 * np.sqrt(np.log(20) / 1000))
+
+
+def test_the_rademacher_complexity_is_below_its_bound_and_near() -> None:
+    """The supremum over the ellipsoid is a norm, here averaged over random signs and inputs."""
+    rng, count = np.random.default_rng(0), 200
+    mixing = np.array([[1.0, 0.3], [0.0, 0.5]])
+    second_moment = mixing @ mixing.T
+    coefficients = np.array([[0.3, 0.15], [0.15, 0.2]])
+    bound = generalization_bound(
+        second_moment, coefficients, gamma=0.2, rho=0.1, count=count, delta=0.1, lipschitz=1.0, loss_range=1.0
+    )
+    assert bound.norm == pytest.approx(np.sqrt(2))
+    sums = (rng.choice([-1, 1], (4000, count, 1)) * (rng.normal(size=(4000, count, 2)) @ mixing.T)).sum(
+        axis=1
+    )
+    inverse = np.linalg.inv(coefficients * second_moment)
+    supremum = bound.norm * np.sqrt(((sums @ inverse) * sums).sum(axis=1)) / count
+    assert 0.85 * bound.rademacher < supremum.mean() < bound.rademacher
+
+
+def test_the_flatness_identity() -> None:
+    """Both sides for a small network, with gradients that were not derived from each other."""
+    network, rng = Network(WIDTH, 8), np.random.default_rng(2)
+    inputs, masks = rng.normal(size=(6, WIDTH)), rng.random((5, WIDTH))
+    weight_gradients, h = network.first_gradient(inputs), 1e-6
+    for j, k in ((0, 0), (3, 1), (7, 3)):
+        network.first[j, k] += h
+        up = network.expand(inputs).value
+        network.first[j, k] -= 2 * h
+        down = network.expand(inputs).value
+        network.first[j, k] += h
+        np.testing.assert_allclose(weight_gradients[:, j, k], (up - down) / (2 * h), rtol=0, atol=1e-8)
+    gradients = network.expand(inputs).gradient
+    sides = flatness_sides(inputs, masks, network.first, gradients, weight_gradients)
+    assert sides.inputs.shape == (6, 5)
+    np.testing.assert_allclose(sides.inputs, sides.weights, rtol=0, atol=1e-13)
+    # The sum over pixels with the coefficients of these masks is the mean square.
+    coefficients = (1 - masks).T @ (1 - masks) / len(masks)
+    along = gradients * inputs
+    expected = np.einsum("jk,ij,ik->i", coefficients, along, along)
+    np.testing.assert_allclose(sides.regularized, expected, rtol=1e-12, atol=0)

@@ -140,6 +140,13 @@ class RatioDistribution:
         return total
 
 
+class Words(str):
+    """What came, in words: shown in an error without quotes."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 def check_positive(name: str, value: object) -> None:
     """Raise unless `value` is a positive finite number."""
     if not is_number(value):

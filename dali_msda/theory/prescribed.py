@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..validation import ArgumentTypeError, ArgumentValueError, check_integer, is_number
-from .losses import check_shape
+from .losses import Words, check_shape
 
 Floats = npt.NDArray[np.float64]
 
@@ -66,9 +66,8 @@ def mask_covariance_root(coefficients: Floats, lam: float) -> Floats:
     width = len(matrix) if matrix.ndim else 0
     check_shape("coefficients", matrix, width, width)
     if not np.allclose(matrix, matrix.T, rtol=1e-9, atol=1e-12):
-        raise ArgumentValueError(
-            "coefficients", "symmetric", f"a difference of {np.abs(matrix - matrix.T).max():.3g}"
-        )
+        difference = np.abs(matrix - matrix.T).max()
+        raise ArgumentValueError("coefficients", "symmetric", Words(f"a difference of {difference:.3g}"))
     values, vectors = np.linalg.eigh((matrix + matrix.T) / 2 - (1.0 - lam) ** 2)
     # Rounding makes zero eigenvalues slightly negative, by less than this.
     tolerance = 1e-12 * width * max(1.0, float(np.abs(matrix).max(initial=0.0)), (1.0 - lam) ** 2)
@@ -76,15 +75,8 @@ def mask_covariance_root(coefficients: Floats, lam: float) -> Floats:
         raise ArgumentValueError(
             "coefficients",
             f"so that coefficients - (1 - lam)^2 is nonnegative definite for lam = {lam:g} (Theorem 2)",
-            _Shown(f"a matrix with the eigenvalue {values[0]:.3g}"),
+            Words(f"a matrix with the eigenvalue {values[0]:.3g}"),
         )
     # A root of zero, so that a constant mask is exactly lam.
     roots = np.sqrt(np.where(values > tolerance, values, 0.0))
     return np.asarray((vectors * roots) @ vectors.T)
-
-
-class _Shown(str):
-    """Words in an error, without quotes."""
-
-    def __repr__(self) -> str:
-        return str(self)
