@@ -24,11 +24,14 @@ class Figure(NamedTuple):
     seconds: int
     """About, on two cores."""
     quick: int
+    needs_data: bool = False
+    """Without --quick it needs --data."""
 
 
 FIGURES = {
     "figure3": Figure("two images mixed by every method, and the masks", 6, 6),
     "figure4": Figure("the coefficients of every method, by offset and distance", 5, 4),
+    "figure5": Figure("input gradients of trained networks (needs --data)", 500, 8, needs_data=True),
 }
 
 
@@ -50,6 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("figures", nargs="*", metavar="FIGURE")
     parser.add_argument("--quick", action="store_true", help="less of everything")
     parser.add_argument("--output", type=Path, default=FOLDER, help=f"folder; default: {FOLDER}")
+    parser.add_argument(
+        "--data", type=Path, help="folder with train/ and val/, for figures that train networks"
+    )
     parser.add_argument("--dpi", type=int, default=300, help="dots per inch; default: 300")
     options = parser.parse_args(arguments)
     if not options.figures:
@@ -60,8 +66,12 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error(f"FIGURE must be one of {', '.join(FIGURES)} or all; got {name}")
     failed = []
     for name in FIGURES if "all" in options.figures else options.figures:
+        if FIGURES[name].needs_data and options.data is None and not options.quick:
+            print(f"{name}: left out, it needs --data", file=sys.stderr)
+            continue
         start = time.perf_counter()
         command = [str(options.output / f"{name}.png"), f"--dpi={options.dpi}"]
+        command += [f"--data={options.data}"] if FIGURES[name].needs_data and options.data else []
         try:
             importlib.import_module(f"experiments.{name}").main(command + ["--quick"] * options.quick)
         except ClaimError as error:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +28,8 @@ class Options:
     """The picture; its data are in a JSON file of the same name."""
     quick: bool
     dpi: int
+    own: dict[str, Any] = field(default_factory=dict)
+    """The figure's own options, by name."""
 
     @property
     def data(self) -> Path:
@@ -53,8 +55,12 @@ def parse(
     *,
     default: Path | None = None,
     dpi: int = 300,
+    own: Mapping[str, dict[str, Any]] | None = None,
 ) -> Options:
-    """Read the options of a figure from the command line."""
+    """Read the options of a figure from the command line.
+
+    `own` are options of this figure alone: names without dashes, and what ``add_argument`` takes.
+    """
     parser = argparse.ArgumentParser(
         prog=f"python -m experiments.{name}",
         description=about,
@@ -64,12 +70,16 @@ def parse(
     parser.add_argument("output", nargs="?", type=Path, default=default, help=f"default: {default}")
     parser.add_argument("--quick", action="store_true", help="less of everything, in seconds")
     parser.add_argument("--dpi", type=int, default=dpi, help=f"dots per inch; default: {dpi}")
+    for option, settings in (own or {}).items():
+        parser.add_argument(f"--{option}", **settings)
     found = parser.parse_args(arguments)
     if found.output.suffix == ".json":
         parser.error(f"output must be a picture; got {found.output}")
     if found.dpi < 1:
         parser.error(f"--dpi must be positive; got {found.dpi}")
-    return Options(found.output, found.quick, found.dpi)
+    return Options(
+        found.output, found.quick, found.dpi, {option: getattr(found, option) for option in own or {}}
+    )
 
 
 def save(figure: Figure, data: dict[str, Any], claims: Sequence[Claim], options: Options) -> None:
