@@ -10,16 +10,17 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self, get_args
 
 import numpy as np
 from nvidia.dali import types
 from nvidia.dali.pipeline import DataNode
 
+from .layouts import LAYOUTS, picture_layout
 from .methods import TABLE, Argument, Method, methods_with
 from .mixing import Convention, Granularity, check_argument, method_arguments
-from .signatures import BackendName, Layout, PerChannel, TargetForm
+from .signatures import BackendName, PerChannel, TargetForm
 from .validation import (
     ArgumentTypeError,
     ArgumentValueError,
@@ -30,7 +31,6 @@ from .validation import (
     is_number,
 )
 
-LAYOUTS: tuple[str, ...] = get_args(Layout)
 BACKENDS: tuple[str, ...] = get_args(BackendName)
 # What ``fn.crop_mirror_normalize`` can make.
 OUTPUT_DTYPES = {kind.name: kind for kind in (types.FLOAT, types.FLOAT16, types.UINT8, types.INT8)}
@@ -144,6 +144,17 @@ class ImageArguments:
     def normalizes(self) -> bool:
         """Whether the mixed images are normalised."""
         return self.mean is not None
+
+    @property
+    def result_layout(self) -> str:
+        """The layout of the mixed images."""
+        return self.output_layout or self.layout
+
+    @property
+    def of_pictures(self) -> ImageArguments:
+        """The same for the form of :func:`.layouts.as_pictures`."""
+        output = None if self.output_layout == self.layout else self.output_layout
+        return replace(self, layout=picture_layout(self.layout), output_layout=output)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,9 +89,9 @@ def pass_unless_fault(value: DataNode, at: DataNode) -> DataNode:
     return fn.slice(value, start=at, **_ONE)  # 1: images differ in size, 2: wrong layout=, 3: mean=, 4: mask=
 
 
-def check_three_dimensional(images: DataNode) -> DataNode:
-    """Stop the pipeline unless `images` are three-dimensional; otherwise return them."""
-    return fn.reshape(images, src_dims=[0, 1, 2])  # images must be three-dimensional: HxWxC or CxHxW
+def with_layout(images: DataNode, layout: str) -> DataNode:
+    """The images, with that layout; stop the pipeline if they have another number of dimensions."""
+    return fn.reshape(images, layout=layout)  # layout must have a letter for each dimension of the images
 
 
 def check_vectors(vectors: DataNode, length: int | None) -> DataNode:
@@ -103,10 +103,10 @@ def check_vectors(vectors: DataNode, length: int | None) -> DataNode:
     single, zero = flat.shape(dtype=types.INT32) < 2, types.Constant(np.zeros(1, np.float32), device="cpu")
     start = fn.cast(single, dtype=types.INT32)
     check = fn.slice(zero, start=start, **_ONE)  # labels must be class ids or vectors of floats
-    return wait_for(flat, check, 1)
+    return wait_for(flat, check)
 
 
-def wait_for(node: DataNode, check: DataNode, sides: int) -> DataNode:
-    """The node itself, of `sides` dimensions, for which DALI makes a check (float32 [1], 0) first."""
-    ones = types.Constant(np.ones(sides, np.float32), device="cpu")
-    return fn.reshape(node, rel_shape=ones + check)
+def wait_for(node: DataNode, check: DataNode, layout: str | None = None) -> DataNode:
+    """The node itself, of that layout or a vector, for which DALI makes a check (float32 [1], 0) first."""
+    ones = types.Constant(np.ones(1 if layout is None else len(layout), np.float32), device="cpu")
+    return fn.reshape(node, rel_shape=ones + check, layout=layout)

@@ -113,6 +113,8 @@ def _sentence(frames: list[_Frame], message: str) -> str | None:
     if comment and comment.startswith("mean must"):
         return _FAULTS[CHANNELS_DIFFER]
     got = _got(message)
+    if comment and comment.startswith("layout must"):
+        got = f"; got {letters[0]} for {letters[1]} dimensions" if (letters := _letters(message)) else ""
     if comment:
         # Checked with a slice: whether a number is a valid index.
         if bounds and "num_classes)" in comment:
@@ -135,6 +137,16 @@ def _comment_of(frame: _Frame) -> str | None:
             return found[1] if found else None
         code += "\n" + linecache.getline(frame.path, number).rstrip("\n")
     return None
+
+
+def _letters(message: str) -> tuple[int, int] | None:
+    """How many letters a layout has, and how many dimensions the images."""
+    if layout := re.search(r"Requested layout '(\w+)' is not compatible with a (\d+)D shape", message):
+        return len(layout[1]), int(layout[2])
+    if sides := re.search(r"dimensions of the input data: (\d+) != (\d+)", message):
+        return int(sides[2]), int(sides[1])
+    sides = re.search(r'argument "shape"\. Expected \{(\d+),.*?but got \{(\d+),', message, re.DOTALL)
+    return (int(sides[1]), int(sides[2])) if sides else None
 
 
 def _got(message: str) -> str:

@@ -47,7 +47,7 @@ def read_labels(labels: DataNode, arguments: LabelArguments, name: str = "labels
     ids = fn.reshape(cast_labels(ids, name=name), shape=[1])  # labels: one integer per image
     if name != "labels" and num_classes is not None:
         # The targets' own check sees the labels alone.
-        ids = wait_for(ids, check_label_range(ids, num_classes), 1)
+        ids = wait_for(ids, check_label_range(ids, num_classes))
     return Labels(ids, are_vectors=False)
 
 

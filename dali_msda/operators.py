@@ -24,9 +24,10 @@ from .arguments import (
 from .draws import as_vector, float64_constant
 from .dtypes import as_type
 from .labels import unmixed_labels
+from .layouts import from_pictures, layouts_of
 from .masks import Dense, Separable
 from .methods import Method
-from .normalization import mirror_if_asked, normalize_if_asked
+from .normalization import mirror_if_asked
 from .signatures import MixFunction, MixParams, PerChannel
 from .steps import (
     Drawn,
@@ -36,7 +37,9 @@ from .steps import (
     drawn_lam,
     give_mask,
     labels_for,
+    mask_for,
     named,
+    normalized,
     without_conversion,
 )
 from .validation import ArgumentValueError, check_flag, check_fraction
@@ -53,7 +56,7 @@ def mix(
     label_smoothing: float = 0.0,
     convention: str = "reference",
     granularity: str = "sample",
-    layout: str = "HWC",
+    layout: str | None = None,
     seed: int | None = None,
     lam: float | DataNode | None = None,
     center: Sequence[int] | DataNode | None = None,
@@ -85,9 +88,9 @@ def mix(
     Parameters
     ----------
     images : DataNode or sequence of DataNode
-        uint8, float16 or float32, HxWxC (or CxHxW), one size within a batch, on the CPU or the GPU.
-        Mixing uint8 before the normalisation is the fastest. Several views of a sample share their draws,
-        each at its own size; the label weight is that of the first.
+        uint8, float16 or float32, one size within a batch, on the CPU or the GPU. Mixing uint8 before the
+        normalisation is the fastest. Several views of a sample share their draws, each at its own size; the
+        label weight is that of the first.
     labels : DataNode or None
         Class ids in [0, num_classes), of any integer type, scalar or shape [1]; or vectors of floats [K],
         one-hot, soft or multi-hot. The graph has to show that they are floats: give ``fn.external_source`` a
@@ -109,8 +112,9 @@ def mix(
         Masks as in the authors' published code (default), or by the formulas of the paper.
     granularity : {"sample", "batch"}, optional
         Separate draws for every sample (default), or one draw for all samples of a batch.
-    layout : {"HWC", "CHW"}, optional
-        Layout of the images, "HWC" by default.
+    layout : {"HWC", "CHW", "HW"}, optional
+        Layout of the images. By default it is read from the operators that made them; of data from Python,
+        give ``fn.external_source`` the ``layout``. Images on the CPU without any layout count as HWC.
     seed : int, optional
         Makes the draws of this operator repeatable; by default they follow the pipeline's seed.
     lam : float or DataNode, optional
@@ -171,17 +175,18 @@ def mix(
         labels. A single result comes without a tuple.
     params : MixParams
         Only with ``return_params=True``: ``lam``, the label weight (float32 scalar, CPU), ``partner`` (int32
-        scalar, CPU) and ``mask``, the own image's weight (float32 HxWx1, 1xHxW for "CHW").
+        scalar, CPU) and ``mask``, the own image's weight (float32 HxWx1, 1xHxW for CHW, HxW for HW).
 
     Raises
     ------
     TypeError, ValueError
         An argument is not valid: raised when the graph is built, with the argument, what it must be and
-        what came.
+        what came. This includes a ``layout`` other than the one that the graph shows, and none for images on
+        the GPU where the graph does not show it.
     RuntimeError
         By DALI, at run time: a label out of range; labels or a `partner` of another type than integers, if
-        the graph does not show their type; images of different sizes within one batch; images that are not
-        three-dimensional; a ``layout`` that is not the images' own (CPU only); a ``mean`` or ``std`` whose
+        the graph does not show their type; images of different sizes within one batch; a ``layout`` that does
+        not fit the number of dimensions, or is not the images' own (CPU only); a ``mean`` or ``std`` whose
         length is not the number of channels. DALI shows the line of the check that failed.
 
     Notes
@@ -208,8 +213,8 @@ def mix(
         allow_self=allow_self,
         backend=backend,
     )
-    image_arguments = ImageArguments(
-        layout=layout,
+    form_of = functools.partial(
+        ImageArguments,
         mean=mean,
         std=std,
         scale=scale,
@@ -228,6 +233,7 @@ def mix(
     if sources is not None and len(sources) != len(views):
         expected = f"as many as images, {len(views)}"
         raise ArgumentValueError("partner_images", expected, len(sources))
+    image_arguments = [form_of(layout=form) for form in layouts_of(views, sources, layout)]
     check_labels(labels, partner_labels, partner_images is not None)
     mixed, *others = _mix(
         views,
@@ -240,8 +246,11 @@ def mix(
         return_params=return_params,
     )
     if name is not None:
-        form = image_arguments.output_layout or layout
-        mixed = [named(node, name if i == 0 else f"{name}_{i}", form) for i, node in enumerate(mixed)]
+        names = [name if i == 0 else f"{name}_{i}" for i in range(len(mixed))]
+        mixed = [
+            named(node, own, form.result_layout)
+            for node, own, form in zip(mixed, names, image_arguments, strict=True)
+        ]
     several = isinstance(images, tuple | list)
     results = [mixed if several else mixed[0], *others]
     return tuple(results) if len(results) > 1 else results[0]
@@ -256,7 +265,7 @@ def blend(
     partner: int | DataNode | None = None,
     allow_self: bool = True,
     label_smoothing: float = 0.0,
-    layout: str = "HWC",
+    layout: str | None = None,
     seed: int | None = None,
     mean: PerChannel | None = None,
     std: PerChannel | None = None,
@@ -304,6 +313,10 @@ def blend(
     Equation 1 of the paper.
     """
     checked = PartnerArguments(seed=seed, partner=partner, allow_self=allow_self, backend=backend)
+    label_arguments = LabelArguments(num_classes=num_classes, label_smoothing=label_smoothing, output=output)
+    check_flag("return_params", return_params)
+    (images,) = as_views("images", [images], backend)
+    (layout,) = layouts_of([images], None, layout)
     image_arguments = ImageArguments(
         layout=layout,
         mean=mean,
@@ -315,13 +328,10 @@ def blend(
         output_dtype=output_dtype,
         pad_output=pad_output,
     )
-    label_arguments = LabelArguments(num_classes=num_classes, label_smoothing=label_smoothing, output=output)
-    check_flag("return_params", return_params)
-    (images,) = as_views("images", [images], backend)
     check_labels(labels, None, second_source=False)
     drawn = give_mask(images, layout, _as_mask(mask, images.device, layout), checked)
     mixed, *others = _results(
-        [images], None, labels, None, drawn, image_arguments, label_arguments, return_params
+        [images], None, labels, None, drawn, [image_arguments], label_arguments, return_params
     )
     results = [*mixed, *others]
     return tuple(results) if len(results) > 1 else results[0]
@@ -334,19 +344,19 @@ def _mix(
     labels: DataNode | None,
     partner_labels: DataNode | None,
     arguments: DrawArguments,
-    image_arguments: ImageArguments,
+    image_arguments: Sequence[ImageArguments],
     label_arguments: LabelArguments,
     *,
     return_params: bool,
 ) -> list[Any]:
     """Mixed views, and targets and what was drawn if there are any."""
     if arguments.method == "none" and not return_params:
-        images = [normalize_if_asked(view, image_arguments) for view in views]
+        images = [normalized(view, form) for view, form in zip(views, image_arguments, strict=True)]
         return [
             images,
             *([] if labels is None else [unmixed_labels(labels, views[0].device, label_arguments)]),
         ]
-    drawn = draw_for(views[0], image_arguments.layout, arguments)
+    drawn = draw_for(views[0], image_arguments[0].layout, arguments)
     return _results(
         views, sources, labels, partner_labels, drawn, image_arguments, label_arguments, return_params
     )
@@ -359,18 +369,21 @@ def _results(
     labels: DataNode | None,
     partner_labels: DataNode | None,
     drawn: Drawn,
-    image_arguments: ImageArguments,
+    image_arguments: Sequence[ImageArguments],
     label_arguments: LabelArguments,
     return_params: bool,
 ) -> list[Any]:
     """What comes of what was drawn: mixed views, targets if there are labels, and params if asked for."""
     mixed = [
-        apply_to(view, drawn, image_arguments, None if sources is None else sources[i])
+        apply_to(view, drawn, image_arguments[i], None if sources is None else sources[i])
         for i, view in enumerate(views)
     ]
-    first = mixed[0]
+    first, forms = mixed[0], [form.result_layout for form in image_arguments]
     # The targets of the first view wait for its check, which costs less than making the images wait.
-    images = [first.images if labels is not None else alone(first), *map(alone, mixed[1:])]
+    images = [
+        first.images if labels is not None else alone(first, forms[0]),
+        *map(alone, mixed[1:], forms[1:]),
+    ]
     results: list[Any] = [images]
     if labels is None and not return_params:
         return results
@@ -378,8 +391,9 @@ def _results(
     if labels is not None:
         results.append(labels_for(labels, partner_labels, drawn, lam, label_arguments, first.check))
     if return_params:
-        mask = drawn.backend.full_mask(views[0], drawn.weights, image_arguments.layout)
-        mask = mirror_if_asked(mask, image_arguments)
+        form = image_arguments[0]
+        mask = mirror_if_asked(mask_for(views[0], form.layout, drawn), form)
+        mask = from_pictures(mask, form.layout)
         results.append(MixParams(fn.reshape(lam, shape=[]), drawn.partner, mask))
     return results
 
@@ -396,7 +410,7 @@ def _as_mask(mask: Any, device: str, layout: str) -> Separable | Dense:
         if mask.values.device != "cpu" and device == "cpu":
             raise ValueError("mask must be on the CPU, like the images; got a GPU node")
         shape = mask.values.shape()
-        size = shape[:2] if layout == "HWC" else shape[-2:]
+        size = shape[:2] if layout in ("HWC", "HW") else shape[-2:]
         flat = fn.reshape(mask.values, shape=size)  # mask must be HxW, or HxWx1 for HWC, 1xHxW for CHW
         return Dense(as_type(flat, types.FLOAT))
     if isinstance(mask, Separable):

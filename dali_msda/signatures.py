@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PerChannel = float | Sequence[float] | np.ndarray[Any, Any]
 TargetForm = Literal["dense", "pair"]
 BackendName = Literal["auto", "kernel", "hybrid", "graph"]
-Layout = Literal["HWC", "CHW"]
+Layout = Literal["HWC", "CHW", "HW"]
 
 
 class MixParams(NamedTuple):
@@ -28,7 +28,7 @@ class MixParams(NamedTuple):
     partner: DataNode
     """Index of the partner within the batch: int32 scalar, CPU."""
     mask: DataNode
-    """Weight of the own image: float32 HxWx1 (1xHxW for layout CHW), on the device of the images."""
+    """Weight of the own image: float32 HxWx1 (1xHxW for CHW, HxW for HW), on the device of the images."""
 
 
 class Pair(NamedTuple):
@@ -55,7 +55,7 @@ class MixOptions(TypedDict, total=False):
     correct_lam: bool
     convention: Convention
     granularity: Granularity
-    layout: Layout
+    layout: Layout | None
     seed: int | None
     lam: float | DataNode | None
     center: Sequence[int] | DataNode | None

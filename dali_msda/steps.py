@@ -25,6 +25,7 @@ from .backends import Backend, Mixed, choose, graph
 from .checks import wait_for
 from .draws import Draws, draw_numbers, draw_partner
 from .labels import Labels, mix_read_labels, read_labels
+from .layouts import as_pictures, from_pictures, layouts_of, picture_layout
 from .masks import Dense, Separable
 from .normalization import normalize_if_asked
 from .signatures import Pair, PerChannel
@@ -78,7 +79,7 @@ def draw_for(images: DataNode, layout: str, arguments: DrawArguments) -> Drawn:
         partner=partner,
         images=images,
         layout=layout,
-        weights=backend.make_mask(images, layout, draws, arguments),
+        weights=backend.make_mask(as_pictures(images, layout), picture_layout(layout), draws, arguments),
     )
 
 
@@ -110,7 +111,7 @@ def _weights_for(images: DataNode, layout: str, drawn: Drawn) -> Any:
         given = fn.cat(draws.pick("_row"), draws.pick("_column"), axis=0)
         draws = draws.with_center(graph.FUNCTIONS.floor((given + 0.5) * here / there))
     backend = choose(drawn.arguments.backend, images.device)
-    return backend.make_mask(images, layout, draws, drawn.arguments)
+    return backend.make_mask(as_pictures(images, layout), picture_layout(layout), draws, drawn.arguments)
 
 
 def apply_to(
@@ -118,18 +119,34 @@ def apply_to(
 ) -> Mixed:
     """Mix images with given draws; `source` holds the partners' images if they come from elsewhere."""
     backend = choose(drawn.arguments.backend, images.device)
-    weights = _weights_for(images, arguments.layout, drawn)
-    mixed = backend.mix_images(
-        images, images if source is None else source, drawn.partner, weights, arguments
-    )
+    layout = arguments.layout
+    weights = _weights_for(images, layout, drawn)
+    own = as_pictures(images, layout)
+    other = own if source is None else as_pictures(source, layout)
+    mixed = backend.mix_images(own, other, drawn.partner, weights, arguments.of_pictures)
     if isinstance(drawn.arguments, DrawArguments) and drawn.arguments.method == "none":
-        mixed = mixed._replace(images=normalize_if_asked(images, arguments), check=None)
-    return mixed
+        return mixed._replace(images=normalized(images, arguments), check=None)
+    return mixed._replace(images=from_pictures(mixed.images, arguments.result_layout))
 
 
-def alone(mixed: Mixed) -> DataNode:
-    """Mixed images that depend on their own check."""
-    return mixed.images if mixed.check is None else wait_for(mixed.images, mixed.check, 3)
+def normalized(images: DataNode, arguments: ImageArguments) -> DataNode:
+    """The images without mixing, normalised if that is asked for."""
+    if not arguments.normalizes:
+        return images
+    pictures = normalize_if_asked(as_pictures(images, arguments.layout), arguments.of_pictures)
+    return from_pictures(pictures, arguments.result_layout)
+
+
+def mask_for(images: DataNode, layout: str, drawn: Drawn) -> DataNode:
+    """The weight of every pixel of the own image: float32, an image of one channel in that layout."""
+    weights = _weights_for(images, layout, drawn)
+    backend = choose(drawn.arguments.backend, images.device)
+    return backend.full_mask(as_pictures(images, layout), weights, picture_layout(layout))
+
+
+def alone(mixed: Mixed, layout: str) -> DataNode:
+    """Mixed images of that layout that depend on their own check."""
+    return mixed.images if mixed.check is None else wait_for(mixed.images, mixed.check, layout)
 
 
 def partners_of(labels: Labels, partner: DataNode) -> Labels:
@@ -146,7 +163,7 @@ def draw(
     probability: float | DataNode = 1.0,
     convention: str = "reference",
     granularity: str = "sample",
-    layout: str = "HWC",
+    layout: str | None = None,
     seed: int | None = None,
     lam: float | DataNode | None = None,
     center: Any = None,
@@ -166,7 +183,7 @@ def draw(
     method : str
         One of ``dali_msda.METHODS``.
     images : DataNode
-        The images whose size and device the masks have: uint8, float16 or float32, HxWxC or CxHxW.
+        The images whose size and device the masks have: uint8, float16 or float32.
     alpha, probability, convention, granularity, layout, seed, lam, center, partner, allow_self, backend
         See :func:`dali_msda.mix`.
     **arguments : float or DataNode, optional
@@ -197,8 +214,8 @@ def draw(
         allow_self=allow_self,
         backend=backend,
     )
-    ImageArguments(layout=layout)
     (images,) = as_views("images", [images], backend)
+    (layout,) = layouts_of([images], None, layout)
     return draw_for(images, layout, checked)
 
 
@@ -208,7 +225,7 @@ def apply(
     drawn: Drawn,
     *,
     partner_images: DataNode | None = None,
-    layout: str = "HWC",
+    layout: str | None = None,
     mean: PerChannel | None = None,
     std: PerChannel | None = None,
     scale: float = 1.0,
@@ -232,7 +249,7 @@ def apply(
     partner_images : DataNode, optional
         Source of the partners, instead of `images`.
     layout : {"HWC", "CHW", "HW"}, optional
-        Layout of the images, "HWC" by default.
+        Layout of these images; see :func:`dali_msda.mix`.
     mean, std, scale, shift, mirror, output_layout, output_dtype, pad_output
         See :func:`dali_msda.mix`.
     nearest : bool, optional
@@ -254,15 +271,21 @@ def apply(
 
     Notes
     -----
-    Soft maps: ``msda.apply(fn.one_hot(ids, num_classes=K, axis=2), drawn)`` mixes class planes. Boxes
-    and keypoints cannot be mixed by a mask.
+    Soft maps: ``msda.apply(fn.one_hot(ids, num_classes=K, axis=2, axis_name="C"), drawn)`` mixes class
+    planes. Boxes and keypoints cannot be mixed by a mask.
     """
     if not isinstance(drawn, Drawn):
         raise ArgumentTypeError("drawn", "what msda.draw returns", drawn)
     check_flag("nearest", nearest)
-    flat = layout == "HW"
+    if nearest and mean is not None:
+        raise ArgumentValueError("mean", "left out with nearest=True", mean)
+    (own,) = as_views("images", [images], drawn.arguments.backend)
+    source = None
+    if partner_images is not None:
+        (source,) = as_views("partner_images", [partner_images], drawn.arguments.backend)
+    (layout,) = layouts_of([own], None if source is None else [source], layout)
     arguments = ImageArguments(
-        layout="HWC" if flat else layout,
+        layout=layout,
         mean=mean,
         std=std,
         scale=scale,
@@ -272,23 +295,19 @@ def apply(
         output_dtype=output_dtype,
         pad_output=pad_output,
     )
-    if nearest and mean is not None:
-        raise ArgumentValueError("mean", "left out with nearest=True", mean)
-    nodes = as_views("images", [images], drawn.arguments.backend)
-    if partner_images is not None:
-        nodes += as_views("partner_images", [partner_images], drawn.arguments.backend)
-    if flat:
-        nodes = tuple(fn.expand_dims(node, axes=[2], new_axis_names="C") for node in nodes)
-    own, source = nodes[0], nodes[1] if len(nodes) > 1 else None
     if nearest:
-        weights = _weights_for(own, arguments.layout, drawn)
-        mask = choose(drawn.arguments.backend, own.device).full_mask(own, weights, arguments.layout)
-        mixed = graph.nearest(own, own if source is None else source, drawn.partner, mask)
+        mixed = _nearest(own, drawn, layout, source)
     else:
-        mixed = alone(apply_to(own, drawn, arguments, source))
-    if flat and output_layout is None:
-        mixed = fn.squeeze(mixed, axes=[2])
-    return mixed if name is None else named(mixed, name, layout if output_layout is None else output_layout)
+        mixed = alone(apply_to(own, drawn, arguments, source), arguments.result_layout)
+    return mixed if name is None else named(mixed, name, arguments.result_layout)
+
+
+def _nearest(images: DataNode, drawn: Drawn, layout: str, source: DataNode | None) -> DataNode:
+    """Each pixel of whoever weighs more there."""
+    own = as_pictures(images, layout)
+    other = own if source is None else as_pictures(source, layout)
+    mask = mask_for(images, layout, drawn)
+    return from_pictures(graph.nearest(own, other, drawn.partner, mask, picture_layout(layout)), layout)
 
 
 def named(images: DataNode, name: str, layout: str) -> DataNode:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nvidia.dali import Pipeline, fn, pipeline_def, types
+from nvidia.dali import Pipeline, fn, pipeline_def, tensors, types
 
 import dali_msda as msda
 from dali_msda import Mixing
@@ -32,6 +32,12 @@ def ids(*values: Any, dtype: Any = np.int32) -> Any:
 
 def images(shapes: Any = None) -> Any:
     return image_source(IMAGES if shapes is None else [np.zeros(shape, np.uint8) for shape in shapes], "HWC")
+
+
+def images_of_layout(layout: str) -> Any:
+    """Only the data shows it."""
+    batch = tensors.TensorListCPU(IMAGES, layout)
+    return fn.external_source(source=lambda: batch, dtype=types.UINT8)
 
 
 def vectors(*values: Any) -> Any:
@@ -62,12 +68,12 @@ SITUATIONS: dict[str, Situation] = {
         "msda.hmix: images must have one size within a batch: resize or crop them before",
     ),
     "another layout": (
-        lambda: (fn.transpose(images(), perm=[2, 0, 1]), ids(0, 1, 2, 3), {}),
+        lambda: (images_of_layout("CHW"), ids(0, 1, 2, 3), {}),
         "msda.hmix: layout must be the layout of the images",
     ),
     "four dimensions": (
         lambda: (source([np.zeros((2, 8, 8, 3), np.uint8)] * COUNT), ids(0, 1, 2, 3), {}),
-        "msda.hmix: images must",
+        "msda.hmix: layout must have a letter for each dimension of the images; got 3 for 4 dimensions",
     ),
     "a partner that is not in the batch": (
         lambda: (images(), ids(0, 1, 2, 3), {"partner": ids(0, 1, 4, 3)}),

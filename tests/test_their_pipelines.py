@@ -145,7 +145,7 @@ def test_dali_tutorial(photos: Path, backend: str, is_training: bool) -> None:
         num_shards=1,
         is_training=is_training,
     )
-    mixed = msda.with_mixing(tutorial, "hmix", num_classes=CLASSES, layout="CHW", backend=backend, **DRAWN)
+    mixed = msda.with_mixing(tutorial, "hmix", num_classes=CLASSES, backend=backend, **DRAWN)
     assert_mixed(tutorial(**arguments), mixed(**arguments), layout="CHW")
 
 
@@ -198,7 +198,7 @@ def test_convnets(photos: Path, augmentation: str, layout: str) -> None:
         output_layout=layout,
         automatic_augmentation=augmentation,
     )
-    mixed = msda.with_mixing(convnets, "cutmix", num_classes=CLASSES, layout=layout, **DRAWN)
+    mixed = msda.with_mixing(convnets, "cutmix", num_classes=CLASSES, **DRAWN)
     assert_mixed(convnets(**arguments), mixed(**arguments), layout=layout, method="cutmix")
 
 
@@ -457,9 +457,9 @@ def test_augmentation_after_mixing(photos: Path) -> None:
 
 ON_GPU: dict[str, Callable[[str], Any]] = {
     "DALI's tutorial, whose labels are there too": lambda folder: msda.with_mixing(
-        tutorial, num_classes=CLASSES, layout="CHW"
+        tutorial, num_classes=CLASSES
     )(folder, SIDE, SIDE, 0, 1, batch_size=BATCH, num_threads=2, device_id=0),
-    "NVIDIA's ConvNets": lambda folder: msda.with_mixing(convnets, num_classes=CLASSES, layout="CHW")(
+    "NVIDIA's ConvNets": lambda folder: msda.with_mixing(convnets, num_classes=CLASSES)(
         folder, SIDE, "gpu", "CHW", "disabled", batch_size=BATCH, num_threads=2, device_id=0
     ),
 }

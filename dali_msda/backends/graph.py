@@ -23,7 +23,7 @@ from ..checks import (
     SIZES_DIFFER,
     check_fault,
     check_label_range,
-    check_three_dimensional,
+    with_layout,
 )
 from ..draws import Draws, float64_constant
 from ..dtypes import as_type, static_dtype
@@ -343,10 +343,10 @@ def mix_images(
 ) -> Mixed:
     """Mix images with DALI operators, on any device; see :class:`..backends.Backend`."""
     layout = arguments.layout
-    own = check_three_dimensional(images)
+    own = with_layout(images, layout)
     shape = own.shape(dtype=types.INT64)
     other = shape if source is images else source.shape(dtype=types.INT64)
-    fault = _find_fault(own, shape, fn.permute_batch(other, indices=partner), layout)
+    fault = _find_fault(images, shape, fn.permute_batch(other, indices=partner), layout)
     if weights.given:
         fault = math.max(fault, _find_mask_fault(weights, height_and_width(shape, layout)))
     # Everything that follows waits for the check, through the mask's first part.
@@ -391,17 +391,16 @@ def mix_ids(
     return lam * hot + (1.0 - lam) * other_hot
 
 
-def nearest(images: DataNode, source: DataNode, partner: DataNode, mask: DataNode) -> DataNode:
+def nearest(images: DataNode, source: DataNode, partner: DataNode, mask: DataNode, layout: str) -> DataNode:
     """Each pixel of whoever weighs more there, the own one of both where they weigh the same.
 
     `mask` is the own image's weight in every pixel, on the device of the images.
     """
-    own = check_three_dimensional(images)
+    own = with_layout(images, layout)
     shape = own.shape(dtype=types.INT64)
     other = shape if source is images else source.shape(dtype=types.INT64)
-    differs = fn.cast(shape != fn.permute_batch(other, indices=partner), dtype=types.INT32)
-    fault = fn.reshape(fn.reductions.max(differs) * SIZES_DIFFER, shape=[1])
-    mask = mask + to_device(check_fault(fn.cast(fault, dtype=types.INT32)), mask.device)
+    fault = _find_fault(images, shape, fn.permute_batch(other, indices=partner), layout)
+    mask = mask + to_device(check_fault(fault), mask.device)
     return _select(own, own if source is images else source, partner, fn.cast(mask < 0.5, dtype=types.UINT8))
 
 

@@ -268,7 +268,7 @@ def partner_views(element: types.DALIDataType, own: DataNode, partner: DataNode)
         ins_ndim=[3, 0],
         batch_processing=True,
     )
-    return operator(own, partner)  # images must have three dimensions
+    return operator(own, partner)  # layout must have a letter for each dimension of the images
 
 
 def mask_weights(
@@ -304,7 +304,8 @@ def mask_weights(
         in_types=[element, *(part.dtype for part in parts)],
         ins_ndim=[3] + [1] * len(parts),
     )
-    weights, lam = operator(own, *(part.node for part in parts))  # images must have three dimensions
+    nodes = [part.node for part in parts]
+    weights, lam = operator(own, *nodes)  # layout must have a letter for each dimension of the images
     return weights, lam
 
 

@@ -18,7 +18,7 @@ _LETTER_C, _LETTER_H = ord("C"), ord("H")
 
 def shape_of(images: DataNode) -> DataNode:
     """An empty array on the CPU with the shape of an image and a fourth side of 0: uint8."""
-    return _empty_like(images, 3)  # images must be three-dimensional
+    return _empty_like(images, 3)  # layout must have a letter for each dimension of the images
 
 
 def _empty_like(node: DataNode, sides: int) -> DataNode:
