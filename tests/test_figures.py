@@ -6,10 +6,13 @@ import importlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from scipy import optimize
 
 from experiments import __main__ as command
+from experiments import figure1
 from experiments.figures import Claim, ClaimError, Options, compute_cells, forget_cells, parse, save
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -77,3 +80,15 @@ def test_an_interrupted_figure_is_resumed(tmp_path: Path) -> None:
     assert computed[5:] == ["a"]
     forget_cells(options)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("method", figure1.METHODS)
+@pytest.mark.parametrize("kind", [figure1.Original, figure1.Approximate])
+def test_figure_1_trains_with_gradients(kind: type[figure1.Original], method: str) -> None:
+    inputs, targets = figure1.make_moons(seed=0, count=20)
+    np.testing.assert_allclose(inputs.mean(axis=0), 0, rtol=0, atol=1e-12)
+    loss = kind(inputs, targets, method)
+    parameters = np.array([0.7, -1.2, 0.3])
+    assert optimize.check_grad(loss, loss.gradient, parameters) < 1e-6
+    steps = figure1.train(loss, 20)
+    assert loss(steps[-1]) < loss(steps[10]) < loss(steps[0])
