@@ -225,12 +225,12 @@ def draw(curves: Curves, points: Sequence[int], seeds: int) -> Figure:
         marked = "o-" if style == "-" else "s--"
         draw_band(axes[1, 1], STEPS_OF_LAM, values["remainders"], color, method, marked)
     axes[1, 0].axhline(0, color="0.6", lw=0.8)
-    axes[1, 0].set_ylim(bottom=1.6 * axes[1, 0].get_ylim()[0])  # room for the legend
+    axes[1, 0].set_ylim(bottom=1.75 * axes[1, 0].get_ylim()[0])  # room for the legend
     axes[1, 0].set(title="Gap", xlabel="step", ylabel="approximate - original, % of original")
     axes[1, 1].set(title="Error of the expansion for one λ", xlabel="1 - λ", ylabel="absolute error")
     axes[1, 1].set_xscale("log", base=2)
     axes[1, 1].set_yscale("log")
-    axes[1, 0].legend(frameon=False, loc="lower left", ncols=2, fontsize="small")
+    axes[1, 0].legend(frameon=False, loc="lower left", fontsize="small")
     axes[1, 1].legend(frameon=False)
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)

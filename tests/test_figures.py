@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from scipy import optimize
 
 from experiments import __main__ as command
-from experiments import figure1
+from experiments import figure1, figure2
 from experiments.figures import Claim, ClaimError, Options, compute_cells, forget_cells, parse, save
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -92,3 +92,20 @@ def test_figure_1_trains_with_gradients(kind: type[figure1.Original], method: st
     assert optimize.check_grad(loss, loss.gradient, parameters) < 1e-6
     steps = figure1.train(loss, 20)
     assert loss(steps[-1]) < loss(steps[10]) < loss(steps[0])
+
+
+def test_figure_2_mixes_by_its_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figure2, "LAMS", (-0.5, 0.25))
+    own, partner = np.ones((figure2.SIZE, figure2.SIZE, 3)), np.zeros((figure2.SIZE, figure2.SIZE, 3))
+    panels = figure2.mix(own, partner, draws=300)
+    for lam, panel in panels.items():
+        np.testing.assert_array_equal(panel.mixup, lam)
+        np.testing.assert_array_equal(panel.mixed, np.broadcast_to(panel.mask[..., None], own.shape))
+        assert panel.deviation < figure2.ERRORS
+    assert panels[-0.5].clipped[0] == 1.0
+    assert panels[0.25].clipped[0] == 0.0
+    assert all(claim.holds for claim in figure2.check(panels))
+    # Masks of another lam are noticed.
+    rng = np.random.default_rng(0)
+    masks = figure2.sample_mask(figure2.prescribed(0.5), 0.5, rng, 300)
+    assert figure2.deviation(masks, figure2.prescribed(0.0), 0.0, rng) > figure2.ERRORS
