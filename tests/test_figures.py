@@ -11,6 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 from scipy import optimize
 
+from dali_msda.theory.prescribed import sample_mask
 from experiments import __main__ as command
 from experiments import figure1, figure2
 from experiments.figures import Claim, ClaimError, Options, compute_cells, forget_cells, parse, save
@@ -107,5 +108,5 @@ def test_figure_2_mixes_by_its_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(claim.holds for claim in figure2.check(panels))
     # Masks of another lam are noticed.
     rng = np.random.default_rng(0)
-    masks = figure2.sample_mask(figure2.prescribed(0.5), 0.5, rng, 300)
+    masks = sample_mask(figure2.prescribed(0.5), 0.5, rng, 300)
     assert figure2.deviation(masks, figure2.prescribed(0.0), 0.0, rng) > figure2.ERRORS
