@@ -24,6 +24,9 @@ _INTEGERS = {
     types.INT64,
 }  # fmt: skip
 
+# float32 holds all of their numbers. DALI 2.4 has no bfloat16.
+_IMAGE_TYPES = (types.UINT8, types.INT16, types.UINT16, types.FLOAT16, types.FLOAT)
+
 # A slice of one number of a vector.
 _ONE = {"shape": [1], "axes": [0]}
 
@@ -87,6 +90,17 @@ def pass_unless_fault(value: DataNode, at: DataNode) -> DataNode:
     The line below lists the faults that a user can cause; IMAGES_MOVED would be a fault of DALI.
     """
     return fn.slice(value, start=at, **_ONE)  # 1: images differ in size, 2: wrong layout=, 3: mean=, 4: mask=
+
+
+def check_image_dtype(name: str, images: DataNode) -> None:
+    """Raise TypeError if the graph shows a type of images that cannot be mixed without loss.
+
+    Where it shows none there is no check: that would take five operators. Images are mixed as float32 then.
+    """
+    dtype = static_dtype(images)
+    if dtype is not None and dtype not in _IMAGE_TYPES:
+        expected = "uint8, int16, uint16, float16 or float32"
+        raise TypeError(f"{name} must be {expected}; got a node of type {dtype.name}")
 
 
 def with_layout(images: DataNode, layout: str) -> DataNode:

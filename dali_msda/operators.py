@@ -21,6 +21,7 @@ from .arguments import (
     check_number,
     is_node,
 )
+from .checks import check_image_dtype
 from .draws import as_vector, float64_constant
 from .dtypes import as_type
 from .labels import unmixed_labels
@@ -88,9 +89,9 @@ def mix(
     Parameters
     ----------
     images : DataNode or sequence of DataNode
-        uint8, float16 or float32, one size within a batch, on the CPU or the GPU. Mixing uint8 before the
-        normalisation is the fastest. Several views of a sample share their draws, each at its own size; the
-        label weight is that of the first.
+        uint8, int16, uint16, float16 or float32, one size within a batch, on the CPU or the GPU. Mixing uint8
+        before the normalisation is the fastest. Several views of a sample share their draws, each at its own
+        size; the label weight is that of the first.
     labels : DataNode or None
         Class ids in [0, num_classes), of any integer type, scalar or shape [1]; or vectors of floats [K],
         one-hot, soft or multi-hot. The graph has to show that they are floats: give ``fn.external_source`` a
@@ -168,7 +169,8 @@ def mix(
     Returns
     -------
     images : DataNode
-        Mixed images: dtype, layout and device of the input. uint8 is rounded to nearest. With `mean`
+        Mixed images: dtype, layout and device of the input. Integers are rounded to nearest: at most 0.5
+        from the exact mixture, for 16 bits 0.51, because weights and products are float32. With `mean`
         and `std`: `output_dtype` in `output_layout`. A list if `images` is a sequence.
     targets : DataNode or Pair
         float32 [num_classes], on the device of the images; those of class ids sum to 1. Absent without
@@ -181,8 +183,8 @@ def mix(
     ------
     TypeError, ValueError
         An argument is not valid: raised when the graph is built, with the argument, what it must be and
-        what came. This includes a ``layout`` other than the one that the graph shows, and none for images on
-        the GPU where the graph does not show it.
+        what came. This includes images that the graph shows to be of another type, a ``layout`` other than
+        the one that it shows, and none for images on the GPU where it shows none.
     RuntimeError
         By DALI, at run time: a label out of range; labels or a `partner` of another type than integers, if
         the graph does not show their type; images of different sizes within one batch; a ``layout`` that does
@@ -191,6 +193,9 @@ def mix(
 
     Notes
     -----
+    Where the graph does not show the type of the images (``fn.external_source`` without ``dtype``), any type
+    is mixed as float32 and cast back, which rounds types wider than those above.
+
     A pixel with weight 0 has no influence, not even NaN or infinity: a sample that is not mixed comes back
     bit for bit. The one exception is the own image in the "graph" form where the mask is 0 and the method is
     not CutMix: its NaN stays.
@@ -233,6 +238,9 @@ def mix(
     if sources is not None and len(sources) != len(views):
         expected = f"as many as images, {len(views)}"
         raise ArgumentValueError("partner_images", expected, len(sources))
+    for kind, nodes in (("images", views), ("partner_images", sources or ())):
+        for node in nodes:
+            check_image_dtype(kind, node)
     image_arguments = [form_of(layout=form) for form in layouts_of(views, sources, layout)]
     check_labels(labels, partner_labels, partner_images is not None)
     mixed, *others = _mix(
@@ -316,6 +324,7 @@ def blend(
     label_arguments = LabelArguments(num_classes=num_classes, label_smoothing=label_smoothing, output=output)
     check_flag("return_params", return_params)
     (images,) = as_views("images", [images], backend)
+    check_image_dtype("images", images)
     (layout,) = layouts_of([images], None, layout)
     image_arguments = ImageArguments(
         layout=layout,

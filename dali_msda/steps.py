@@ -22,7 +22,7 @@ from .arguments import (
     check_node,
 )
 from .backends import Backend, Mixed, choose, graph
-from .checks import wait_for
+from .checks import check_image_dtype, wait_for
 from .draws import Draws, draw_numbers, draw_partner
 from .labels import Labels, mix_read_labels, read_labels
 from .layouts import as_pictures, from_pictures, layouts_of, picture_layout
@@ -183,7 +183,7 @@ def draw(
     method : str
         One of ``dali_msda.METHODS``.
     images : DataNode
-        The images whose size and device the masks have: uint8, float16 or float32.
+        The images whose size and device the masks have, of any type.
     alpha, probability, convention, granularity, layout, seed, lam, center, partner, allow_self, backend
         See :func:`dali_msda.mix`.
     **arguments : float or DataNode, optional
@@ -242,8 +242,8 @@ def apply(
     Parameters
     ----------
     images : DataNode
-        One input per sample of the batch. Its height and width may differ from those of the images that the
-        masks were drawn for: each mask is made at its size.
+        One input per sample of the batch, of a type that :func:`dali_msda.mix` takes. Its height and width
+        may differ from those of the images that the masks were drawn for: each mask is made at its size.
     drawn : Drawn
         From :func:`draw`.
     partner_images : DataNode, optional
@@ -283,6 +283,10 @@ def apply(
     source = None
     if partner_images is not None:
         (source,) = as_views("partner_images", [partner_images], drawn.arguments.backend)
+    if not nearest:
+        check_image_dtype("images", own)
+        if source is not None:
+            check_image_dtype("partner_images", source)
     (layout,) = layouts_of([own], None if source is None else [source], layout)
     arguments = ImageArguments(
         layout=layout,

@@ -17,6 +17,8 @@ ONE_MASK = [name for name in MIXING if name != "stochastic"]
 
 _TYPES = {
     np.dtype(np.uint8): types.UINT8,
+    np.dtype(np.int16): types.INT16,
+    np.dtype(np.uint16): types.UINT16,
     np.dtype(np.float16): types.FLOAT16,
     np.dtype(np.float32): types.FLOAT,
 }

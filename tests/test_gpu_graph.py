@@ -85,7 +85,7 @@ def test_methods(method: str, convention: str, layout: str, granularity: str, re
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("given", [False, True], ids=["drawn", "given"])
-@pytest.mark.parametrize("dtype", [None, types.UINT8, types.FLOAT16, types.FLOAT], ids=str)
+@pytest.mark.parametrize("dtype", [None, types.UINT8, types.INT16, types.FLOAT16, types.FLOAT], ids=str)
 @pytest.mark.parametrize(("method", "return_params"), METHODS_AND_PARAMS)
 def test_dtypes_and_own_draws(
     method: str, return_params: bool, dtype: Any, given: bool, backend: Any

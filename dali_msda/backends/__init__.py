@@ -34,7 +34,7 @@ class Mixed(NamedTuple):
 class Backend(Protocol):
     """The functions of a backend.
 
-    Masks are computed in float64 and applied in float32; uint8 is rounded to the nearest. The arguments are
+    Masks are computed in float64 and applied in float32; integers are rounded to nearest. The arguments are
     checked already. Checks of the content of a batch (label out of range, different sizes) are the backend's,
     with :mod:`dali_msda.checks`. The representation of masks is its own choice.
     """
@@ -67,7 +67,7 @@ class Backend(Protocol):
 
         Parameters
         ----------
-        images : uint8, float16 or float32, three-dimensional
+        images : uint8, int16, uint16, float16 or float32, three-dimensional
         source : the partners' images; the same node, unless there is a second source
         partner : int32 scalar, CPU
         weights : what :meth:`make_mask` or :meth:`given_mask` returned

@@ -29,6 +29,14 @@ from .kernels import (
     write_targets,
 )
 
+# The types of images that the kernels take.
+ELEMENTS: dict[types.DALIDataType, type] = {
+    types.UINT8: np.uint8,
+    types.INT16: np.int16,
+    types.UINT16: np.uint16,
+    types.FLOAT: np.float32,
+}
+
 # The view of each sample, from :func:`_build_views`: addresses of its own image and of its partner, and the
 # partner's shape.
 _OWN_ADDRESS, _PARTNER_ADDRESS, _PARTNER_SHAPE, _VIEW = 0, 1, 2, 5
@@ -337,7 +345,7 @@ def mix_pixels(
 ) -> tuple[DataNode, DataNode, DataNode]:
     """:func:`.kernels.mix_image` over a batch: mixed images, fault and, for a dense mask, the label weight.
 
-    `element` is the type of the images, ``types.UINT8`` or ``types.FLOAT``, `partner` the index within the
+    `element` is the type of the images, one of `ELEMENTS`, `partner` the index within the
     batch, or within `source`, the partners' images where those are others. With a `normalization` it is
     :func:`.kernels.mix_normalized`, for uint8 HWC images only, and for what
     :func:`dali_msda.normalization.fits_kernel` allows.
@@ -350,7 +358,7 @@ def mix_pixels(
     first = types.Constant(np.array([channels_first], np.uint8), device="cpu")
     inputs, mixed_type, to_first = [own, weights, others, layout, first], element, False
     if normalization is None:
-        run = compiled(_build_mix, RUN, np.uint8 if element == types.UINT8 else np.float32, dense, second)
+        run = compiled(_build_mix, RUN, ELEMENTS[element], dense, second)
     else:
         mixed_type, to_first = types.FLOAT, normalization.output_layout == "CHW"
         run = compiled(_build_mix_normalized, RUN, to_first, dense, second)

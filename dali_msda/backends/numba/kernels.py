@@ -1,7 +1,7 @@
 """The compiled kernels: from the numbers of one sample to its mask, its mixed image and its targets.
 
-Weights and products are float32 as in the graph form, in the same order, and uint8 results are rounded to
-nearest, halves up. All functions work on plain arrays of one sample; DALI calls them through
+Weights and products are float32 as in the graph form, in the same order, and integers are rounded to nearest,
+halves away from 0. All functions work on plain arrays of one sample; DALI calls them through
 :mod:`.entry_points`. A mask is either one vector of base, height, rows (times the scale) and columns, or an
 array with a weight for every pixel.
 """
@@ -169,18 +169,26 @@ def write_mask(mask: Any, weights: Any, channels_first: bool) -> None:
 
 
 def _to_element_type(value: Any, own: Any, partner: Any) -> Any:
-    """Convert the blended float32 `value` to the element type of `own`: uint8 to nearest, halves up."""
+    """Convert the blended float32 `value` to the element type of `own`: integers are rounded to nearest."""
     raise NotImplementedError("compiled by Numba only")
 
 
 @numba.extending.overload(_to_element_type)
 def _overload_to_element_type(value: Any, own: Any, partner: Any) -> Callable[[Any, Any, Any], Any]:
-    if own == numba.types.uint8:
+    if own in (numba.types.uint8, numba.types.uint16):
+        element = np.uint8 if own == numba.types.uint8 else np.uint16
 
         def to_element_type(value: Any, own: Any, partner: Any) -> Any:
             # The fraction is exact; adding 0.5 first would round twice.
             whole = np.int32(value)
-            return np.uint8(whole + (value - np.float32(whole) >= np.float32(0.5)))
+            return element(whole + (value - np.float32(whole) >= np.float32(0.5)))
+
+    elif own == numba.types.int16:
+
+        def to_element_type(value: Any, own: Any, partner: Any) -> Any:
+            whole = np.int32(value)
+            fraction = value - np.float32(whole)
+            return np.int16(whole + (fraction >= np.float32(0.5)) - (fraction <= np.float32(-0.5)))
 
     else:
 
@@ -206,7 +214,7 @@ def _drop_weightless(value: Any, own: Any, partner: Any, weight: Any) -> Any:
 def _overload_drop_weightless(
     value: Any, own: Any, partner: Any, weight: Any
 ) -> Callable[[Any, Any, Any, Any], Any]:
-    if own == numba.types.uint8:
+    if isinstance(own, numba.types.Integer):
 
         def drop_weightless(value: Any, own: Any, partner: Any, weight: Any) -> Any:
             return value
@@ -291,7 +299,7 @@ def mix_image(
         The label weight, if there is a weight for every pixel; for a mask in one vector it is known already.
     fault : int32 [1], output
         0, or one of the faults of :mod:`dali_msda.checks`; then the image is copied, unmixed.
-    own, partner : uint8 or float32, three-dimensional, C-contiguous
+    own, partner : uint8, int16, uint16 or float32, three-dimensional, C-contiguous
         The images.
     weights : float32 [2 + H + W] or [H, W]
         The mask: base, height, scaled rows and columns, or a weight for every pixel.

@@ -14,7 +14,7 @@ from ...dtypes import as_type, static_dtype
 from ...masks import Dense, Separable
 from ...normalization import fits_kernel, normalize_if_asked
 from .. import Mixed
-from .entry_points import expand_mask, join_masks, mask_weights, mix_pixels, mix_targets
+from .entry_points import ELEMENTS, expand_mask, join_masks, mask_weights, mix_pixels, mix_targets
 
 
 class Weights(NamedTuple):
@@ -34,11 +34,11 @@ class Weights(NamedTuple):
 def _to_kernel_dtype(images: DataNode) -> tuple[types.DALIDataType, DataNode]:
     """A type that the kernels work in, and the images cast to it.
 
-    Numba has no float16 on the CPU, and a type that the graph does not show could be anything: both are mixed
-    as float32.
+    Numba has no float16 on the CPU, and a type that the graph does not show could be any: both are mixed as
+    float32.
     """
     dtype = static_dtype(images)
-    if dtype in (types.UINT8, types.FLOAT):
+    if dtype in ELEMENTS:
         return dtype, images
     return types.FLOAT, fn.cast(images, dtype=types.FLOAT)
 
