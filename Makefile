@@ -7,7 +7,7 @@
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help env train test bounds day soak lint format wheel lock audit sbom image clean
+.PHONY: help env train test bounds day soak figures lint format wheel lock audit sbom image clean
 
 ENV_PYTHON := .venv/bin/python
 # Tests run in parallel, one process per core, each with up to 2 GB of memory. ARGS="-n 0" runs them in sequence.
@@ -35,6 +35,11 @@ day: env ## run every stage of the GPU day, small and on the CPU (benchmarks/gpu
 soak: env ## disturb one short run of the trainer, and compare it with an undisturbed one (benchmarks/soak.py)
 	$(ENV_PYTHON) -m benchmarks.soak --no-save --lives 2 --cold 0 --epochs 2 --seconds 1 --seed 1 --processes 1 \
 	    --disturbances checkpoint_cut SIGTERM stdout_to_head disk_full
+
+# If it is killed, its folder stays among the system's temporary files.
+figures: env ## make the paper's figures quickly, and check what they claim (ARGS are further options)
+	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	    $(ENV_PYTHON) -m experiments all --quick --dpi 100 --output "$$folder" $(value ARGS)
 
 lint: env ## check formatting, lint rules and types
 	$(ENV_PYTHON) -m ruff format --check .

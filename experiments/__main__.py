@@ -29,9 +29,9 @@ class Figure(NamedTuple):
 
 
 FIGURES = {
-    "figure1": Figure("training with the loss of mixing and with its approximation", 40, 5),
-    "figure2": Figure("masks with values outside [0, 1], by Theorem 2", 9, 6),
-    "figure3": Figure("two images mixed by every method, and the masks", 6, 6),
+    "figure1": Figure("training with the loss of mixing and with its approximation", 20, 5),
+    "figure2": Figure("masks with values outside [0, 1], by Theorem 2", 5, 4),
+    "figure3": Figure("two images mixed by every method, and the masks", 3, 3),
     "figure4": Figure("the coefficients of every method, by offset and distance", 5, 4),
     "figure5": Figure("input gradients of trained networks (needs --data)", 500, 8, needs_data=True),
 }
