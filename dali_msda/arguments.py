@@ -18,8 +18,8 @@ from nvidia.dali import types
 from nvidia.dali.pipeline import DataNode
 
 from .layouts import LAYOUTS, picture_layout
-from .methods import TABLE, Argument, Method, methods_with
-from .mixing import Convention, Granularity, check_argument, method_arguments
+from .methods import TABLE, Argument, Beta, Method, methods_with
+from .mixing import Convention, Granularity, check_argument, check_random, method_arguments
 from .signatures import BackendName, PerChannel, TargetForm
 from .validation import (
     ArgumentTypeError,
@@ -52,8 +52,10 @@ def check_number(name: str, value: Any, expected: str = "a number") -> None:
 
 
 def _check_method_argument(argument: Argument, value: Any) -> None:
-    """Raise unless a method's own argument takes `value`, a number or a node."""
-    if not is_node(argument.name, value):
+    """Raise unless a method's own argument takes `value`, a number, a node or a Beta."""
+    if isinstance(value, Beta):
+        check_random(argument, value)
+    elif not is_node(argument.name, value):
         if not is_number(value):
             raise ArgumentTypeError(argument.name, f"{argument.expected_number} or a DALI node", value)
         check_argument(argument, value)
@@ -202,7 +204,7 @@ class DrawArguments(PartnerArguments):
     """How masks are drawn."""
 
     method: str
-    values: Mapping[str, float | DataNode]
+    values: Mapping[str, Any]
     """The method's own arguments by name; the record adds the defaults of those not given."""
     probability: float | DataNode
     convention: str
@@ -226,7 +228,7 @@ class DrawArguments(PartnerArguments):
         cls,
         method: str,
         alpha: float | DataNode | None,
-        own: Mapping[str, float | DataNode | None],
+        own: Mapping[str, Any],
         others: Iterable[str] = (),
         **common: Any,
     ) -> Self:

@@ -110,10 +110,10 @@ def draw_numbers(arguments: DrawArguments) -> Draws:
     """Draw everything the masks of a batch depend on, except what the caller gave."""
     method = arguments.entry
     slots: dict[str, int] = {}
-    parts: list[float | DataNode] = []
+    parts: list[float | DataNode | Beta] = []
     length = 0
 
-    def append(part: float | DataNode, *names: str, size: int = 1) -> None:
+    def append(part: float | DataNode | Beta, *names: str, size: int = 1) -> None:
         nonlocal length
         parts.append(part)
         slots.update({name: length + offset for offset, name in enumerate(names)})
@@ -129,7 +129,8 @@ def draw_numbers(arguments: DrawArguments) -> Draws:
     for argument in method.arguments:
         value = arguments.values[argument.name]
         if argument.name in method.values:
-            append(_as_part(value, clip=argument.fraction), argument.name)
+            random = isinstance(value, Beta)
+            append(value if random else _as_part(value, clip=argument.fraction), argument.name)
     own = [name for name, kind in method.draws.items() if isinstance(kind, Uniform)]
     count = max(1, len(own))
     uniforms = _share_in_batch(
@@ -154,7 +155,13 @@ def draw_numbers(arguments: DrawArguments) -> Draws:
     append(_probability(arguments), "_probability")
     append(arguments.convention == "paper", "_paper")
     append(center is not None, "_given")
-    return Draws(_merge_constants(parts), slots)
+    # Random arguments come last, so that lam and the centres are the same as without them.
+    more = itertools.count(_MORE_BETAS + len(betas))
+    drawn = [
+        _draw_random(float(part.alpha), arguments, next(more)) if isinstance(part, Beta) else part
+        for part in parts
+    ]
+    return Draws(_merge_constants(drawn), slots)
 
 
 def _as_part(value: float | DataNode, *, clip: bool = False) -> float | DataNode:
@@ -168,20 +175,23 @@ def _draw_beta(kind: Beta, arguments: DrawArguments, stream: int) -> float | Dat
     """The caller's lam, or a draw from Beta(alpha, alpha)."""
     if arguments.lam is not None:
         return _as_part(arguments.lam, clip=True)
-    alpha = arguments.values[kind.alpha]
+    alpha = arguments.values[str(kind.alpha)]
     if not isinstance(alpha, DataNode) and alpha == 0:
         return 1.0
     positive = alpha
     if isinstance(alpha, DataNode):
         # DALI refuses an alpha of 0. What is drawn with 1 in its place does not count.
         positive = fn.cast(alpha, dtype=types.FLOAT) + fn.cast(alpha == 0.0, dtype=types.FLOAT)
-    drawn = _share_in_batch(
-        fn.random.beta(
-            alpha=positive, beta=positive, shape=[1], dtype=types.FLOAT64, **_seed(arguments.seed, stream)
-        ),
-        arguments,
-    )
+    drawn = _draw_random(positive, arguments, stream)
     return chosen(drawn, 1.0, 0.0, _is_positive(alpha)) if isinstance(alpha, DataNode) else drawn
+
+
+def _draw_random(alpha: float | DataNode, arguments: DrawArguments, stream: int) -> DataNode:
+    """A draw from Beta(alpha, alpha), float64 [1]."""
+    drawn = fn.random.beta(
+        alpha=alpha, beta=alpha, shape=[1], dtype=types.FLOAT64, **_seed(arguments.seed, stream)
+    )
+    return _share_in_batch(drawn, arguments)
 
 
 def _is_positive(alpha: DataNode) -> DataNode:

@@ -81,15 +81,18 @@ class Argument:
 
 @dataclass(frozen=True)
 class Beta:
-    """A number drawn from Beta(a, a) for every sample; the caller's ``lam`` replaces it.
+    """A number drawn from Beta(a, a) for every sample.
+
+    As a draw of a method, the caller's ``lam`` replaces it. As the value of an argument in [0, 1] of a mixing
+    function, it makes the argument random: ``ratio=Beta(0.5)`` (section 4: r ~ Beta(gamma, gamma) of HMix).
 
     Attributes
     ----------
-    alpha : str
-        The argument that holds a.
+    alpha : str or float
+        As a draw of a method, the argument that holds a; as a value, a itself, above 0.
     """
 
-    alpha: str
+    alpha: str | float
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ class Method:
     @property
     def alphas(self) -> tuple[str, ...]:
         """The arguments that a single ``alpha`` sets."""
-        drawn = {draw.alpha for draw in self.draws.values() if isinstance(draw, Beta)}
+        drawn = {str(draw.alpha) for draw in self.draws.values() if isinstance(draw, Beta)}
         return tuple(name for name in self.defaults if name in drawn)
 
     @property

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from .methods import TABLE, Argument, Method
+from .methods import TABLE, Argument, Beta, Method
 from .validation import ArgumentTypeError, ArgumentValueError, check_choice, check_fraction, is_number
 
 Convention = Literal["reference", "paper"]
@@ -99,6 +100,14 @@ def check_argument(argument: Argument, value: Any) -> None:
         raise ArgumentTypeError(argument.name, argument.expected_number, value)
     if not argument.takes(value):
         raise ArgumentValueError(argument.name, argument.expected, value)
+
+
+def check_random(argument: Argument, value: Beta) -> None:
+    """Raise unless the argument can be drawn from the distribution `value`."""
+    if not argument.fraction:
+        raise ArgumentTypeError(argument.name, argument.expected_number, value)
+    if isinstance(value.alpha, str) or not is_number(value.alpha) or not 0.0 < value.alpha < math.inf:
+        raise ArgumentValueError(argument.name, "Beta(a) with a number a above 0", value)
 
 
 def _check_scheduled(argument: Argument, value: Any) -> None:

@@ -27,7 +27,7 @@ from .dtypes import as_type
 from .labels import unmixed_labels
 from .layouts import from_pictures, layouts_of
 from .masks import Dense, Separable
-from .methods import Method
+from .methods import Beta, Method
 from .normalization import mirror_if_asked
 from .signatures import MixFunction, MixParams, PerChannel
 from .steps import (
@@ -78,7 +78,7 @@ def mix(
     return_params: bool = False,
     backend: str = "auto",
     name: str | None = None,
-    **arguments: float | DataNode | None,
+    **arguments: float | DataNode | Beta | None,
 ) -> Any:
     """Mix every image of a batch with a partner from the same batch, and their labels too.
 
@@ -162,9 +162,10 @@ def mix(
         "graph".
     name : str, optional
         Name of the DALI operator that the images come from. Further views have a number behind it.
-    **arguments : float or DataNode, optional
+    **arguments : float, DataNode or Beta, optional
         Arguments of the method: ``ratio`` of "hmix"; ``mixup_alpha``, ``cutmix_alpha`` and
-        ``switch_probability`` of "stochastic"; None means the default.
+        ``switch_probability`` of "stochastic"; None means the default. One in [0, 1] can be a
+        :class:`Beta`, such as ``ratio=Beta(0.5)``: then it is drawn for every sample.
 
     Returns
     -------
@@ -485,7 +486,8 @@ def _help_text(method: Method) -> str:
     own = []
     for argument in method.arguments:
         cifar = "" if argument.cifar100 is None else f" (CIFAR-100: {argument.cifar100})"
-        own += [f"{argument.name} : float or DataNode, {argument.expected}, optional"]
+        kinds = "float, DataNode or Beta" if argument.fraction else "float or DataNode"
+        own += [f"{argument.name} : {kinds}, {argument.expected}, optional"]
         own += [f"    {argument.help} By default {argument.default}{cifar}."]
     text = f"{method.title}: the own image's weight is {summary}.\n\n{before}" + "\n".join([*own, common])
     return text + (f"\n\nThe method in the paper: {method.paper}.\n" if method.paper else "\n")

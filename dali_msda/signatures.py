@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypedDict,
 
 import numpy as np
 
+from .methods import Beta
 from .mixing import Convention, Granularity
 
 if TYPE_CHECKING:
@@ -46,10 +47,10 @@ class MixOptions(TypedDict, total=False):
     """Arguments of all mixing functions, except images, labels and those that decide the kind of results."""
 
     alpha: float | DataNode | None
-    ratio: float | DataNode | None
+    ratio: float | DataNode | Beta | None
     mixup_alpha: float | DataNode | None
     cutmix_alpha: float | DataNode | None
-    switch_probability: float | DataNode | None
+    switch_probability: float | DataNode | Beta | None
     probability: float | DataNode
     label_smoothing: float
     correct_lam: bool

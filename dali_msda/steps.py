@@ -27,6 +27,7 @@ from .draws import Draws, draw_numbers, draw_partner
 from .labels import Labels, mix_read_labels, read_labels
 from .layouts import as_pictures, from_pictures, layouts_of, picture_layout
 from .masks import Dense, Separable
+from .methods import Beta
 from .normalization import normalize_if_asked
 from .signatures import Pair, PerChannel
 from .validation import ArgumentTypeError, ArgumentValueError, check_flag
@@ -170,7 +171,7 @@ def draw(
     partner: int | DataNode | None = None,
     allow_self: bool = True,
     backend: str = "auto",
-    **arguments: float | DataNode | None,
+    **arguments: float | DataNode | Beta | None,
 ) -> Drawn:
     """Draw masks and partners for a batch, without mixing anything yet.
 
@@ -186,7 +187,7 @@ def draw(
         The images whose size and device the masks have, of any type.
     alpha, probability, convention, granularity, layout, seed, lam, center, partner, allow_self, backend
         See :func:`dali_msda.mix`.
-    **arguments : float or DataNode, optional
+    **arguments : float, DataNode or Beta, optional
         Arguments of the method.
 
     Returns

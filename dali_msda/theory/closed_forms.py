@@ -27,6 +27,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from scipy.special import erf
 
+from ..methods import Beta
 from ..validation import ArgumentValueError, check_choice
 from .coefficients import MaskDistribution
 from .moments import Floats, Kronecker, Term
@@ -60,7 +61,7 @@ def closed_form(
     *,
     convention: str = "reference",
     border: Border = "image",
-    **arguments: float,
+    **arguments: float | Beta,
 ) -> Kronecker:
     """The coefficients a_jk (equation 9) by formula; see the top of the module for equations 10 and 11.
 
@@ -101,6 +102,8 @@ def closed_form(
         raise ArgumentValueError("method", f"one with a closed form: {known}", f"{method} ({convention!r})")
     if border == "plane" and method != "gmix":
         raise ArgumentValueError("border", f"'image' for {method}", border)
+    if masks.random:
+        raise ArgumentValueError(next(iter(masks.random)), "a number for a closed form", arguments)
     lam = float(lam)
     if method in ("none", "mixup"):
         return _affine(1.0 - lam if method == "mixup" else 0.0, 0.0, *(_box(n, 0, True) for n in masks.size))

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 import numpy as np
+from scipy import stats
 
 from ..masks import Dense
-from ..methods import TABLE, Method, Uniform
-from ..mixing import Convention, check_argument, method_arguments
+from ..methods import TABLE, Argument, Beta, Method, Uniform
+from ..mixing import Convention, check_argument, check_random, method_arguments
 from ..validation import check_choice, check_fraction, check_integer
 from .moments import Coefficients, Floats, Kronecker, OverMasks, Term, Weighted, check_size, shorten
 from .tracing import COLUMN, FUNCTIONS, ROW, Nodes, find_nodes, run_formula
@@ -36,7 +37,8 @@ class MaskDistribution:
     convention : str
         "reference" or "paper", see :func:`dali_msda.mix`.
     arguments : mapping
-        Arguments of the method by name; the table's defaults for the others.
+        Arguments of the method by name; the table's defaults for the others. A :class:`dali_msda.Beta` makes
+        one random.
 
     Raises
     ------
@@ -48,7 +50,9 @@ class MaskDistribution:
     size: tuple[int, int]
     paper: bool
     fixed: Mapping[str, float]
-    """The Beta draws and arguments, by name."""
+    """The Beta draws and the arguments that are numbers, by name."""
+    random: Mapping[str, float]
+    """The random arguments: a of Beta(a, a), by name."""
 
     def __init__(
         self,
@@ -62,11 +66,18 @@ class MaskDistribution:
         check_fraction("lam", lam)
         check_choice("convention", convention, get_args(Convention))
         entry = TABLE[method]
-        values = method_arguments(entry, arguments or {}, check_argument)
+        values = method_arguments(entry, arguments or {}, _check_argument)
+        random = {name: float(value.alpha) for name, value in values.items() if isinstance(value, Beta)}
+        numbers = {name: value for name, value in values.items() if name not in random}
         object.__setattr__(self, "entry", entry)
         object.__setattr__(self, "size", check_size(size))
         object.__setattr__(self, "paper", convention == "paper")
-        object.__setattr__(self, "fixed", {**dict.fromkeys(entry.draws, float(lam)), **values})
+        object.__setattr__(self, "fixed", {**dict.fromkeys(entry.draws, float(lam)), **numbers})
+        object.__setattr__(self, "random", random)
+
+    def quantiles(self, name: str, uniform: Any) -> Any:
+        """Values of a random argument, from uniform numbers."""
+        return stats.beta.ppf(uniform, self.random[name], self.random[name])
 
     @property
     def uniforms(self) -> tuple[str, ...]:
@@ -84,9 +95,14 @@ class MaskDistribution:
         return find_nodes(self.entry.mask, self.size, self.paper, fixed, unknown, self.entry.values, count)
 
     def cases(self, count: int) -> Iterator[tuple[float, dict[str, float]]]:
-        """Probability and values of every combination of the method's own uniform draws."""
+        """Probability and values of every combination of random arguments and the method's uniform draws."""
 
         def choose(probability: float, draws: dict[str, float]) -> Iterator[tuple[float, dict[str, float]]]:
+            for name in self.random.keys() - draws.keys():
+                for uniform in (np.arange(count) + 0.5) / count:
+                    value = float(self.quantiles(name, uniform))
+                    yield from choose(probability / count, {**draws, name: value})
+                return
             left = tuple(name for name in self.uniforms if name not in draws)
             if not left:
                 yield probability, draws
@@ -105,14 +121,15 @@ def coefficients(
     *,
     convention: str = "reference",
     nodes: int = 64,
-    **arguments: float,
+    **arguments: float | Beta,
 ) -> Coefficients:
     """The coefficients a_jk = E[(1 - M_j)(1 - M_k)] of a method (equation 9), for a given lam.
 
     The expectation is over the centre and the method's other uniform draws. Every place of a box or a point,
     and every side of a coin, is a term of a finite sum, so the result is exact up to rounding (about 1e-14)
     for all methods of the paper. Only a method of your own may use a draw smoothly; that draw has `nodes`
-    Gauss-Legendre nodes.
+    Gauss-Legendre nodes. A random argument has `nodes` equally likely values, with an error of the order of
+    1 / nodes.
 
     If the mask is base + scale * rows * columns, where the rows depend on the row of the centre only and the
     columns on its column, the matrix is a short sum of Kronecker products: up to four for most methods, about
@@ -132,9 +149,9 @@ def coefficients(
         1 - lam near the border. "paper": boxes lie inside the image (equation 10), so they cover the middle
         more often than the corners. The point of GMix is any pixel in both.
     nodes : int
-        Nodes of a draw that the formula uses smoothly.
-    **arguments : float
-        Arguments of the method, such as ``ratio``.
+        Nodes of a draw that the formula uses smoothly, and of a random argument.
+    **arguments : float or Beta
+        Arguments of the method, such as ``ratio``; :class:`dali_msda.Beta` makes one random.
 
     Returns
     -------
@@ -151,6 +168,13 @@ def coefficients(
     return OverMasks(masks.size, lambda: _all_masks(masks, nodes)) if found is None else found
 
 
+def _check_argument(argument: Argument, value: Any) -> None:
+    if isinstance(value, Beta):
+        check_random(argument, value)
+    else:
+        check_argument(argument, value)
+
+
 def from_all_masks(
     method: str,
     size: tuple[int, int],
@@ -158,7 +182,7 @@ def from_all_masks(
     *,
     convention: str = "reference",
     nodes: int = 64,
-    **arguments: float,
+    **arguments: float | Beta,
 ) -> OverMasks:
     """The same as :func:`coefficients`, always mask by mask: slow, to compare with."""
     check_integer("nodes", nodes, 1)
@@ -175,7 +199,7 @@ def _separate(masks: MaskDistribution, count: int) -> Kronecker | None:
         if found is None:
             return None
         mean += found[0]
-        terms += found[1]
+        terms = shorten([*terms, *found[1]], longest=256)
     return Kronecker(mean, shorten(terms))
 
 

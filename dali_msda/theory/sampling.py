@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..methods import Beta
 from ..validation import ArgumentValueError, check_integer
 from .coefficients import MaskDistribution, whole
 from .moments import Floats, MonteCarlo
@@ -49,13 +50,19 @@ def monte_carlo(sampler: MaskSampler, count: int, seed: int = 0) -> MonteCarlo:
 
 
 def formula_sampler(
-    method: str, size: tuple[int, int], lam: float, *, convention: str = "reference", **arguments: float
+    method: str,
+    size: tuple[int, int],
+    lam: float,
+    *,
+    convention: str = "reference",
+    **arguments: float | Beta,
 ) -> MaskSampler:
     """A sampler of a method's masks, by its formula in NumPy; arguments as for `coefficients`."""
     masks = MaskDistribution(method, size, lam, convention, arguments)
 
     def sample(rng: np.random.Generator, count: int) -> Floats:
         draws = {name: rng.random((count, 1, 1)) for name in (ROW, COLUMN, *masks.uniforms)}
+        draws |= {name: masks.quantiles(name, rng.random((count, 1, 1))) for name in masks.random}
         return np.broadcast_to(whole(masks.mask(draws)), (count, *masks.size))
 
     return sample
@@ -68,7 +75,7 @@ def operator_sampler(
     *,
     convention: str = "reference",
     backend: str = "auto",
-    **arguments: float,
+    **arguments: float | Beta,
 ) -> MaskSampler:
     """A sampler of a method's masks, by the real operator in a DALI pipeline on the CPU.
 
