@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from nvidia.dali import types
 from scipy import stats
 
 import dali_msda as msda
 from dali_msda.mixing import Mixing
 from dali_msda.theory import closed_form, coefficients, formula_sampler, monte_carlo, operator_sampler
+from tests.graph_check import problems
 from tests.running import random_images, run_mix
+from tests.test_gpu_graph import trace, values
 
 BACKENDS = ["kernel", "hybrid", "graph"]
 LAM = 0.4
@@ -89,6 +92,27 @@ def test_the_ratio_is_independent_of_lam(seed: int | None) -> None:
 def test_one_ratio_for_a_batch() -> None:
     given: dict[str, Any] = {"granularity": "batch", "center": (6, 5), "convention": "paper"}
     assert len(np.unique(box_shares(run(msda.Beta(0.7), "graph", 20, **given).mask))) == 1
+
+
+@pytest.mark.parametrize("backend", ["hybrid", "graph"])
+def test_the_graph_fits_a_gpu(backend: Any) -> None:
+    """The ratio is drawn on the CPU, like everything else."""
+
+    def define() -> Any:
+        images = values("gpu", layout="HWC", dtype=types.UINT8, ndim=3)
+        return msda.hmix(
+            images,
+            values(),
+            num_classes=4,
+            ratio=msda.Beta(0.5),
+            granularity="batch",
+            return_params=True,
+            backend=backend,
+        )
+
+    mixed, targets, params = trace(define)
+    assert problems([mixed, targets, params.mask]) == []
+    assert problems([params.lam, params.partner], "cpu") == []
 
 
 @pytest.mark.parametrize("sampler", [formula_sampler, operator_sampler])
