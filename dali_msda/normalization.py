@@ -39,13 +39,9 @@ def _mirror(arguments: ImageArguments) -> int | DataNode:
 
 
 def fits_kernel(arguments: ImageArguments) -> bool:
-    """Whether the kernel can do all of the normalisation that is asked for."""
-    return (
-        arguments.output_dtype == types.FLOAT
-        and not isinstance(arguments.mirror, DataNode)
-        and not arguments.mirror
-        and not arguments.pad_output
-    )
+    """Whether the kernel can do all of the normalisation that is asked for, except for the output's type."""
+    mirrors = isinstance(arguments.mirror, DataNode) or arguments.mirror
+    return not mirrors and not arguments.pad_output
 
 
 def linear_factors(images: DataNode, arguments: ImageArguments) -> DataNode:

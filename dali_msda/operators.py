@@ -132,8 +132,9 @@ def mix(
     mean, std : float, sequence of float or array, optional
         Normalise the mixed images: scale * (mixed - mean) / std + shift, with one number for all channels or
         one per channel, to the same bits as a ``fn.crop_mirror_normalize`` right after. On the CPU, uint8
-        HWC images are mixed and normalised to float32 in one pass; for `mirror`, another `output_dtype` and
-        `pad_output` that operator follows. The six arguments below need `mean` and `std`.
+        HWC images are mixed and normalised to float32 in one pass, then cast if `output_dtype` is another
+        type; with `mirror` or `pad_output` that operator runs behind the mixing instead. The six arguments
+        below need `mean` and `std`.
     scale, shift : float, optional
         1 and 0 by default; `scale` is not 0.
     mirror : int or DataNode, optional

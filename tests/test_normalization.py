@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nvidia.dali import fn, types
+from nvidia.dali import fn, pipeline_def, types
 
 import dali_msda as msda
 from tests.devices import array, in_every_form, on_each_device, with_device
@@ -115,6 +115,7 @@ WAYS: dict[str, dict[str, Any]] = {
         "mirror": lambda: source([np.array([flag], bool) for flag in MIRRORED], dtype=types.BOOL),
     },
     "float16": {**CHANNELS_FIRST, "output_dtype": types.FLOAT16},
+    "float16 beyond its range": {**CHANNELS_FIRST, "output_dtype": types.FLOAT16, "scale": 1e5},
     "uint8": {**CHANNELS_FIRST, "output_dtype": types.UINT8, "scale": 40.5, "shift": 127.5},
     "int8": {"mean": MEAN, "std": STD, "output_dtype": types.INT8, "scale": 60.0},
     "padded": {"mean": MEAN, "std": STD, "pad_output": True},
@@ -170,13 +171,16 @@ def test_every_argument_is_that_of_the_operator(backend: str, device: str) -> No
         assert own.dtype == theirs.dtype, name
         np.testing.assert_array_equal(own, theirs, name)
         exact = by_numpy(plain, way)
+        assert own.shape == exact.shape, name
         if own.dtype.kind in "iu":
             info = np.iinfo(own.dtype)
             exact, bound = np.clip(exact, info.min, info.max), 0.5 + 1e-4
         else:
             # Rounded: the mean with the shift, its difference from the pixel, the factor, the product.
             bound = 2 * float(np.finfo(own.dtype).eps) * max(np.abs(exact).max(), abs(way.get("shift", 0.0)))
-        assert own.shape == exact.shape, name
+            in_range = np.abs(exact) < float(np.finfo(own.dtype).max)
+            np.testing.assert_array_equal(np.isfinite(own), in_range, name)
+            own, exact = own[in_range], exact[in_range]
         assert np.abs(own - exact).max() <= bound, name
 
 
@@ -200,6 +204,21 @@ def test_the_mask_is_mirrored_with_the_images(backend: Any, device: str) -> None
         step = -1 if flag else 1
         np.testing.assert_array_equal(mirrored[i], plain[i][..., ::step])
         np.testing.assert_array_equal(mirrored_mask[i], mask[i][:, ::step])
+
+
+def test_with_mixing_takes_the_same_arguments() -> None:
+    images = random_images(4, (13, 10))
+
+    @pipeline_def(batch_size=4, num_threads=2, device_id=None)
+    def define() -> Any:
+        return image_source(images, "HWC")
+
+    made: list[np.ndarray] = []
+    for norm in ({}, WAYS["all"]):
+        pipeline = msda.with_mixing(define, labels=None, seed=3, **norm)()
+        pipeline.build()
+        made += map(array, pipeline.run())
+    np.testing.assert_allclose(made[1], by_numpy(made[0], WAYS["all"]), rtol=1e-3, atol=1e-3)
 
 
 def test_blend_and_apply_take_the_same_arguments() -> None:
