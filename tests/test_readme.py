@@ -1,4 +1,4 @@
-"""The README and two pages of docs: their Python runs; their commands, options and files exist."""
+"""The README and three pages of docs: their Python runs; their commands, options and files exist."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 PAGES = {
     "README": README,
-    **{name: (ROOT / "docs" / f"{name}.md").read_text() for name in ("methods", "pipelines")},
+    **{name: (ROOT / "docs" / f"{name}.md").read_text() for name in ("methods", "pipelines", "theory")},
 }
 PYTHON: dict[str, str] = {
     f"{page}-{number}": block
@@ -56,6 +56,7 @@ CHECKS = {
     "msda.register(": "assert msda.diamond.__name__ == 'diamond'",
     "msda.draw(": "assert shapes == [(4, 224, 224, 3), (4, 224, 224), (4, 1000)], shapes",
     "msda.blend(": "assert shapes == [(4, 224, 224, 3), (4, 1000)], shapes",
+    "regularizers(": "assert found['mixup'].r1 == found['hmix'].r1 and found['mixup'].r2 != found['hmix'].r2",
     "msda.hmix(": "assert shapes == [(4, 3, 224, 224), (4, 1000)], shapes",
 }
 
