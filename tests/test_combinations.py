@@ -22,11 +22,22 @@ COUNT, K = 5, 4
 SIZE, SMALL = (9, 12), (3, 4)
 MEAN, STD = (110.0, 120.0, 130.0), (60.0, 50.0, 40.0)
 
+RANGE = {"int16": (-(2**15), 2**15), "uint16": (0, 2**16)}
+
+# The arguments of each normalisation.
+NORMALIZE: dict[str, dict[str, Any]] = {
+    "per channel": {"mean": MEAN, "std": STD},
+    "into the other layout": {"mean": np.array(MEAN), "std": STD},
+    "numbers, scale and shift": {"mean": 120.0, "std": 50.0, "scale": 2.0, "shift": -0.5},
+    "mirrored": {"mean": MEAN, "std": STD, "mirror": 1},
+    "padded float16": {"mean": MEAN, "std": STD, "pad_output": True, "output_dtype": types.FLOAT16},
+}
+
 # What may be combined freely. A value of None is the function's default.
 OPTIONS: dict[str, Sequence[Any]] = {
     "method": msda.METHODS,
     "layout": ("HWC", "CHW"),
-    "dtype": ("uint8", "float16", "float32"),
+    "dtype": ("uint8", "int16", "uint16", "float16", "float32"),
     "labels": ("int32", "int64 [1]", "uint8", "soft", "multi-hot", "none"),
     "output": ("dense", "pair"),
     "label_smoothing": (None, 0.1),
@@ -38,7 +49,7 @@ OPTIONS: dict[str, Sequence[Any]] = {
     "allow_self": (None, False),
     "views": (1, 2),
     "partners": ("the batch", "a second source"),
-    "normalize": (None, "mean and std", "into the other layout"),
+    "normalize": (None, *NORMALIZE),
 }
 
 
@@ -104,8 +115,9 @@ class Data:
         self.row = row
 
         def images(size: tuple[int, int]) -> Arrays:
-            noise = rng.integers(0, 256, (COUNT, *size, 3))
-            made = noise.astype("uint8") if row["dtype"] == "uint8" else (noise / 16).astype(row["dtype"])
+            noise = rng.integers(*RANGE.get(row["dtype"], (0, 256)), (COUNT, *size, 3))
+            made = noise / 16 if row["dtype"].startswith("float") else noise
+            made = made.astype(row["dtype"])
             return made if row["layout"] == "HWC" else made.transpose(0, 3, 1, 2).copy()
 
         def labels() -> Arrays | None:
@@ -148,8 +160,7 @@ class Data:
             options |= {"lam": node(self.lam), "partner": node(self.partner)}
         if row["draws"] == "alpha=0":
             options["alpha"] = 0.0
-        if row["normalize"] is not None:
-            options |= {"mean": MEAN, "std": STD}
+        options |= NORMALIZE.get(row["normalize"], {})
         if row["normalize"] == "into the other layout":
             options["output_layout"] = {"HWC": "CHW", "CHW": "HWC"}[row["layout"]]
         if row["partners"] != "the batch":
@@ -190,21 +201,35 @@ def check_images(row: Row, view: int, data: Data, mixed: Arrays, partner: Arrays
     layout, dtype = row["layout"], row["dtype"]
     own, other = planes(data.views[view], layout), planes(data.partner_views[view], layout)[partner]
     exact = np.stack([reference.blend(a, b, m) for a, b, m in zip(own, other, mask, strict=True)])
-    bound = {"uint8": 0.5 + 2e-4, "float16": 8e-3, "float32": 4e-6}[dtype]
-    if row["normalize"] is None:
+    # Half a level, and the rounding of float32.
+    bound = {"float16": 8e-3, "float32": 4e-6}.get(dtype, 0.5 + 2.0**-23 * np.abs(own).max())
+    arguments = NORMALIZE.get(row["normalize"], {})
+    if not arguments:
         assert mixed.dtype == dtype
     else:
-        assert mixed.dtype == np.float32
-        exact, bound = (exact - MEAN) / STD, bound / min(STD) + 1e-6
+        made = np.float16 if "output_dtype" in arguments else np.float32
+        assert mixed.dtype == made
+        factor = arguments.get("scale", 1.0) / np.asarray(arguments["std"])
+        exact = factor * (exact - arguments["mean"]) + arguments.get("shift", 0.0)
+        bound = np.max(factor) * bound + np.finfo(made).eps * max(1.0, np.abs(exact).max())
         if row["normalize"] == "into the other layout":
             layout = {"HWC": "CHW", "CHW": "HWC"}[layout]
-    assert np.abs(planes(mixed, layout) - exact).max() <= bound
+    found = planes(mixed, layout)
+    if arguments.get("pad_output"):
+        np.testing.assert_array_equal(found[..., 3:], 0)
+        assert found.shape[-1] == 4
+        found = found[..., :3]
+    if arguments.get("mirror"):
+        found = found[:, :, ::-1]
+    assert np.abs(found - exact).max() <= bound
 
 
 def check(row: Row, data: Data, found: list[Arrays]) -> None:
     """Everything that a call returned, against the formulas."""
     views, (*targets, lam, partner, mask) = found[: row["views"]], found[row["views"] :]
     mask = mask.reshape(COUNT, *SIZE).astype(np.float64)
+    if row["normalize"] == "mirrored":  # and the mask with the images
+        mask = mask[:, :, ::-1]
     assert mask.min() >= 0
     assert mask.max() <= 1
     mixed = np.ones(COUNT, bool) if row["probability"] is None else mask.min(axis=(1, 2)) < 1
