@@ -76,6 +76,9 @@ def test_an_interrupted_figure_is_resumed(tmp_path: Path) -> None:
     kept.write_text(kept.read_text() + '{"d": ["cut')
     assert compute_cells(options, keys, {"steps": 2}, compute) == {key: [key] for key in keys}
     assert computed == ["a", "b", "c", "c", "d"]
+    # The cut line is gone: those after it are found.
+    compute_cells(options, keys, {"steps": 2}, compute)
+    assert computed == ["a", "b", "c", "c", "d"]
     # Other settings: nothing is taken over.
     compute_cells(options, ["a"], {"steps": 3}, compute)
     assert computed[5:] == ["a"]
