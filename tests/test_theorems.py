@@ -29,11 +29,13 @@ from dali_msda.theory.losses import (
     coefficients_of,
     constant_masks,
     independent_masks,
+    mask_moments,
     mix_all,
     regularizers,
 )
 from dali_msda.theory.prescribed import sample_mask
 from dali_msda.theory.robustness import adversarial_loss, compare_with_adversarial
+from dali_msda.theory.sampling import formula_sampler
 from dali_msda.theory.several import (
     draw_weights,
     join_masks,
@@ -143,6 +145,37 @@ def test_theorem_1_is_exact_for_quadratic_losses(
     approximate = approximate_loss(inputs, targets, expand(inputs), loss, ratio.mean(), coefficients)
     exact = mix_all(inputs, targets, masks(WIDTH), alpha, beta).loss(predict, loss)
     assert approximate == pytest.approx(exact, rel=1e-10)
+
+
+@pytest.mark.parametrize("method", ["cutmix", "hmix", "gmix"])
+def test_theorem_1_is_exact_for_the_masks_that_are_drawn(method: str) -> None:
+    """Masks of the table's methods, cut at the border, with their real label weights."""
+    rng, ratios = np.random.default_rng(0), np.linspace(0.05, 0.95, 10)
+    drawn = [np.asarray(formula_sampler(method, (6, 6), float(lam))(rng, 20)) for lam in ratios]
+    masks = np.concatenate(drawn).reshape(-1, 36)
+    assert np.ptp(masks.mean(axis=1)) > 0.4
+    assert np.ptp(masks.mean(axis=0)) > 0.03  # the border
+    inputs, targets = training_set(width=36)
+    weights = rng.normal(size=36)
+    exact = 0.0
+    for mask in masks:
+        mixed = mask * inputs[:, None] + (1 - mask) * inputs[None, :]
+        labels = mask.mean() * targets[:, None] + (1 - mask.mean()) * targets
+        exact += float(SQUARED(mixed @ weights, labels).mean()) / len(masks)
+    expansion = Expansion(inputs @ weights, np.broadcast_to(weights, inputs.shape))
+    approximate = approximate_loss(inputs, targets, expansion, SQUARED, *mask_moments(masks))
+    assert approximate == pytest.approx(exact, rel=1e-10)
+
+
+def test_moments_of_drawn_masks_are_those_of_the_distribution() -> None:
+    """Masks of independent pixels, for which D~_lambda is exact."""
+    ratio, rng = RatioDistribution(1.0, 1.0), np.random.default_rng(0)
+    lam = rng.random(100_000)
+    masks = (rng.random((len(lam), WIDTH)) < lam[:, None]).astype(np.float64)
+    found = mask_moments(masks, lam)
+    np.testing.assert_allclose(found.mean_ratio, ratio.mean(), rtol=0, atol=0.01)
+    expected = ratio.mean_coefficients(coefficients_of(independent_masks(WIDTH)))
+    np.testing.assert_allclose(found.coefficients, expected, rtol=0, atol=0.01)
 
 
 def averaged_as_in_the_paper(masks: Masks, ratio: RatioDistribution) -> Array:
@@ -335,6 +368,18 @@ def test_masks_of_several_images() -> None:
             ),
             r"coefficients must be of shape \(3, 3\); got \(3,\)",
         ),
+        (
+            lambda: regularizers(
+                np.ones((2, 3)),
+                np.ones(2),
+                Expansion(np.ones(2), np.ones((2, 3))),
+                SQUARED,
+                np.ones(2),
+                np.eye(3),
+            ),
+            r"mean_ratio must be of shape \(3,\); got \(2,\)",
+        ),
+        (lambda: mask_moments(np.ones((2, 3)), np.ones(3)), r"label_weights must be of shape \(2,\)"),
         (
             lambda: mix_all(np.ones((2, 3)), np.array([0, np.nan]), constant_masks(3), 1.0, 1.0),
             "targets must be finite",

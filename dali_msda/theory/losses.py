@@ -174,7 +174,7 @@ def regularizers(
     targets: Floats,
     expansion: Expansion,
     loss: Loss,
-    mean_ratio: float,
+    mean_ratio: float | Floats,
     coefficients: Floats,
     partner_coefficients: Floats | None = None,
 ) -> Regularizers:
@@ -188,10 +188,12 @@ def regularizers(
         The model at `inputs`.
     loss : Loss
         Such as :data:`LOGISTIC`.
-    mean_ratio : float
-        E[lam] under D~_lambda, :meth:`RatioDistribution.mean`.
+    mean_ratio : float or [d]
+        E[lam] under D~_lambda, :meth:`RatioDistribution.mean`; [d] if the mean of a mask is not the same
+        everywhere.
     coefficients : [d, d]
-        E[a_jk] under D~_lambda, :meth:`RatioDistribution.mean_coefficients`.
+        E[a_jk] under D~_lambda, :meth:`RatioDistribution.mean_coefficients`. Both also from
+        :func:`mask_moments`.
     partner_coefficients : [d, d], optional
         With n > 2 images: ``sum_k E[W_k W_k^T]`` over the masks W_k of the partners, while `coefficients` are
         those of their sum 1 - W_1. Both are the same for two images.
@@ -215,11 +217,13 @@ def regularizers(
     if partner_coefficients is None:
         partner_coefficients = coefficients
     check_shape("partner_coefficients", partner_coefficients, width, width)
+    if np.ndim(mean_ratio):
+        check_shape("mean_ratio", np.asarray(mean_ratio), width)
     offset = inputs - inputs.mean(axis=0)
     spread = partner_coefficients * (offset.T @ offset / count)
     residual = targets - loss.slope(value)
     along = gradient * offset
-    r1 = np.mean(residual * along.sum(axis=1)) * (1.0 - mean_ratio)
+    r1 = np.mean(residual * (along @ np.broadcast_to(1.0 - np.asarray(mean_ratio), width)))
     # G and H of equation 8, [m].
     g = _quadratic(gradient, spread) + _quadratic(along, coefficients)
     r2 = np.mean(loss.curvature(value) * g) / 2
@@ -241,7 +245,7 @@ def approximate_loss(
     targets: Floats,
     expansion: Expansion,
     loss: Loss,
-    mean_ratio: float,
+    mean_ratio: float | Floats,
     coefficients: Floats,
     partner_coefficients: Floats | None = None,
 ) -> float:
@@ -250,6 +254,46 @@ def approximate_loss(
         inputs, targets, expansion, loss, mean_ratio, coefficients, partner_coefficients
     ).total
     return float(np.mean(loss(expansion.value, targets))) + added
+
+
+class MaskMoments(NamedTuple):
+    """What :func:`regularizers` takes, for given masks."""
+
+    mean_ratio: Floats
+    """[d]"""
+    coefficients: Floats
+    """[d, d]"""
+
+
+def mask_moments(masks: Floats, label_weights: Floats | None = None) -> MaskMoments:
+    """Moments for masks as a pipeline makes them, each as likely as the others.
+
+    Parameters
+    ----------
+    masks : [k, d]
+        For all lam together, such as ``params.mask`` of many samples.
+    label_weights : [k], optional
+        Weight of the own label, by default the mean of each mask, as in ``msda.mix``.
+
+    Returns
+    -------
+    MaskMoments
+
+    Notes
+    -----
+    D~_lambda is not needed: with the label weight n the loss is the mean over masks M with the own label,
+    weighted by n, and over 1 - M, weighted by 1 - n. So nothing is assumed of the mean of a mask. At the
+    border of an image it is not lam for CutMix, HMix and GMix.
+    """
+    count, width = np.shape(masks)
+    check_shape("masks", masks, count, width)
+    n = masks.mean(axis=1) if label_weights is None else np.asarray(label_weights, np.float64)
+    check_shape("label_weights", n, count)
+    partner = 1.0 - masks
+    return MaskMoments(
+        (n @ masks + (1 - n) @ partner) / count,
+        ((partner * n[:, None]).T @ partner + (masks * (1 - n)[:, None]).T @ masks) / count,
+    )
 
 
 Masks = Callable[[float], tuple[Floats, Floats]]
