@@ -17,7 +17,7 @@ import numpy as np
 from nvidia.dali import types
 from nvidia.dali.pipeline import DataNode
 
-from .layouts import LAYOUTS, picture_layout
+from .layouts import LAYOUTS, output_layouts, picture_layout
 from .methods import TABLE, Argument, Beta, Method, methods_with
 from .mixing import Convention, Granularity, check_argument, check_random, method_arguments
 from .signatures import BackendName, PerChannel, TargetForm
@@ -92,7 +92,7 @@ def _check_normalization(arguments: ImageArguments) -> None:
     """Raise unless the arguments are valid; without `mean` and `std` all must be left out."""
     mean, std = arguments.mean, arguments.std
     if arguments.output_layout is not None:
-        check_choice("output_layout", arguments.output_layout, LAYOUTS)
+        check_choice("output_layout", arguments.output_layout, output_layouts(arguments.layout))
     if arguments.output_dtype not in OUTPUT_DTYPES.values():
         expected = f"one of {', '.join(f'types.{name}' for name in OUTPUT_DTYPES)}"
         raise ArgumentValueError("output_dtype", expected, arguments.output_dtype)

@@ -244,6 +244,23 @@ def picture_layout(layout: str) -> str:
     return "HWC" if layout == "HW" else layout
 
 
+def mask_layout(layout: str) -> str:
+    """The layout of a mask, an image of one channel that all frames or slices share: HWC or CHW."""
+    return picture_layout(layout)[-3:]
+
+
+def is_sequence(layout: str) -> bool:
+    """Whether a sample has several frames, or slices."""
+    return len(layout) == 4
+
+
+def output_layouts(layout: str) -> tuple[str, ...]:
+    """The layouts that normalised images can have, from images of that layout."""
+    if layout == "DHWC":
+        return ("DHWC",)
+    return ("FHWC", "FCHW") if is_sequence(layout) else ("HWC", "CHW", *(["HW"] if layout == "HW" else []))
+
+
 def as_pictures(images: DataNode, layout: str) -> DataNode:
     """The images with a channel axis, as the backends take them; without a copy."""
     if layout != "HW":

@@ -14,10 +14,13 @@ def normalize_if_asked(images: DataNode, arguments: ImageArguments) -> DataNode:
     """The images; normalised by DALI's operator if the arguments ask for it, on any device."""
     if not arguments.normalizes:
         return images
-    return fn.crop_mirror_normalize(
+    output_layout = arguments.output_layout or arguments.layout
+    if arguments.layout == "DHWC":  # which DALI's operator does not take
+        images = fn.reshape(images, layout="FHWC")
+    normalized = fn.crop_mirror_normalize(
         images,
         dtype=arguments.output_dtype,
-        output_layout=arguments.output_layout or arguments.layout,
+        output_layout=output_layout.replace("D", "F"),
         mean=_checked_mean(images, arguments),
         std=arguments.std,
         scale=arguments.scale,
@@ -25,6 +28,7 @@ def normalize_if_asked(images: DataNode, arguments: ImageArguments) -> DataNode:
         mirror=_mirror(arguments),
         pad_output=arguments.pad_output,
     )
+    return fn.reshape(normalized, layout=output_layout) if arguments.layout == "DHWC" else normalized
 
 
 def mirror_if_asked(mask: DataNode, arguments: ImageArguments) -> DataNode:

@@ -25,7 +25,7 @@ from .checks import check_image_dtype
 from .draws import as_vector, float64_constant
 from .dtypes import as_type
 from .labels import unmixed_labels
-from .layouts import from_pictures, layouts_of
+from .layouts import from_pictures, layouts_of, mask_layout
 from .masks import Dense, Separable
 from .methods import Beta, Method
 from .normalization import mirror_if_asked
@@ -113,9 +113,11 @@ def mix(
         Masks as in the authors' published code (default), or by the formulas of the paper.
     granularity : {"sample", "batch"}, optional
         Separate draws for every sample (default), or one draw for all samples of a batch.
-    layout : {"HWC", "CHW", "HW"}, optional
+    layout : {"HWC", "CHW", "HW", "FHWC", "FCHW", "DHWC"}, optional
         Layout of the images. By default it is read from the operators that made them; of data from Python,
-        give ``fn.external_source`` the ``layout``. Images on the CPU without any layout count as HWC.
+        give ``fn.external_source`` the ``layout``. Images on the CPU without any layout count as HWC. HW is a
+        single plane. Of a clip (FHWC, FCHW) or volume (DHWC) all frames or slices have one mask; the partner
+        has as many, of the same size.
     seed : int, optional
         Makes the draws of this operator repeatable; by default they follow the pipeline's seed.
     lam : float or DataNode, optional
@@ -140,8 +142,9 @@ def mix(
     mirror : int or DataNode, optional
         1 mirrors the mixed images horizontally, and the mask of `params` with them. 0 by default; a node has
         an integer per sample, such as ``fn.random.coin_flip()``.
-    output_layout : {"HWC", "CHW"}, optional
-        Layout of the normalised images, by default that of the input.
+    output_layout : {"HWC", "CHW", "HW", "FHWC", "FCHW", "DHWC"}, optional
+        Layout of the normalised images, by default that of the input: "HWC" or "CHW" for images (also of HW),
+        "FHWC" or "FCHW" for clips.
     output_dtype : nvidia.dali.types.DALIDataType, optional
         ``types.FLOAT`` by default; ``types.FLOAT16``; ``types.UINT8`` or ``types.INT8``, rounded to nearest
         and clipped to their range.
@@ -179,7 +182,8 @@ def mix(
         labels. A single result comes without a tuple.
     params : MixParams
         Only with ``return_params=True``: ``lam``, the label weight (float32 scalar, CPU), ``partner`` (int32
-        scalar, CPU) and ``mask``, the own image's weight (float32 HxWx1, 1xHxW for CHW, HxW for HW).
+        scalar, CPU) and ``mask``, the own image's weight (float32 HxWx1; 1xHxW for CHW
+        and FCHW, HxW for HW).
 
     Raises
     ------
@@ -421,7 +425,7 @@ def _as_mask(mask: Any, device: str, layout: str) -> Separable | Dense:
         if mask.values.device != "cpu" and device == "cpu":
             raise ValueError("mask must be on the CPU, like the images; got a GPU node")
         shape = mask.values.shape()
-        size = shape[:2] if layout in ("HWC", "HW") else shape[-2:]
+        size = shape[:2] if mask_layout(layout) == "HWC" else shape[-2:]
         flat = fn.reshape(mask.values, shape=size)  # mask must be HxW, or HxWx1 for HWC, 1xHxW for CHW
         return Dense(as_type(flat, types.FLOAT))
     if isinstance(mask, Separable):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 PerChannel = float | Sequence[float] | np.ndarray[Any, Any]
 TargetForm = Literal["dense", "pair"]
 BackendName = Literal["auto", "kernel", "hybrid", "graph"]
-Layout = Literal["HWC", "CHW", "HW"]
+Layout = Literal["HWC", "CHW", "HW", "FHWC", "FCHW", "DHWC"]
 
 
 class MixParams(NamedTuple):
@@ -29,7 +29,7 @@ class MixParams(NamedTuple):
     partner: DataNode
     """Index of the partner within the batch: int32 scalar, CPU."""
     mask: DataNode
-    """Weight of the own image: float32 HxWx1 (1xHxW for CHW, HxW for HW), on the device of the images."""
+    """Weight of the own image: float32 HxWx1 (1xHxW for CHW and FCHW, HxW for HW), on the images' device."""
 
 
 class Pair(NamedTuple):

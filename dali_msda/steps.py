@@ -249,7 +249,7 @@ def apply(
         From :func:`draw`.
     partner_images : DataNode, optional
         Source of the partners, instead of `images`.
-    layout : {"HWC", "CHW", "HW"}, optional
+    layout : {"HWC", "CHW", "HW", "FHWC", "FCHW", "DHWC"}, optional
         Layout of these images; see :func:`dali_msda.mix`.
     mean, std, scale, shift, mirror, output_layout, output_dtype, pad_output
         See :func:`dali_msda.mix`.

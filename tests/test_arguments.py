@@ -22,7 +22,7 @@ NORM: dict[str, Any] = {"mean": 0.0, "std": 1.0}
         ({"method": "hmixx"}, ValueError, ["method", "'hmixx'", "'none', 'mixup', 'cutmix'", "'gmix'"]),
         ({"convention": "papers"}, ValueError, ["convention", "'papers'", "'reference', 'paper'"]),
         ({"granularity": "pair"}, ValueError, ["granularity", "'pair'", "'sample', 'batch'"]),
-        ({"layout": "NHWC"}, ValueError, ["layout", "'NHWC'", "'HWC', 'CHW', 'HW'"]),
+        ({"layout": "NHWC"}, ValueError, ["layout", "'NHWC'", "'HWC', 'CHW', 'HW', 'FHWC', 'FCHW', 'DHWC'"]),
         ({"backend": "numba"}, ValueError, ["backend", "'numba'", "'auto', 'kernel', 'hybrid', 'graph'"]),
         ({"alpha": -0.1}, ValueError, ["alpha", "at least 0", "got -0.1"]),
         ({"alpha": -1.5}, ValueError, ["alpha", "at least 0", "-1.5"]),

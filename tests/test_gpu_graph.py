@@ -23,6 +23,7 @@ from tests.graph_check import lost_copies, operators, problems
 
 CONVENTIONS = ["reference", "paper"]
 LAYOUTS = ["HWC", "CHW"]
+OTHER_LAYOUTS = ["HW", "FHWC", "FCHW", "DHWC"]
 GRANULARITIES = ["sample", "batch"]
 BACKENDS: list[Any] = ["hybrid", "graph"]
 METHODS_AND_PARAMS = list(itertools.product(METHODS, [False, True]))
@@ -335,6 +336,51 @@ def test_right_graphs_pass() -> None:
         return problems([resized, shape.gpu(), fn.slice(images, values(), values(), axes=[0])])
 
     assert trace(define) == []
+
+
+# -- Planes, clips and volumes -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("layout", OTHER_LAYOUTS)
+@pytest.mark.parametrize("method", METHODS)
+def test_layouts(method: str, layout: str, backend: Any) -> None:
+    """With the layout that the graph shows; the one that is given where it does not."""
+
+    def define(dtype: Any = None, **given: Any) -> Any:
+        told = {} if "layout" in given else {"layout": layout}
+        known = {} if dtype is None else {"dtype": dtype, "ndim": len(layout)}
+        return msda.mix(
+            values("gpu", **told, **known), values(), 10, method=method, backend=backend, return_params=True,
+            **given,
+        )  # fmt: skip
+
+    assert_fits_the_gpu(trace(lambda: define(types.UINT8)), params=True)
+    assert_fits_the_gpu(trace(lambda: define(types.FLOAT16, mean=3.0, std=2.0)), params=True)
+    assert_fits_the_gpu(trace(lambda: define(layout=layout)), params=True)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("layout", OTHER_LAYOUTS)
+def test_layouts_with_masks_maps_and_a_second_source(layout: str, backend: Any) -> None:
+    def define() -> Any:
+        clips, others, ids = (
+            values("gpu", layout=layout, dtype=dtype, ndim=len(layout))
+            for dtype in (types.UINT8, types.UINT8, types.INT32)
+        )
+        drawn = msda.draw("cutmix", clips, center=values(), backend=backend)
+        blended = [
+            msda.blend(clips, values(), mask=mask, num_classes=10, backend=backend)[0]
+            for mask in (values(), values("gpu"), (values(), values()))
+        ]
+        return (
+            *blended,
+            msda.apply(clips, drawn, partner_images=others),
+            msda.apply(ids, drawn, nearest=True),
+            msda.mix_labels(values(), drawn, 10),
+        )
+
+    assert problems(trace(define)) == []
 
 
 # -- In steps -----------------------------------------------------------------------------------------------

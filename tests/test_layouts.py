@@ -13,8 +13,10 @@ from nvidia.dali.auto_aug import rand_augment
 
 import dali_msda as msda
 from dali_msda.layouts import LAYOUTS, static_layout
+from tests import reference
+from tests.devices import in_every_form, placed
 from tests.graph_check import problems
-from tests.running import build, source
+from tests.running import build, outputs, source
 from tests.test_dtypes import encoded, photo
 
 Arrays = np.ndarray[Any, Any]
@@ -208,7 +210,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "none that can be mixed": (
         lambda: msda.hmix(zeros("WHC"), None),
-        "layout must be one of 'HWC', 'CHW', 'HW'; got 'WHC'",
+        f"layout must be one of {', '.join(map(repr, LAYOUTS))}; got 'WHC'",
+    ),
+    "an output of another kind": (
+        lambda: msda.hmix(zeros("FHWC"), None, mean=0.0, std=1.0, output_layout="CHW"),
+        "output_layout must be one of 'FHWC', 'FCHW'; got 'CHW'",
     ),
 }  # fmt: skip
 
@@ -252,3 +258,207 @@ def test_normalised_images_on_the_gpu() -> None:
         mixed, params = msda.gmix(images, None, return_params=True)
         assert problems([mixed, params.mask]) == []
         assert [static_layout(node) for node in (mixed, params.mask)] == ["CHW", "CHW"]
+
+
+# -- Every layout, against NumPy ---------------------------------------------------------------------------
+
+COUNT, SIDES = 3, {"F": 2, "D": 4, "H": 8, "W": 11, "C": 3}
+PARTNER, LAM, CENTER = [1, 2, 0], 0.4, (3, 6)
+MEAN, STD = [3.0, 5.0, 7.0], [2.0, 4.0, 8.0]
+DRAWN: dict[str, Any] = {"lam": LAM, "center": CENTER}
+TYPES = {"uint8": types.UINT8, "float16": types.FLOAT16, "float32": types.FLOAT, "int32": types.INT32}
+BOUNDS = {"uint8": 0.5 + 2e-4, "float16": 0.07, "float32": 3e-5}
+# All kinds of masks, and of images for the kernel.
+MIXES = [("hmix", "uint8"), ("gmix", "float16"), ("mixup", "float32"), ("cutmix", "float32")]
+
+
+def data(layout: str, dtype: str = "uint8", seed: int = 0, **sides: int) -> Arrays:
+    shape = [(SIDES | sides)[letter] for letter in layout]
+    return np.random.default_rng(seed).integers(0, 256, (COUNT, *shape)).astype(dtype)
+
+
+def node_of(values: Arrays, layout: str, device: str = "cpu") -> Any:
+    known = {"dtype": TYPES[values.dtype.name], "ndim": values.ndim - 1}
+    return placed(source(list(values), layout=layout, **known), device)
+
+
+def partners() -> Any:
+    return source([np.int32(i) for i in PARTNER])
+
+
+def spread(mask: Arrays, layout: str) -> Arrays:
+    """A mask HxW that broadcasts over the images."""
+    return mask[..., None] if layout.endswith("HWC") else mask
+
+
+def assert_mixed(mixed: Arrays, own: Arrays, other: Arrays, mask: Arrays, layout: str) -> None:
+    weight = spread(mask, layout)
+    exact = weight * own.astype(np.float64) + (1 - weight) * other[PARTNER].astype(np.float64)
+    assert (mixed.dtype, mixed.shape) == (own.dtype, own.shape)
+    assert np.abs(mixed.astype(np.float64) - exact).max() <= BOUNDS[own.dtype.name]
+
+
+@in_every_form
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("method", "dtype"), MIXES)
+def test_every_layout(method: str, dtype: str, layout: str, backend: Any, device: str) -> None:
+    """One mask for all frames or slices, from the batch itself and from a second source."""
+    own, other = data(layout, dtype), data(layout, dtype, seed=1)
+
+    def define() -> Any:
+        found = []
+        for source_of in (None, node_of(other, layout, device)):
+            mixed, params = msda.mix(
+                node_of(own, layout, device), None, method=method, partner=partners(), backend=backend,
+                partner_images=source_of, return_params=True, **DRAWN,
+            )  # fmt: skip
+            found += [mixed, params.mask, params.lam]
+        return found
+
+    expected = reference.mask(method, (8, 11), LAM, center=CENTER, ratio=0.75 if method == "hmix" else 1.0)
+    mixed, mask, lam, mixed_with_others, *_ = outputs(define, COUNT, device=device)[0]
+    assert mask.shape[1:] == {"HW": (8, 11), "CHW": (1, 8, 11), "FCHW": (1, 8, 11)}.get(layout, (8, 11, 1))
+    np.testing.assert_allclose(mask.reshape(COUNT, 8, 11), [expected] * COUNT, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(lam, expected.mean(), rtol=0, atol=1e-6)
+    assert_mixed(mixed, own, own, expected, layout)
+    assert_mixed(mixed_with_others, own, other, expected, layout)
+
+
+@in_every_form
+@pytest.mark.parametrize("layout", ["HW", "FHWC", "FCHW", "DHWC"])
+def test_masks_of_the_caller_and_maps(layout: str, backend: Any, device: str) -> None:
+    """A dense mask, rows and columns, and the owner of each pixel of a map of ids."""
+    own, ids = data(layout), data(layout, "int32", seed=2)
+    rows, columns = np.linspace(0, 1, 8, dtype=np.float32), np.linspace(1, 0.2, 11, dtype=np.float32)
+    mask = rows[:, None] * columns
+
+    def define() -> Any:
+        images = node_of(own, layout, device)
+        labels = source([np.array([i], np.int32) for i in range(COUNT)])
+        forms: list[Any] = [
+            source([mask] * COUNT), (source([rows] * COUNT), source([columns] * COUNT))
+        ]  # fmt: skip
+        blended = [
+            msda.blend(
+                images, labels, mask=form, num_classes=COUNT, partner=partners(), backend=backend
+            )[0]
+            for form in forms
+        ]  # fmt: skip
+        drawn = msda.draw("gmix", images, partner=partners(), backend=backend, **DRAWN)
+        return *blended, msda.apply(node_of(ids, layout, device), drawn, nearest=True)
+
+    dense, separable, owners = outputs(define, COUNT, device=device)[0]
+    assert_mixed(dense, own, own, mask.astype(np.float64), layout)
+    assert_mixed(separable, own, own, mask.astype(np.float64), layout)
+    weight = spread(reference.mask("gmix", (8, 11), LAM, center=CENTER), layout)
+    np.testing.assert_array_equal(owners, np.where(weight >= 0.5, ids, ids[PARTNER]))
+
+
+@in_every_form
+@pytest.mark.parametrize(
+    ("layout", "output_layout"),
+    [("HW", None), ("HW", "CHW"), ("FHWC", None), ("FHWC", "FCHW"), ("FCHW", "FHWC"), ("DHWC", None)],
+)
+def test_normalised(layout: str, output_layout: Any, backend: Any, device: str) -> None:
+    """As fn.crop_mirror_normalize would do behind the mixing, to the bit."""
+    own = data(layout)
+    mean, std = (MEAN[:1], STD[:1]) if layout == "HW" else (MEAN, STD)
+
+    def define() -> Any:
+        images = node_of(own, layout, device)
+        common: dict[str, Any] = {"partner": partners(), "backend": backend, **DRAWN}
+        found = msda.hmix(images, None, mean=mean, std=std, output_layout=output_layout, **common)
+        assert static_layout(found) == (output_layout or layout)
+        return msda.hmix(images, None, **common), found
+
+    mixed, normalized = outputs(define, COUNT, device=device)[0]
+    planes = mixed[..., None] if layout == "HW" else mixed
+    channel = planes.ndim - 1 if layout != "FCHW" else 2
+    last = np.moveaxis(planes, channel, -1).astype(np.float32)
+    exact = (last - np.asarray(mean, np.float32)) * (1 / np.asarray(std)).astype(np.float32)
+    to = output_layout or layout
+    exact = exact[..., 0] if to == "HW" else np.moveaxis(exact, -1, -3) if to.endswith("CHW") else exact
+    np.testing.assert_array_equal(normalized, exact)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_clip_with_its_frames_and_maps(backend: Any) -> None:
+    """Views of one draw: the clip and each of its frames come out the same; a small map has its own mask."""
+    own = data("FHWC", F=3)
+    small = np.random.default_rng(5).random((COUNT, 4, 11)).astype(np.float32)
+
+    def define() -> Any:
+        clip = node_of(own, "FHWC")
+        views = [clip, *(fn.copy(clip[i]) for i in range(3)), fn.transpose(clip, perm=[0, 3, 1, 2])]
+        seeded: dict[str, Any] = {"seed": 4, "allow_self": False, "backend": backend}
+        drawn = msda.draw("gmix", clip, **seeded)
+        one = node_of(small, "HW")
+        return (
+            *msda.gmix(views, None, **seeded),
+            msda.apply(clip, drawn),
+            msda.apply(one, drawn),
+            msda.apply(one, msda.draw("gmix", one, **seeded)),
+        )
+
+    clip, *frames, planes, applied, map_of_clip, map_alone = outputs(define, COUNT)[0]
+    np.testing.assert_array_equal(np.stack(frames, axis=1), clip)
+    np.testing.assert_array_equal(planes.transpose(0, 1, 3, 4, 2), clip)
+    np.testing.assert_array_equal(applied, clip)
+    np.testing.assert_array_equal(map_of_clip, map_alone)
+    assert (clip != own).any()
+
+
+def mixed_with(layout: Any, values: Any, backend: Any, **arguments: Any) -> Any:
+    return build(lambda: [msda.hmix(values(), None, backend=backend, layout=layout, **arguments)], COUNT)
+
+
+def clips_of(*shapes: tuple[int, ...], layout: str | None = None) -> Any:
+    batch = [np.zeros(shape, np.uint8) for shape in shapes]
+    return lambda: fn.external_source(source=lambda: batch, layout=layout, dtype=types.UINT8)
+
+
+DIFFER = "msda.hmix: images must have one size within a batch: resize or crop them before"
+LETTERS = "msda.hmix: layout must have a letter for each dimension of the images; got"
+FAULTS: dict[str, tuple[str, Any, str]] = {
+    "other numbers of frames": ("FHWC", clips_of(*[(2, 8, 8, 3)] * 2, (3, 8, 8, 3)), DIFFER),
+    "as many rows in all": ("FHWC", clips_of(*[(2, 8, 8, 3)] * 2, (4, 4, 8, 3)), DIFFER),
+    "as many planes in all": ("FCHW", clips_of(*[(2, 6, 8, 8)] * 2, (4, 3, 8, 8)), DIFFER),
+    "images told to be clips": ("FHWC", clips_of(*[(8, 8, 3)] * 3), f"{LETTERS} 4 for 3 dimensions"),
+    "clips told to be planes": ("HW", clips_of(*[(2, 8, 8, 3)] * 3), f"{LETTERS} 2 for 4 dimensions"),
+    "clips told to be images": ("HWC", clips_of(*[(2, 8, 8, 3)] * 3), f"{LETTERS} 3 for 4 dimensions"),
+    "channels first": (
+        "FHWC",
+        lambda: labelled_at_run_time("FCHW"),
+        "msda.hmix: layout must be the layout of the images",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults(fault: str, backend: Any) -> None:
+    layout, values, words = FAULTS[fault]
+    pipeline = mixed_with(layout, values, backend, partner=0)
+    with pytest.raises(RuntimeError) as caught:
+        pipeline.run()
+    assert msda.explain(caught.value) == words
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("height", [4, 16])
+@pytest.mark.parametrize("form", ["dense", "rows and columns"])
+def test_a_mask_that_would_fit_joined_frames(form: str, height: int, backend: Any) -> None:
+    """Of half and twice the height, for clips of two frames."""
+    mask = np.ones((height, 11), np.float32)
+
+    def define() -> Any:
+        labels = source([np.array([0], np.int32)] * COUNT)
+        given: Any = source([mask] * COUNT)
+        if form != "dense":
+            given = source([mask[:, 0].copy()] * COUNT), source([mask[0]] * COUNT)
+        images = node_of(data("FHWC"), "FHWC")
+        return msda.blend(images, labels, mask=given, num_classes=1, backend=backend)
+
+    with pytest.raises(RuntimeError) as caught:
+        build(define, COUNT).run()
+    assert msda.explain(caught.value) == "msda.blend: mask must have the height and width of its image"

@@ -21,7 +21,7 @@ from dali_msda.compat import outputs_of
 from tests.devices import array
 from tests.graph_check import problems
 from tests.image_sets import photo
-from tests.their_data import BATCH, SIDE, jpeg, sample, write_coco, write_records
+from tests.their_data import BATCH, SIDE, clip, jpeg, sample, write_coco, write_records
 
 CLASSES = 3
 LAM, CENTER, PARTNER = 0.4, (9, 15), 1
@@ -366,6 +366,55 @@ def test_parallel_external_source(method: str) -> None:
     assert_mixed(parallel(**arguments), mixed(**arguments))
 
 
+# -- Video -------------------------------------------------------------------------------------------------
+
+
+def clips() -> Any:
+    """Clips and their classes, as a decoder in Python makes them."""
+    while True:
+        yield [clip(i) for i in range(BATCH)], [np.array([i % CLASSES], np.int64) for i in range(BATCH)]
+
+
+@pipeline_def
+def video(crop, dali_device="cpu", output_layout="FCHW"):  # type: ignore[no-untyped-def]
+    frames, labels = fn.external_source(
+        source=clips(), num_outputs=2, dtype=[types.UINT8, types.INT64], ndim=[4, 1], layout=["FHWC", None]
+    )
+    if dali_device == "gpu":
+        frames = frames.gpu()
+    frames = fn.resize(frames, resize_shorter=crop + 4)
+    frames = fn.crop_mirror_normalize(
+        frames,
+        crop=(crop, crop),
+        crop_pos_x=fn.random.uniform(range=(0.0, 1.0)),
+        crop_pos_y=fn.random.uniform(range=(0.0, 1.0)),
+        mirror=fn.random.coin_flip(),
+        output_layout=output_layout,
+        mean=MEAN,
+        std=STD,
+        dtype=types.FLOAT,
+    )
+    return frames, labels
+
+
+@pytest.mark.parametrize("output_layout", ["FCHW", "FHWC"])
+def test_video(output_layout: str) -> None:
+    """All frames of a clip have one mask, and the partner's frames come at the same times."""
+    plain, mixed = (
+        run(define(SIDE, output_layout=output_layout, **STANDARD))
+        for define in (video, msda.with_mixing(video, num_classes=CLASSES, **DRAWN))
+    )
+    mask = reference.mask("hmix", (SIDE, SIDE), LAM, center=CENTER, ratio=0.75)
+    weight = mask if output_layout == "FCHW" else mask[..., None]
+    for (frames, labels), (found, targets) in zip(plain, mixed, strict=True):
+        exact = weight * frames + (1 - weight) * frames[PARTNER]
+        np.testing.assert_allclose(found, exact, rtol=0, atol=1e-5)
+        hot = np.eye(CLASSES)[labels.reshape(-1)]
+        share = mask.mean()
+        np.testing.assert_allclose(targets, share * hot + (1 - share) * hot[PARTNER], rtol=0, atol=1e-6)
+        assert np.abs(found - frames).max() > 1
+
+
 # -- Conditionals and automatic augmentation ---------------------------------------------------------------
 
 
@@ -461,6 +510,9 @@ ON_GPU: dict[str, Callable[[str], Any]] = {
     )(folder, SIDE, SIDE, 0, 1, batch_size=BATCH, num_threads=2, device_id=0),
     "NVIDIA's ConvNets": lambda folder: msda.with_mixing(convnets, num_classes=CLASSES)(
         folder, SIDE, "gpu", "CHW", "disabled", batch_size=BATCH, num_threads=2, device_id=0
+    ),
+    "video": lambda folder: msda.with_mixing(video, num_classes=CLASSES)(
+        SIDE, "gpu", batch_size=BATCH, num_threads=2, device_id=0
     ),
 }
 

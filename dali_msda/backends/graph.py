@@ -27,6 +27,7 @@ from ..checks import (
 )
 from ..draws import Draws, float64_constant
 from ..dtypes import as_type, static_dtype
+from ..layouts import mask_layout
 from ..masks import Axis, Dense, Grid, Separable, chosen
 from ..normalization import normalize_if_asked
 from ..validation import ArgumentValueError
@@ -116,7 +117,7 @@ class Weights(NamedTuple):
 
 
 def height_and_width(shape: DataNode, layout: str) -> DataNode:
-    """Height and width of images of a shape (int64 [3]), [2]."""
+    """Height and width of images of a shape (int64 [n]), [2]."""
     return fn.slice(shape, start=[layout.index("H")], shape=[2], axes=[0])
 
 
@@ -231,6 +232,7 @@ def _broadcast(node: DataNode, axes: list[int], device: str) -> DataNode:
 
 def shape_mask(weights: Weights, layout: str, device: str) -> Mask:
     """Make a mask broadcast over the images, on their device."""
+    layout = mask_layout(layout)
     if weights.dense is not None:
         return Mask(dense=_broadcast(weights.dense, [layout.index("C")], device))
     assert weights.base is not None
@@ -300,13 +302,21 @@ def mix_pixels(images: DataNode, source: DataNode, indices: DataNode, mask: Mask
     return mixed if dtype == types.FLOAT else fn.cast_like(mixed, images)
 
 
-def _find_fault(images: DataNode, shape: DataNode, other: DataNode, layout: str) -> DataNode:
-    """SIZES_DIFFER where the partner's shape `other` differs from the own, LAYOUT_DIFFERS or 0: int32 [1]."""
+def find_fault(
+    images: DataNode, source: DataNode, partner: DataNode, shape: DataNode, layout: str
+) -> DataNode:
+    """SIZES_DIFFER where the partner has another shape, LAYOUT_DIFFERS or 0: int32 [1].
+
+    `shape` is that of the images, int64 [n].
+    """
+    shapes = shape if source is images else source.shape(dtype=types.INT64)
+    other = fn.permute_batch(shapes, indices=partner)
     fault = fn.reductions.max(fn.cast(shape != other, dtype=types.INT32)) * SIZES_DIFFER
     if images.device == "cpu":  # on the GPU the property is there too, where the check cannot read it
-        letters = fn.pad(fn.get_property(images, key="layout"), axes=[0], shape=[3], fill_value=0)
-        first = fn.slice(letters, start=[0], shape=[1], axes=[0])
-        wrong = (first != ord(layout[0])) & (first != 0)
+        at = len(layout) - 3  # HWC, DHWC and FHWC differ in this letter from CHW and FCHW
+        letters = fn.pad(fn.get_property(images, key="layout"), axes=[0], shape=[len(layout)], fill_value=0)
+        first = fn.slice(letters, start=[at], shape=[1], axes=[0])
+        wrong = (first != ord(layout[at])) & (first != 0)
         fault = math.max(fault, fn.cast(wrong, dtype=types.INT32) * LAYOUT_DIFFERS)
     return fn.reshape(fn.cast(fault, dtype=types.INT32), shape=[1])
 
@@ -345,8 +355,7 @@ def mix_images(
     layout = arguments.layout
     own = with_layout(images, layout)
     shape = own.shape(dtype=types.INT64)
-    other = shape if source is images else source.shape(dtype=types.INT64)
-    fault = _find_fault(images, shape, fn.permute_batch(other, indices=partner), layout)
+    fault = find_fault(images, source, partner, shape, layout)
     if weights.given:
         fault = math.max(fault, _find_mask_fault(weights, height_and_width(shape, layout)))
     # Everything that follows waits for the check, through the mask's first part.
@@ -398,8 +407,7 @@ def nearest(images: DataNode, source: DataNode, partner: DataNode, mask: DataNod
     """
     own = with_layout(images, layout)
     shape = own.shape(dtype=types.INT64)
-    other = shape if source is images else source.shape(dtype=types.INT64)
-    fault = _find_fault(images, shape, fn.permute_batch(other, indices=partner), layout)
+    fault = find_fault(images, source, partner, shape, layout)
     mask = mask + to_device(check_fault(fault), mask.device)
     return _select(own, own if source is images else source, partner, fn.cast(mask < 0.5, dtype=types.UINT8))
 
@@ -414,11 +422,12 @@ def wait_for_check(weights: Weights, check: DataNode) -> Weights:
 
 
 def expand_mask(mask: Mask, shape: DataNode, layout: str) -> DataNode:
-    """The weight of every pixel of images of a shape (int64 [3]), float32 HxWx1 or 1xHxW."""
+    """The weight of every pixel of images of a shape (int64 [n]), float32 HxWx1 or 1xHxW."""
     weights = mask.weights()
     if mask.dense is None and mask.rows is None:
         # `base` alone was enough to mix.
         size = fn.cast(height_and_width(shape, layout), dtype=types.INT32)
-        blank = fn.expand_dims(_pixels(size[0], False) * _pixels(size[1], True), axes=[layout.index("C")])
+        plane = _pixels(size[0], False) * _pixels(size[1], True)
+        blank = fn.expand_dims(plane, axes=[mask_layout(layout).index("C")])
         weights = weights + to_device(blank * 0.0, weights.device)
-    return fn.reshape(weights, layout=layout)
+    return fn.reshape(weights, layout=mask_layout(layout))

@@ -139,6 +139,7 @@ def _build_mix(version: int, element: type, dense: bool, second: bool) -> Callab
             partner,
             carray(data_of(data, 4), shape1(shapes, 4), np.uint8)[0] != 0,
             carray(data_of(data, 3), shape1(shapes, 3), np.uint8),
+            carray(data_of(data, 4), shape1(shapes, 4), np.uint8)[1] != 0,
         )
         if moved:
             fault[0] = IMAGES_MOVED
@@ -342,6 +343,7 @@ def mix_pixels(
     normalization: ImageArguments | None,
     *,
     dense: bool,
+    clips: bool,
 ) -> tuple[DataNode, DataNode, DataNode]:
     """:func:`.kernels.mix_image` over a batch: mixed images, fault and, for a dense mask, the label weight.
 
@@ -355,7 +357,7 @@ def mix_pixels(
         others = partner_views(element, own, partner)
     else:
         others = fn.permute_batch(source, indices=partner)
-    first = types.Constant(np.array([channels_first], np.uint8), device="cpu")
+    first = types.Constant(np.array([channels_first, clips], np.uint8), device="cpu")
     inputs, mixed_type, to_first = [own, weights, others, layout, first], element, False
     if normalization is None:
         run = compiled(_build_mix, RUN, ELEMENTS[element], dense, second)

@@ -9,21 +9,26 @@ from numba import carray  # type: ignore[attr-defined]
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import DataNode
 
-from ...checks import LAYOUT_DIFFERS, LONGEST_SIDE, MASK_DIFFERS, SIZES_DIFFER
+from ...checks import LAYOUT_DIFFERS, LONGEST_SIDE, MASK_DIFFERS, SIZES_DIFFER, with_layout
+from ...layouts import is_sequence
 from .compat import CompiledOperator, address_as_void_pointer
 from .compiled import RUN_BATCH, SETUP, compiled, integers
 
 _LETTER_C, _LETTER_H = ord("C"), ord("H")
 
 
-def shape_of(images: DataNode) -> DataNode:
-    """An empty array on the CPU with the shape of an image and a fourth side of 0: uint8."""
-    return _empty_like(images, 3)  # layout must have a letter for each dimension of the images
+def shape_of(images: DataNode, layout: str) -> DataNode:
+    """An empty array on the CPU with the shape of an image, or a frame, and a fourth side of 0: uint8."""
+    if is_sequence(layout):
+        shape = with_layout(images, layout).shape(dtype=types.INT32)
+        return _empty(fn.slice(shape, start=[1], shape=[3], axes=[0]), 3)
+    shape = images.shape(dtype=types.INT32)
+    return _empty(shape, 3)  # layout must have a letter for each dimension of the images
 
 
-def _empty_like(node: DataNode, sides: int) -> DataNode:
+def _empty(shape: DataNode, sides: int) -> DataNode:
     nothing = types.Constant(np.zeros([*[LONGEST_SIDE] * sides, 0], np.uint8), device="cpu")
-    return fn.slice(nothing, start=[0] * sides, shape=node.shape(dtype=types.INT32), axes=list(range(sides)))
+    return fn.slice(nothing, start=[0] * sides, shape=shape, axes=list(range(sides)))
 
 
 def _build_faults(version: int, height_axis: int, sources: int, mask_parts: int) -> Callable[..., None]:
@@ -106,7 +111,7 @@ def find_faults(
     """
     sources = [] if source is None else [source]
     on_gpu = any(node.device == "gpu" for node in mask)
-    parts = [_empty_like(node, 2) for node in mask] if on_gpu else mask
+    parts = [_empty(node.shape(dtype=types.INT32), 2) for node in mask] if on_gpu else mask
     operator = CompiledOperator(
         run_fn=compiled(_build_faults, RUN_BATCH, layout.index("H"), len(sources), len(mask)),
         setup_fn=compiled(_build_faults_shapes, SETUP),

@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from nvidia.dali import fn, types
+from nvidia.dali import fn, math, types
 from nvidia.dali.pipeline import DataNode
 
 from ...arguments import DrawArguments, ImageArguments, LabelArguments
-from ...checks import check_fault, pass_unless_fault
+from ...checks import check_fault, pass_unless_fault, with_layout
 from ...draws import Draws
+from ...layouts import is_sequence, mask_layout
 from ...masks import Dense, Separable
 from .. import Mixed, graph
 from .entry_points import mix_targets
@@ -34,8 +35,8 @@ class Weights(NamedTuple):
 
 def make_mask(images: DataNode, layout: str, draws: Draws, arguments: DrawArguments) -> Weights:
     """The masks of a batch from what was drawn; see :class:`dali_msda.backends.Backend`."""
-    cut, shape = arguments.entry.cuts, shape_of(images)
-    return Weights(mask_profiles(shape, layout, draws, arguments, cut=cut), cut, shape)
+    cut, shape = arguments.entry.cuts, shape_of(images, layout)
+    return Weights(mask_profiles(shape, mask_layout(layout), draws, arguments, cut=cut), cut, shape)
 
 
 def given_mask(mask: Separable | Dense) -> Separable | Dense:
@@ -58,10 +59,11 @@ def full_mask(images: DataNode, weights: Weights | Separable | Dense, layout: st
 
 def _layout_of(images: DataNode, layout: str) -> DataNode:
     """The layout that DALI has for the images, uint8 [n], CPU."""
-    if images.device == "cpu":
+    if images.device == "cpu" and not is_sequence(layout):
         return fn.get_property(images, key="layout")
-    # On the GPU the property is there too, where it cannot be read: the layout counts as right.
-    return types.Constant(np.frombuffer(layout.encode(), np.uint8), device="cpu")
+    # On the GPU the property is there too, where it cannot be read: the layout counts as right. That of
+    # sequences is compared elsewhere.
+    return types.Constant(np.frombuffer(mask_layout(layout).encode(), np.uint8), device="cpu")
 
 
 def _sized_parts(weights: Weights | Separable | Dense) -> list[DataNode]:
@@ -95,13 +97,16 @@ def mix_images(
     """Mix images with DALI's operators; see :class:`dali_msda.backends.Backend`."""
     layout = arguments.layout
     indices, fault = find_faults(
-        weights.shape if isinstance(weights, Weights) else shape_of(images),
+        weights.shape if isinstance(weights, Weights) else shape_of(images, layout),
         partner,
-        layout,
+        mask_layout(layout),
         _layout_of(images, layout),
-        source=None if source is images else shape_of(source),
+        source=None if source is images else shape_of(source, layout),
         mask=_sized_parts(weights),
     )
+    if is_sequence(layout):
+        shape = with_layout(images, layout).shape(dtype=types.INT64)
+        fault = math.max(fault, graph.find_fault(images, source, partner, shape, layout))
     # What follows waits for the check: images and a caller's mask are fetched by what comes of it.
     checked = pass_unless_fault(indices, fault)
     if isinstance(weights, Weights):
@@ -109,7 +114,7 @@ def mix_images(
     elif isinstance(weights, Dense) and weights.values.device == "gpu":
         profiles, cut = _convert_on_gpu(weights, layout, check_fault(fault)), False
     else:
-        profiles, cut = given_profiles(weights, layout, checked), False
+        profiles, cut = given_profiles(weights, mask_layout(layout), checked), False
     mask = _to_mask(profiles, cut, images.device)
     mixed = graph.mix_pixels(images, source, fn.reshape(checked, shape=[]), mask)
     return Mixed(graph.finished(images, source, mixed, arguments), profiles.lam)

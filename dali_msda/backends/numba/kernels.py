@@ -261,7 +261,13 @@ def _fits(weights: Any, height: int, width: int) -> Any:
 
 
 @numba.njit
-def _find_fault(own: Any, partner: Any, weights: Any, channels_first: bool, layout: Any) -> int:
+def _height_of(weights: Any) -> Any:
+    """The height of a mask."""
+    return weights.shape[0] if weights.ndim == 2 else int(weights[1])
+
+
+@numba.njit
+def _find_fault(own: Any, partner: Any, weights: Any, channels_first: bool, layout: Any, clips: bool) -> int:
     """0, or why the images cannot be mixed: one of the faults of :mod:`dali_msda.checks`."""
     # The graph turns a fault into an error; this code only has to avoid reading beyond a smaller partner.
     if own.shape != partner.shape:
@@ -269,6 +275,9 @@ def _find_fault(own: Any, partner: Any, weights: Any, channels_first: bool, layo
     if layout.size > 0 and layout[0] != (_LETTER_C if channels_first else _LETTER_H):
         return LAYOUT_DIFFERS
     height, width = (own.shape[1], own.shape[2]) if channels_first else (own.shape[0], own.shape[1])
+    if clips and not channels_first:
+        frame = _height_of(weights)
+        height = frame if frame > 0 and height % frame == 0 else height
     return 0 if _fits(weights, height, width) else MASK_DIFFERS
 
 
@@ -287,7 +296,15 @@ def _find_box(columns: Any) -> Any:
 
 @numba.njit
 def mix_image(
-    mixed: Any, lam: Any, fault: Any, own: Any, weights: Any, partner: Any, channels_first: bool, layout: Any
+    mixed: Any,
+    lam: Any,
+    fault: Any,
+    own: Any,
+    weights: Any,
+    partner: Any,
+    channels_first: bool,
+    layout: Any,
+    clips: bool = False,
 ) -> None:
     """Mix one image.
 
@@ -307,8 +324,10 @@ def mix_image(
         Whether the images are CxHxW.
     layout : uint8 [n]
         The layout that DALI has for the images, as letters; may be empty.
+    clips : bool
+        Whether the first side joins the frames of a clip, each with the same mask.
     """
-    fault[0] = _find_fault(own, partner, weights, channels_first, layout)
+    fault[0] = _find_fault(own, partner, weights, channels_first, layout, clips)
     if fault[0] != 0:
         mixed[:] = own
         lam[0] = _ONE
@@ -317,7 +336,7 @@ def mix_image(
     if channels_first:
         lines, height, width, repeats = own.shape[0] * own.shape[1], own.shape[1], own.shape[2], 1
     else:
-        lines, height, width, repeats = own.shape[0], own.shape[0], own.shape[1], own.shape[2]
+        lines, height, width, repeats = own.shape[0], _height_of(weights), own.shape[1], own.shape[2]
     length = _U(width * repeats)
     out, a, b = mixed.reshape(-1), own.reshape(-1), partner.reshape(-1)
     columns = np.empty(width * repeats, np.float32)
@@ -394,7 +413,7 @@ def mix_normalized(
     lam, fault, weights, layout
         See :func:`mix_image`.
     """
-    fault[0] = _find_fault(own, partner, weights, False, layout)
+    fault[0] = _find_fault(own, partner, weights, False, layout, False)
     if fault[0] == 0 and own.shape[2] != norm.shape[1]:
         fault[0] = CHANNELS_DIFFER
     out = mixed.reshape(-1)
