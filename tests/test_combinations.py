@@ -22,6 +22,9 @@ COUNT, K = 5, 4
 SIZE, SMALL = (9, 12), (3, 4)
 MEAN, STD = (110.0, 120.0, 130.0), (60.0, 50.0, 40.0)
 
+# Into which the normalisation may change it.
+OTHER_LAYOUT = {"HWC": "CHW", "CHW": "HWC", "HW": "CHW", "FHWC": "FCHW", "FCHW": "FHWC", "DHWC": None}
+FRAMES = 2
 RANGE = {"int16": (-(2**15), 2**15), "uint16": (0, 2**16)}
 
 # The arguments of each normalisation.
@@ -36,7 +39,8 @@ NORMALIZE: dict[str, dict[str, Any]] = {
 # What may be combined freely. A value of None is the function's default.
 OPTIONS: dict[str, Sequence[Any]] = {
     "method": msda.METHODS,
-    "layout": ("HWC", "CHW"),
+    "layout": tuple(OTHER_LAYOUT),
+    "say the layout": (True, False),
     "dtype": ("uint8", "int16", "uint16", "float16", "float32"),
     "labels": ("int32", "int64 [1]", "uint8", "soft", "multi-hot", "none"),
     "output": ("dense", "pair"),
@@ -60,6 +64,7 @@ REFUSED = {
     (("method", "none"), ("draws", "alpha=0")),
     (("output", "pair"), ("label_smoothing", 0.1)),
     (("draws", "given"), ("allow_self", False)),
+    (("layout", "DHWC"), ("normalize", "into the other layout")),
 }
 
 
@@ -115,10 +120,12 @@ class Data:
         self.row = row
 
         def images(size: tuple[int, int]) -> Arrays:
-            noise = rng.integers(*RANGE.get(row["dtype"], (0, 256)), (COUNT, *size, 3))
+            depth = (FRAMES,) if len(row["layout"]) == 4 else ()
+            channels = () if row["layout"] == "HW" else (3,)
+            noise = rng.integers(*RANGE.get(row["dtype"], (0, 256)), (COUNT, *depth, *size, *channels))
             made = noise / 16 if row["dtype"].startswith("float") else noise
             made = made.astype(row["dtype"])
-            return made if row["layout"] == "HWC" else made.transpose(0, 3, 1, 2).copy()
+            return np.moveaxis(made, -1, -3).copy() if "CH" in row["layout"] else made
 
         def labels() -> Arrays | None:
             kind = row["labels"]
@@ -140,6 +147,15 @@ class Data:
         self.lam = rng.random(COUNT).astype("float32")
         self.partner = rng.permutation(COUNT).astype("int32")
 
+    @property
+    def normalization(self) -> dict[str, Any]:
+        """The arguments of the normalisation, as many numbers as there are channels."""
+        one = self.row["layout"] == "HW"
+        return {
+            name: value[:1] if one and name in ("mean", "std") and np.ndim(value) else value
+            for name, value in NORMALIZE.get(self.row["normalize"], {}).items()
+        }
+
     def nodes(self, backend: str, device: str = "cpu") -> list[Any]:
         """The call of the row: mixed views, targets, and what was drawn."""
         row = self.row
@@ -160,9 +176,9 @@ class Data:
             options |= {"lam": node(self.lam), "partner": node(self.partner)}
         if row["draws"] == "alpha=0":
             options["alpha"] = 0.0
-        options |= NORMALIZE.get(row["normalize"], {})
+        options |= self.normalization
         if row["normalize"] == "into the other layout":
-            options["output_layout"] = {"HWC": "CHW", "CHW": "HWC"}[row["layout"]]
+            options["output_layout"] = OTHER_LAYOUT[row["layout"]]
         if row["partners"] != "the batch":
             options["partner_images"] = [
                 node(view, device, layout=row["layout"]) for view in self.partner_views
@@ -174,7 +190,7 @@ class Data:
             None if self.labels is None else node(self.labels),
             K,
             method=row["method"],
-            layout=row["layout"],
+            layout=row["layout"] if row["say the layout"] else None,
             output=row["output"],
             seed=11,
             backend=backend,
@@ -191,19 +207,28 @@ def own_vectors(labels: Arrays) -> Arrays:
     return labels.astype(float) if labels.dtype == np.float32 else np.eye(K)[labels.reshape(COUNT)]
 
 
-def planes(images: Arrays, layout: str) -> Arrays:
-    """N x H x W x C, float64."""
-    return (images if layout == "HWC" else images.transpose(0, 2, 3, 1)).astype(np.float64)
+def frames(images: Arrays, layout: str) -> Arrays:
+    """N x F x H x W x C, float64; an image has one frame."""
+    if layout == "HW":
+        images = images[..., None]
+    last = np.moveaxis(images, -3, -1) if "CH" in layout else images
+    return (last if last.ndim == 5 else last[:, None]).astype(np.float64)
 
 
 def check_images(row: Row, view: int, data: Data, mixed: Arrays, partner: Arrays, mask: Arrays) -> None:
     """Mixed images are the blend by the mask, normalised if that was asked for."""
     layout, dtype = row["layout"], row["dtype"]
-    own, other = planes(data.views[view], layout), planes(data.partner_views[view], layout)[partner]
-    exact = np.stack([reference.blend(a, b, m) for a, b, m in zip(own, other, mask, strict=True)])
+    own, other = frames(data.views[view], layout), frames(data.partner_views[view], layout)[partner]
+    # Every frame of a clip by the same mask.
+    exact = np.stack(
+        [
+            [reference.blend(a, b, m) for a, b in zip(*pair, strict=True)]
+            for *pair, m in zip(own, other, mask, strict=True)
+        ]
+    )
     # Half a level, and the rounding of float32.
     bound = {"float16": 8e-3, "float32": 4e-6}.get(dtype, 0.5 + 2.0**-23 * np.abs(own).max())
-    arguments = NORMALIZE.get(row["normalize"], {})
+    arguments = data.normalization
     if not arguments:
         assert mixed.dtype == dtype
     else:
@@ -213,14 +238,14 @@ def check_images(row: Row, view: int, data: Data, mixed: Arrays, partner: Arrays
         exact = factor * (exact - arguments["mean"]) + arguments.get("shift", 0.0)
         bound = np.max(factor) * bound + np.finfo(made).eps * max(1.0, np.abs(exact).max())
         if row["normalize"] == "into the other layout":
-            layout = {"HWC": "CHW", "CHW": "HWC"}[layout]
-    found = planes(mixed, layout)
-    if arguments.get("pad_output"):
+            layout = OTHER_LAYOUT[layout]
+    found = frames(mixed, layout)
+    if arguments.get("pad_output") and own.shape[-1] == 3:
         np.testing.assert_array_equal(found[..., 3:], 0)
         assert found.shape[-1] == 4
         found = found[..., :3]
     if arguments.get("mirror"):
-        found = found[:, :, ::-1]
+        found = found[..., ::-1, :]
     assert np.abs(found - exact).max() <= bound
 
 
