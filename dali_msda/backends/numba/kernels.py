@@ -341,11 +341,12 @@ def mix_image(
     out, a, b = mixed.reshape(-1), own.reshape(-1), partner.reshape(-1)
     columns = np.empty(width * repeats, np.float32)
     if weights.ndim == 2:
-        total = 0.0
+        total, y = 0.0, 0
         for line in range(lines):
             start = _U(line) * length
-            total += _repeat_clipped(columns, weights[line % height], repeats, _ZERO, _ONE)
+            total += _repeat_clipped(columns, weights[y], repeats, _ZERO, _ONE)
             _blend_line(out, a, b, start, start, _ZERO, _ONE, columns)
+            y = y + 1 if y + 1 < height else 0  # channels or frames begin again; cheaper than a division
         lam[0] = total / (lines * width)
         return
     base, rows = weights[0], weights[2 : 2 + height]
@@ -353,9 +354,10 @@ def mix_image(
     is_box, first, last = _find_box(columns)
     if is_box:  # the whole image first, then the box over it: long loops are fast loops
         _blend_span(out, a, b, _U(0), _U(out.size), base)
+    y = 0
     for line in range(lines):
-        start = _U(line) * length
-        row = rows[line % height]
+        start, row = _U(line) * length, rows[y]
+        y = y + 1 if y + 1 < height else 0
         if not is_box:
             _blend_line(out, a, b, start, start, base, row, columns)
         elif row != _ZERO and first < last:
