@@ -36,7 +36,7 @@ def mixed(own: Image, partner: Image, own_address: int) -> tuple[Image, int]:
     run = ctypes.CFUNCTYPE(None, *([ctypes.c_uint64] * 3 + [ctypes.c_int32]) * 2)(
         compiled(_build_mix, RUN, np.uint8 if own.dtype == np.uint8 else np.float32, False, False).address
     )
-    inputs = [own, weights, view, np.zeros(0, np.uint8), np.zeros(1, np.uint8)]
+    inputs = [own, weights, view, np.zeros(0, np.uint8), np.zeros(2, np.uint8)]  # no layout, no flags
     run(*tables([out, fault, lam], kept), *tables(inputs, kept))
     return out, int(fault[0])
 
