@@ -14,7 +14,7 @@ def normalize_if_asked(images: DataNode, arguments: ImageArguments) -> DataNode:
     """The images; normalised by DALI's operator if the arguments ask for it, on any device."""
     if not arguments.normalizes:
         return images
-    output_layout = arguments.output_layout or arguments.layout
+    output_layout = arguments.result_layout
     if arguments.layout == "DHWC":  # which DALI's operator does not take
         images = fn.reshape(images, layout="FHWC")
     normalized = fn.crop_mirror_normalize(

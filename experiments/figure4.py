@@ -18,7 +18,7 @@ import numpy as np
 from dali_msda import methods
 from dali_msda.methods import TABLE
 from dali_msda.theory import Coefficients, coefficients
-from experiments.figures import Claim, parse, save
+from experiments.figures import Claim, average_rings, parse, save
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -48,15 +48,6 @@ class Panel(NamedTuple):
     """The mean of the above over rings of one pixel, distances 0, 1, ..., n - 1."""
     middle: np.ndarray
     """a_{i, i + (0, x)} of the middle pixel i, to its right."""
-
-
-def average_rings(by_offset: np.ndarray) -> np.ndarray:
-    """Mean over the offsets whose rounded length is 0, 1, ..., n - 1."""
-    n = (len(by_offset) + 1) // 2
-    steps = np.arange(1 - n, n)
-    ring = np.rint(np.hypot(steps[:, None], steps)).astype(int).ravel()
-    sums, counts = np.bincount(ring, by_offset.ravel()), np.bincount(ring)
-    return np.asarray((sums / counts)[:n])
 
 
 def make_panel(found: Coefficients) -> Panel:

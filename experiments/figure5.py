@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from experiments.figures import Claim, Options, compute_cells, forget_cells, parse, save
+from experiments.figures import Claim, Options, average_rings, compute_cells, forget_cells, parse, save
 from experiments.small_networks import Recipe, accuracy, batches, find_split, some_of_each, train
 from pipelines.demo_data import make_demo_dataset
 from pipelines.folders import ImageFolder, list_images
@@ -86,15 +86,6 @@ def gradient_products(lengths: torch.Tensor, reach: int) -> np.ndarray:
             # The product does not depend on the sign of p.
             found[reach + down, reach + right] = found[reach - down, reach - right] = mean
     return found
-
-
-def by_distance(products: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distances, rounded to whole pixels, and the mean product at each."""
-    reach = len(products) // 2
-    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
-    rounded = np.rint(np.hypot(y, x)).astype(int)
-    distances = np.arange(reach + 1)
-    return distances, np.array([products[rounded == distance].mean() for distance in distances])
 
 
 def near_product(products: np.ndarray) -> float:
@@ -172,8 +163,8 @@ def draw(networks: dict[str, Any]) -> Figure:
     axes[0].set_ylabel("p, rows")
     figure.colorbar(image, ax=axes[:3], label="largest product", shrink=0.85)
     for (method, own), style in zip(networks.items(), ("-", "--", ":"), strict=True):
-        found = [by_distance(np.array(each["products"])) for each in own]
-        distances, values = found[0][0][1:], np.array([means[1:] for _, means in found])
+        values = np.array([average_rings(np.array(each["products"]))[1:] for each in own])
+        distances = np.arange(1, 1 + values.shape[1])
         axes[3].plot(distances, values.mean(0), style, color="black", label=METHODS[method])
         axes[3].fill_between(distances, values.min(0), values.max(0), color="black", alpha=0.15, lw=0)
     axes[3].set(title="over the distance", xlabel="|p|, pixels", ylabel="largest product")
@@ -211,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     curves = {
         method: {
             "near_product": [near_product(np.array(each["products"])) for each in found],
-            "by_distance": [by_distance(np.array(each["products"]))[1].tolist() for each in found],
+            "by_distance": [average_rings(np.array(each["products"])).tolist() for each in found],
             "accuracy": [each["accuracy"] for each in found],
         }
         for method, found in networks.items()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
@@ -101,6 +102,15 @@ def save(figure: Figure, data: dict[str, Any], claims: Sequence[Claim], options:
     failed = [f"{claim.text}; got {claim.seen}" for claim in claims if not claim.holds]
     if failed:
         raise ClaimError("; ".join(failed))
+
+
+def average_rings(by_offset: np.ndarray) -> np.ndarray:
+    """Mean over the offsets whose rounded length is 0, 1, ..., n - 1, of a map [2 n - 1, 2 n - 1]."""
+    n = (len(by_offset) + 1) // 2
+    steps = np.arange(1 - n, n)
+    ring = np.rint(np.hypot(steps[:, None], steps)).astype(int).ravel()
+    sums, counts = np.bincount(ring, by_offset.ravel()), np.bincount(ring)
+    return np.asarray((sums / counts)[:n])
 
 
 def compute_cells(

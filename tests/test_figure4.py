@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 
 from dali_msda.methods import MIXING, TABLE
-from experiments import figure4
+from experiments import figure4, figures
 from tests.own_method import STRIPE
 
 
 def test_rings() -> None:
     steps = np.arange(-4, 5)
     distance = np.rint(np.hypot(steps[:, None], steps))
-    np.testing.assert_allclose(figure4.average_rings(distance), np.arange(5))
+    np.testing.assert_allclose(figures.average_rings(distance), np.arange(5))
     # The ring of distance 1: four neighbours at 1, four at the root of 2.
     peak = np.zeros((5, 5))
     peak[2, 3] = 8.0
-    np.testing.assert_allclose(figure4.average_rings(peak), [0, 1, 0])
+    np.testing.assert_allclose(figures.average_rings(peak), [0, 1, 0])
 
 
 def test_the_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from experiments import figure5
-from experiments.figure5 import by_distance, gradient_lengths, gradient_products, near_product
-from experiments.figures import Options
+from experiments.figure5 import gradient_lengths, gradient_products, near_product
+from experiments.figures import Options, average_rings
 from experiments.small_networks import some_of_each
 from pipelines.demo_data import make_demo_dataset
 from pipelines.folders import ImageFolder
@@ -54,9 +54,7 @@ def test_over_the_distance() -> None:
     reach = 9
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     products = 2.0 ** -np.rint(np.hypot(y, x))
-    distances, means = by_distance(products)
-    np.testing.assert_array_equal(distances, range(10))
-    np.testing.assert_allclose(means, 2.0**-distances)
+    np.testing.assert_allclose(average_rings(products), 2.0 ** -np.arange(10.0))
     flat = np.where(np.hypot(y, x) <= 2, 3.0, 1.0)
     assert near_product(flat) == 3.0
 
