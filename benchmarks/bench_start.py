@@ -18,9 +18,10 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks.common import revision, save, spread
+from benchmarks.common import save, spread
 from benchmarks.tables import show
 from pipelines.demo_data import make_demo_dataset
+from training.machine import describe_code
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -72,7 +73,7 @@ def main() -> None:
     """Measure, print a table, write the results."""
     settings = tyro.cli(Settings, description=__doc__)
     roots = {"here": ROOT} | ({} if settings.against is None else {"against": settings.against.resolve()})
-    commits = {name: revision(root)["commit"] for name, root in roots.items()}
+    commits = {name: describe_code(root)["commit"] for name, root in roots.items()}
     found: dict[tuple[str, str | None], dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         data = make_demo_dataset(Path(temporary) / "set", train_per_class=20, val_per_class=1)

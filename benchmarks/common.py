@@ -9,73 +9,18 @@ machine, settings) and a list of records. A record is a dict of fields: what was
 from __future__ import annotations
 
 import json
-import os
-import platform
 import statistics
-import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from dali_msda.methods import TABLE
-from dali_msda.processors import usable_processors
 from pipelines.files import write_whole
-from training.revision import DALI_PACKAGES, commit, git, installed_versions
+from training.machine import describe_code, describe_command, describe_machine
 
 Record = dict[str, Any]
 Content = dict[str, Any]  # of a results file
-
-_PACKAGES = (
-    *DALI_PACKAGES,
-    "numba",
-    "numpy",
-    "torch",
-    "triton",
-    "torchvision",
-    "timm",
-    "kornia",
-    "ffcv",
-    "pillow",
-)
-
-
-def machine() -> dict[str, Any]:
-    """Processor, cores in use, memory, GPU and versions."""
-    model = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
-    installed = installed_versions(_PACKAGES)
-    versions = {"python": platform.python_version()}
-    versions |= {name: installed.get(name, "not installed") for name in _PACKAGES}
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return {
-        "processor": model,
-        "cores": usable_processors(),
-        "memory_GiB": round(pages / 2**30, 1),
-        "gpu": _gpu(),
-        "versions": versions,
-    }
-
-
-def _gpu() -> str:
-    import torch
-
-    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
-
-
-def revision(root: Path = Path(__file__).parent.parent) -> dict[str, Any]:
-    """The commit of the code, and whether there are uncommitted changes; None if unknown.
-
-    New results do not count as changes.
-    """
-    changes = git(root, "status", "--porcelain", "--", ".", ":(exclude)benchmarks/results")
-    return {"commit": commit(root), "dirty": None if changes is None else changes != ""}
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -103,14 +48,12 @@ def save(
     published.
     """
     now = datetime.now().astimezone()
-    arguments = [Path(argument).name if "/" in argument else argument for argument in sys.argv[1:]]
     content = {
         "benchmark": name,
-        "date": now.isoformat(timespec="seconds"),
-        "command": " ".join(["python", "-m", f"benchmarks.{name}", *arguments]),
-        **revision(),
+        **describe_command(f"benchmarks.{name}", now),
+        **describe_code(),
         "calculated": calculated,
-        "machine": machine(),
+        "machine": describe_machine(),
         "settings": {
             key: value.name if isinstance(value, Path) else value for key, value in settings.items()
         },

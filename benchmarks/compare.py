@@ -20,11 +20,12 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks.common import Record, revision, save, spread
+from benchmarks.common import Record, save, spread
 from benchmarks.tables import show
 from dali_msda.methods import TABLE
 from dali_msda.processors import usable_processors
 from pipelines.demo_data import CLASSES, make_demo_dataset
+from training.machine import describe_code
 
 # Runs in one process of one checkout. Prints a list of [measure, method, speed], with speeds in images/s.
 _MEASURE = """
@@ -125,7 +126,7 @@ def main() -> None:
             raise SystemExit(f"--{name} must be a checkout of the project; got {root}")
     if settings.rounds < 5:
         raise SystemExit(f"--rounds must be at least 5; got {settings.rounds}")
-    commits = {f"{name}_revision": revision(root) for name, root in roots.items()}
+    commits = {f"{name}_revision": describe_code(root) for name, root in roots.items()}
     rounds: list[dict[str, dict[tuple[str, str], float]]] = []
     with tempfile.TemporaryDirectory() as temporary:
         data = make_demo_dataset(Path(temporary) / "set", train_per_class=64, val_per_class=1)

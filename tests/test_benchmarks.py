@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks import compare, documents
-from benchmarks.common import Record, load, only, revision, save, select, spread
+from benchmarks.common import Record, load, only, save, select, spread
 from benchmarks.tables import TABLES
 from pipelines.demo_data import make_demo_dataset
 from tests.trainer_process import ROOT
+from training.machine import describe_code, describe_command
 
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
 HEADER = {"benchmark", "date", "command", "commit", "dirty", "calculated", "machine", "settings", "results"}
@@ -27,16 +28,22 @@ def git(folder: Path, *arguments: str) -> str:
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="an image has no git")
 def test_revision(tmp_path: Path) -> None:
-    assert revision(tmp_path) == {"commit": None, "dirty": None}
+    assert describe_code(tmp_path) == {"commit": None, "dirty": None}
     git(tmp_path, "init")
     git(tmp_path, "commit", "--allow-empty", "-m", "first")
     commit = git(tmp_path, "rev-parse", "HEAD")
-    assert revision(tmp_path) == {"commit": commit, "dirty": False}
+    assert describe_code(tmp_path) == {"commit": commit, "dirty": False}
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
     (tmp_path / "benchmarks" / "results" / "a.json").touch()
-    assert revision(tmp_path) == {"commit": commit, "dirty": False}
+    assert describe_code(tmp_path) == {"commit": commit, "dirty": False}
     (tmp_path / "file").touch()
-    assert revision(tmp_path) == {"commit": commit, "dirty": True}
+    assert describe_code(tmp_path) == {"commit": commit, "dirty": True}
+
+
+def test_the_command_names_no_folder_of_the_machine() -> None:
+    arguments = ["/a/b c.pt", "--data", "/a/data", "--output=/a/o.json", "--seeds=3", "x=/y/z"]
+    command = describe_command("experiments.x", arguments=arguments)["command"]
+    assert command == "python -m experiments.x b c.pt --data data --output=o.json --seeds=3 z"
 
 
 def test_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

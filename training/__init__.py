@@ -21,6 +21,6 @@ file                                       contents
 `mix_schedule`, `optimization`             settings records: changes of the mixing; the optimiser
 `architectures`, `published`, `inputs`     what is checked before PyTorch is imported
 `ranks`, `distributed`, `hardware`         ranks and process groups; device and precision
-`demo`, `revision`                         the run without data; the commit
+`demo`, `revision`, `machine`              the run without data; the commit; what a result is of
 ========================================== ==================================================================
 """

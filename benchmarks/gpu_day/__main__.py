@@ -27,7 +27,7 @@ from typing import Any
 import tyro
 
 from benchmarks.bench_loader import prepare_images
-from benchmarks.common import Content, machine, revision
+from benchmarks.common import Content
 from benchmarks.documents import ROOT
 from benchmarks.gpu_day import docs
 from benchmarks.gpu_day import report as reports
@@ -37,6 +37,7 @@ from benchmarks.gpu_day.stage import MISSING_STATUS, Device, Job
 from benchmarks.gpu_day.stages import STAGES, Stage
 from benchmarks.loaders import Settings as Loading
 from pipelines.demo_data import make_demo_dataset
+from training.machine import describe_code, describe_machine
 
 
 @dataclass(frozen=True)
@@ -122,9 +123,9 @@ class Day:
             "date": datetime.now().astimezone().isoformat(timespec="seconds"),
             "command": "python -m benchmarks.gpu_day"
             + "".join(f" {Path(word).name if '/' in word else word}" for word in sys.argv[1:]),
-            **revision(),
+            **describe_code(),
             "calculated": False,
-            "machine": machine(),
+            "machine": describe_machine(),
             "device": facts() if settings.device == "gpu" else None,
             "settings": {
                 "device": settings.device,
