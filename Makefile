@@ -165,10 +165,11 @@ if .venv/bin/python -c 'import pip' 2>/dev/null; then
 else
     set -- "$python" -m pip --python .venv/bin/python
 fi
-# pip unpacks about 4 GB of temporary files, too much for a /tmp in memory.
+# pip unpacks about 4 GB of temporary files, too much for a /tmp in memory. The lock is complete, and without what
+# pyproject.toml overrides, which pip would miss.
 mkdir -p .venv/tmp
 TMPDIR=$PWD/.venv/tmp "$@" install --quiet --disable-pip-version-check --no-input --only-binary :all: \
-    --require-hashes -r requirements.lock ||
+    --require-hashes --no-deps -r requirements.lock ||
     stop "pip could not install requirements.lock, see above; make env starts over"
 cp requirements.lock .venv/requirements.lock
 rm -rf .venv/tmp .venv/.incomplete
