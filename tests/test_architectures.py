@@ -66,13 +66,16 @@ def test_architectures_are_those_of_timm() -> None:
         ("test_vit", "timm/test_vit"),
         ("timm/test_vit", "timm/test_vit"),
         ("regnet_y_400mf", "regnet_y_400mf"),
+        ("wrn_28_2", "wrn_28_2"),
     ],
 )
 def test_names_in_full(arch: str, expected: str) -> None:
     assert resolve(Config(arch=arch, device="cpu")).arch == expected
 
 
-UNKNOWN = "--arch must be a classification model of torchvision or, as timm/NAME, of timm; got "
+UNKNOWN = (
+    "--arch must be a classification model of this trainer, of torchvision or, as timm/NAME, of timm; got "
+)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +90,7 @@ UNKNOWN = "--arch must be a classification model of torchvision or, as timm/NAME
             True,
         ),
         ("hub/resnet50", f"{UNKNOWN}hub/resnet50 (did you mean ", True),
-        ("qqqq", f"{UNKNOWN}qqqq (torchvision has alexnet, ", True),
+        ("qqqq", f"{UNKNOWN}qqqq (the trainer has cifar_resnet110, ", True),
         ("timm/test_vit", "--arch timm/test_vit needs timm, which is not installed here (pip", False),
         ("test_vit", "torchvision or, if timm is installed, of timm; got test_vit (", False),
     ],

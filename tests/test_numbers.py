@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from tests.trainer_process import Trainer, plain_classifier
 from tests.training_runs import SMALL, lines, status, train
-from training.architectures import TORCHVISION
+from training.architectures import SMALL_IMAGES, TORCHVISION
 from training.figures import rounded
 from training.learner import Learner
 from training.model import build_model, build_schedule
@@ -324,7 +324,7 @@ def names_without_decay(model: nn.Module) -> set[str]:
 
 
 def test_what_decays_in_every_architecture() -> None:
-    for arch in TORCHVISION:
+    for arch in (*SMALL_IMAGES, *TORCHVISION):
         with WithoutMemory():
             model = build_model(arch, 10)
         missed = next((names for family, names in MISSED.items() if arch.startswith(family)), set())

@@ -6,6 +6,7 @@ file                                       contents
 `recipe`, `commands`                       a training; a training or an evaluation, with the exit status
 `run`                                      epochs: steps, evaluation, logs, checkpoints
 `learner`, `model`, `optimizers`           a step; model, average, schedule; optimisers and weight decay
+`networks`                                 networks for small images, such as CIFAR's
 `trial`                                    a trial pass of the model before anything is written
 `loaders`, `bad_files`                     DALI pipelines, used nowhere else here; unreadable files
 `evaluation`                               top-1, top-5 and loss

@@ -1,6 +1,6 @@
 """The names that ``--arch`` takes, without importing torchvision or timm, which takes seconds.
 
-Tests compare them with those that torchvision and timm register.
+Tests compare them with those that torchvision and timm register, and with `training.networks`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,12 @@ AUXILIARY: dict[str, float] = {
     "inception_v3": 0.4,  # as in PyTorch's tutorial on fine-tuning torchvision's models
 }
 
+# The networks for small images of `training.networks`. No other library has a model of such a name.
+SMALL_IMAGES: tuple[str, ...] = (
+    "cifar_resnet110", "cifar_resnet20", "cifar_resnet56", "preact_resnet18", "preact_resnet34",
+    "preact_resnet50", "wrn_28_10", "wrn_28_2",
+)  # fmt: skip
+
 TORCHVISION: tuple[str, ...] = (
     "alexnet", "convnext_base", "convnext_large", "convnext_small", "convnext_tiny", "densenet121",
     "densenet161", "densenet169", "densenet201", "efficientnet_b0", "efficientnet_b1", "efficientnet_b2",
@@ -40,21 +46,21 @@ TORCHVISION: tuple[str, ...] = (
 
 
 def full_name(arch: str) -> str:
-    """The full name of an architecture: torchvision's unchanged, timm's as ``timm/NAME``.
+    """The full name of an architecture: timm's as ``timm/NAME``, others unchanged.
 
     Raises
     ------
     ValueError
-        Neither has it.
+        Nobody has it.
     """
-    if arch in TORCHVISION:
+    if arch in SMALL_IMAGES or arch in TORCHVISION:
         return arch
     short, known = arch.removeprefix(TIMM), timm_names()
     if known is not None and short in known:
         return TIMM + short
     if known is None and arch.startswith(TIMM):
         raise ValueError(f"--arch {arch} needs timm, which is not installed here (pip install timm)")
-    ours = () if arch.startswith(TIMM) else TORCHVISION
+    ours = () if arch.startswith(TIMM) else SMALL_IMAGES + TORCHVISION
     theirs = {name: TIMM + name for name in known or () if name not in ours}
     named = short.partition(".")[0]  # resnet50.a1_in1k is the name of weights
     if named in ours or named in theirs:
@@ -65,8 +71,8 @@ def full_name(arch: str) -> str:
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     others = "as timm/NAME, of timm" if known is not None else "if timm is installed, of timm"
     raise ValueError(
-        f"--arch must be a classification model of torchvision or, {others}; got {arch}"
-        f" ({hint}torchvision has {', '.join(TORCHVISION)})"
+        f"--arch must be a classification model of this trainer, of torchvision or, {others}; got {arch}"
+        f" ({hint}the trainer has {', '.join(SMALL_IMAGES)}; torchvision has {', '.join(TORCHVISION)})"
     )
 
 

@@ -106,8 +106,9 @@ class Config:
     """How single images are augmented, before mixing."""
 
     arch: str = "resnet50"
-    """Any classification model of torchvision or, if installed, of timm, as timm/NAME. NAME alone means
-    torchvision's model if both have one."""
+    """Any classification model of torchvision or, if installed, of timm, as timm/NAME (NAME alone means
+    torchvision's model if both have one); or a network for small images: cifar_resnet20, 56, 110,
+    preact_resnet18, 34, 50, wrn_28_2, 28_10."""
 
     init_weights: Path | None = None
     """Weights to start from: a checkpoint of this trainer or another, a state_dict, safetensors, or a file

@@ -19,7 +19,8 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from .architectures import AUXILIARY, TIMM
+from .architectures import AUXILIARY, SMALL_IMAGES, TIMM
+from .networks import NETWORKS
 
 
 def build_model(arch: str, num_classes: int, *, aux_heads: bool = False) -> nn.Module:
@@ -32,6 +33,8 @@ def build_model(arch: str, num_classes: int, *, aux_heads: bool = False) -> nn.M
     """
     if arch.startswith(TIMM):
         return _build_timm(arch, num_classes)
+    if arch in SMALL_IMAGES:
+        return NETWORKS[arch](num_classes)
     extra: dict[str, Any] = {}
     if arch in AUXILIARY:
         extra = {"aux_logits": aux_heads, "init_weights": True}
