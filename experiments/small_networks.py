@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +24,14 @@ from pipelines.records import Augmentation, Output
 class Recipe:
     """How a network is trained: SGD with Nesterov momentum, one cosine from `lr` to 0."""
 
+    network: str = "convolutions"
+    """A key of :data:`NETWORKS`."""
+
     image_size: int = 32
     """Side of the images in pixels."""
+
+    crop_area: tuple[float, float] = (0.5, 1.0)
+    """Share of the area that a random crop keeps."""
 
     width: int = 16
     """Channels of the first layer."""
@@ -77,8 +84,61 @@ def some_of_each(images: ImageFolder, per_class: int) -> ImageFolder:
     )
 
 
-def train(images: ImageFolder, mix: str, seed: int, recipe: Recipe) -> nn.Module:
-    """Train a network; the same arguments give the same network on one machine.
+class Block(nn.Module):
+    """Two convolutions and a shortcut, which is a convolution of one pixel where the shape changes."""
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.Conv2d(before, after, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(after),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(after, after, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(after),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if before != after or stride != 1:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after)
+            )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return nn.functional.relu(self.branch(images) + self.shortcut(images))
+
+
+def resnet8(classes: int, width: int) -> nn.Module:
+    """A residual network of eight layers; the first one already halves the resolution, for speed."""
+    return nn.Sequential(
+        nn.Conv2d(3, width, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+        Block(width, width, 1),
+        Block(width, 2 * width, 2),
+        Block(2 * width, 4 * width, 2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4 * width, classes),
+    )
+
+
+NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {"convolutions": small_network, "resnet8": resnet8}
+
+
+def build(network: str, num_classes: int, width: int) -> nn.Module:
+    """Build one of :data:`NETWORKS` with random weights.
+
+    Raises
+    ------
+    ValueError
+        There is no such network.
+    """
+    if network not in NETWORKS:
+        raise ValueError(f"network must be one of {', '.join(NETWORKS)}; got {network!r}")
+    return NETWORKS[network](num_classes, width)
+
+
+class Training:
+    """A network in training, which can stop after any epoch and continue to the same network.
 
     Parameters
     ----------
@@ -89,49 +149,105 @@ def train(images: ImageFolder, mix: str, seed: int, recipe: Recipe) -> nn.Module
     seed : int
         Of the initial weights, of the order and of all draws.
     recipe : Recipe
+    threads : int
+        Of DALI.
+    state : dict, optional
+        A result of :meth:`state`, from a training with the same arguments on the same machine.
 
-    Returns
-    -------
-    nn.Module
-        In evaluation mode.
+    Attributes
+    ----------
+    model : nn.Module
+    epoch : int
+        Epochs done.
     """
-    pipeline = train_pipeline(
-        images,
-        mix=mix,
-        num_classes=len(images.classes),
-        batch_size=recipe.batch_size,
-        num_threads=usable_processors(),
-        seed=seed,
-        augmentation=Augmentation(crop_area=(0.5, 1.0)),
-        output=Output(image_size=recipe.image_size, layout="HWC"),
-    )
-    loader = DALILoader(pipeline, drop_last=True, layout="HWC")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = small_network(len(images.classes), recipe.width)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.SGD(
-        model.parameters(), recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay, nesterov=True
-    )
-    steps = recipe.epochs * len(loader)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: (1 + math.cos(math.pi * step / steps)) / 2
-    )
-    for _ in range(recipe.epochs):
-        for batch, targets in loader:
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(nn.functional.cross_entropy(model(batch), targets))
-            optimizer.step()
-            schedule.step()
-    return model.eval()
+
+    def __init__(
+        self,
+        images: ImageFolder,
+        mix: str,
+        seed: int,
+        recipe: Recipe,
+        *,
+        threads: int,
+        state: dict[str, Any] | None = None,
+    ) -> None:
+        pipeline = train_pipeline(
+            images,
+            mix=mix,
+            num_classes=len(images.classes),
+            batch_size=recipe.batch_size,
+            num_threads=threads,
+            seed=seed,
+            augmentation=Augmentation(crop_area=recipe.crop_area),
+            output=Output(image_size=recipe.image_size, layout="HWC"),
+            enable_checkpointing=True,
+            checkpoint=None if state is None else state["loader"]["pipeline"],
+        )
+        self._loader = DALILoader(
+            pipeline, drop_last=True, layout="HWC", state=None if state is None else state["loader"]
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.model = build(recipe.network, len(images.classes), recipe.width)
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._optimizer = torch.optim.SGD(
+            self.model.parameters(), recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay, nesterov=True
+        )
+        steps = recipe.epochs * len(self._loader)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(
+            self._optimizer, lambda step: (1 + math.cos(math.pi * step / steps)) / 2
+        )
+        self.epoch = 0
+        if state is not None:
+            self.epoch = state["epoch"]
+            self.model.load_state_dict(state["model"])
+            self._optimizer.load_state_dict(state["optimizer"])
+            self._schedule.load_state_dict(state["schedule"])
+
+    def run_epoch(self) -> float:
+        """Train for an epoch; return the mean loss of its steps."""
+        self.model.train()
+        losses = []
+        for batch, targets in self._loader:
+            self._optimizer.zero_grad(set_to_none=True)
+            loss = nn.functional.cross_entropy(self.model(batch), targets)
+            torch.autograd.backward(loss)
+            self._optimizer.step()
+            self._schedule.step()
+            losses.append(loss.detach())
+        self.epoch += 1
+        return float(torch.stack(losses).mean())
+
+    def state(self) -> dict[str, Any]:
+        """All that a later training needs to continue."""
+        return {
+            "epoch": self.epoch,
+            "model": self.model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "loader": self._loader.state(),
+        }
 
 
-def batches(images: ImageFolder, recipe: Recipe) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Validation batches: normalised images and class ids."""
+def train(images: ImageFolder, mix: str, seed: int, recipe: Recipe) -> nn.Module:
+    """Train a network; the same arguments give the same network on one machine.
+
+    Parameters are those of :class:`Training`, with all cores. The network is in evaluation mode.
+    """
+    training = Training(images, mix, seed, recipe, threads=usable_processors())
+    while training.epoch < recipe.epochs:
+        training.run_epoch()
+    return training.model.eval()
+
+
+def batches(
+    images: ImageFolder, recipe: Recipe, *, threads: int | None = None
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Validation batches: normalised images and class ids; by default with a thread per core."""
     pipeline = val_pipeline(
         images,
         batch_size=recipe.batch_size,
-        num_threads=usable_processors(),
+        num_threads=threads or usable_processors(),
         resize_size=recipe.image_size,
         output=Output(image_size=recipe.image_size, layout="HWC"),
     )
