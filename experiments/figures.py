@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import multiprocessing
+import os
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -114,12 +120,19 @@ def average_rings(by_offset: np.ndarray) -> np.ndarray:
 
 
 def compute_cells(
-    options: Options, keys: Sequence[str], settings: dict[str, Any], compute: Callable[[str], Any]
+    options: Options,
+    keys: Sequence[str],
+    settings: dict[str, Any],
+    compute: Callable[[str], Any],
+    *,
+    workers: int = 1,
 ) -> dict[str, Any]:
     """Compute the cells of a figure with a progress bar, except those of an interrupted run.
 
     Each result (JSON) is in a file beside the output as soon as it is there. Remove the file with
     :func:`forget_cells` when the figure is complete. Cells with other settings are not used.
+
+    With several `workers`, as many processes compute; `compute` is then pickled once for each.
     """
     path = _cells_path(options)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,12 +148,59 @@ def compute_cells(
     # Without a cut line.
     kept = [header, *(json.dumps({key: found[key]}) for key in found)]
     write_whole(path, "".join(f"{line}\n" for line in kept).encode())
-    with path.open("a") as file:
-        for key in tqdm([key for key in keys if key not in found], desc=options.output.stem, file=sys.stderr):
-            found[key] = compute(key)
-            file.write(json.dumps({key: found[key]}) + "\n")
+    missing = [key for key in keys if key not in found]
+    with (
+        path.open("a") as file,
+        tqdm(total=len(missing), desc=options.output.stem, file=sys.stderr) as bar,
+        contextlib.closing(_compute_all(missing, compute, workers)) as results,
+    ):
+        for key, result in results:
+            found[key] = result
+            file.write(json.dumps({key: result}) + "\n")
             file.flush()
+            bar.update()
     return {key: found[key] for key in keys}
+
+
+def _compute_all(
+    keys: Sequence[str], compute: Callable[[str], Any], workers: int
+) -> Generator[tuple[str, Any]]:
+    """Results in any order; close it to cancel the others."""
+    workers = min(workers, len(keys))
+    if workers <= 1:
+        yield from ((key, compute(key)) for key in keys)
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (compute,))
+    try:
+        futures = {pool.submit(_compute_in_worker, key): key for key in keys}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_compute: Callable[[str], Any] | None = None
+
+
+def _start_worker(compute: Callable[[str], Any]) -> None:
+    global _compute
+    _compute = compute
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the parent
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed parent leaves its processes waiting for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _compute_in_worker(key: str) -> Any:
+    assert _compute is not None
+    return _compute(key)
 
 
 def forget_cells(options: Options) -> None:

@@ -64,6 +64,18 @@ def unpack(data: bytes, name: object = "the checkpoint") -> dict[str, Any]:
     ValueError
         A newer version of the trainer wrote it.
     """
+    return upgrade(load_verified(data, name), name)
+
+
+def load_verified(data: bytes, name: object) -> Any:
+    """What ``torch.save`` wrote, on the CPU; runs no code from the file.
+
+    Raises
+    ------
+    DamagedError
+        It is not what was written, or holds anything except tensors, numbers, strings and containers
+        of those.
+    """
     try:
         whole = _verify_members(data)
     except MemoryError:
@@ -71,12 +83,11 @@ def unpack(data: bytes, name: object = "the checkpoint") -> dict[str, Any]:
     except Exception as error:  # zipfile raises a dozen kinds for invalid bytes
         raise DamagedError(f"{name} is damaged: {plain(error)}") from error
     try:
-        content = torch.load(whole, map_location="cpu", weights_only=True)
+        return torch.load(whole, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
         raise DamagedError(
             f"{name} is damaged, or not a checkpoint of this trainer: {_explain_refusal(error)}"
         ) from error
-    return upgrade(content, name)
 
 
 def _verify_members(data: bytes) -> io.BytesIO:

@@ -1,0 +1,348 @@
+"""How trained networks stand noise, blur, occlusion, corruptions and attacks, and how calibrated they are.
+
+python -m experiments.robustness CHECKPOINT [CHECKPOINT ...] --data DIR [--output FILE.json] [--images N]
+
+CHECKPOINT is a network of the study, a checkpoint of the trainer (its averaged weights, if it has any), or a
+folder of them. DIR has val/ (or test/), class folders of images. One table compares the mixing methods, with
+95 % intervals: over the images (one network of a method), or over the networks (several). FILE.json has
+every number; the picture of the same name shows the accuracies.
+
+All networks see the same N images and the same draws: the same command gives the same numbers. Attacks
+change pixels in [0, 1]; the normalisation is part of the network. FGSM is one step, PGD --steps of
+2.5 radius / steps from a random start. What is finished is kept in FILE.cells.jsonl: a stopped run resumes,
+and a later one with more networks only measures those.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy import stats
+
+from benchmarks.common import table
+from dali_msda.methods import TABLE
+from dali_msda.processors import usable_processors
+from experiments.figures import FOLDER, Options, compute_cells, save
+from experiments.measuring import Column, Measure, load_pixels, unpack_hits
+from experiments.networks import Network, find_networks, load_network
+from experiments.perturbations import CORRUPTIONS, SEVERITIES, SMALLEST, Images
+from experiments.robustness_figure import draw
+from experiments.scores import Estimate, estimate_over_images, estimate_over_networks
+from experiments.small_networks import find_split
+from pipelines.files import expand_home
+from pipelines.folders import ImageFolder, list_images
+from training.classes import map_classes
+from training.machine import describe_code, describe_command, describe_machine
+
+SEED = 0
+PARTS = ("attacks", "noise", "blur", "occlusion", "corruptions")
+RADII = (1.0, 2.0, 4.0, 8.0)  # of 255
+NOISE = (0.02, 0.05, 0.1)
+BLUR = (0.5, 1.0, 2.0)
+OCCLUSION = (0.25, 0.375, 0.5)
+_HIGHEST = {"accuracy": 1.0, "ece": 1.0, "brier": 2.0, "nll": math.inf}
+PACKAGES = ("foolbox", "imagecorruptions-imaug", "scikit-image", "opencv-python-headless", "scipy")
+
+
+class Entry(NamedTuple):
+    """A row of the table: one column of cells, or the mean over several."""
+
+    title: str
+    columns: tuple[Column, ...]
+    measure: str = "accuracy"
+
+
+@dataclass(frozen=True)
+class Amount:
+    """What is measured."""
+
+    images: int = 1000
+    radii: tuple[float, ...] = RADII
+    steps: int = 10
+    severities: tuple[int, ...] = SEVERITIES
+    parts: tuple[str, ...] = PARTS
+
+    def entries(self) -> list[Entry]:
+        """The rows of the table, in order."""
+        clean = (Column("clean", 0),)
+        found = [Entry("no change", clean)]
+        if "attacks" in self.parts:
+            for name in ("fgsm", "pgd"):
+                found += [Entry(f"{name.upper()} {it:g}/255", (Column(name, it),)) for it in self.radii]
+        named = {"noise": ("Gaussian noise {:g}", NOISE), "blur": ("Gaussian blur {:g} px", BLUR)}
+        named["occlusion"] = ("occlusion {:g}", OCCLUSION)
+        for kind, (title, levels) in named.items():
+            if kind in self.parts:
+                found += [Entry(title.format(it), (Column(kind, it),)) for it in levels]
+        if "corruptions" in self.parts:
+            by_name = {name: tuple(Column(name, it) for it in self.severities) for name in CORRUPTIONS}
+            found += [Entry(f"corruption: {it.replace('_', ' ')}", of) for it, of in by_name.items()]
+            found.append(Entry("all corruptions", sum(by_name.values(), ())))
+        calibration = {"ece": "calibration error (ECE)", "brier": "Brier score", "nll": "cross-entropy"}
+        return found + [Entry(title, clean, name) for name, title in calibration.items()]
+
+
+QUICK = Amount(images=50, radii=(8.0,), steps=3, severities=(3,))
+
+
+# -- Measuring ----------------------------------------------------------------------------------------
+
+
+def sample(images: ImageFolder, count: int, seed: int) -> ImageFolder:
+    """At most `count` images, drawn without replacement, in their order."""
+    if count >= len(images):
+        return images
+    chosen = np.sort(np.random.default_rng(seed).choice(len(images), count, replace=False))
+    return dataclasses.replace(
+        images, files=[images.files[i] for i in chosen], labels=[images.labels[i] for i in chosen]
+    )
+
+
+def group_networks(networks: dict[str, Network]) -> dict[str, list[str]]:
+    """Names of the networks that differ in the seed alone, by group, in the order of the methods."""
+    order = list(TABLE)
+    crops = {network.crop for network in networks.values()}
+
+    def title(network: Network) -> str:
+        method = TABLE[network.method].title if network.method in TABLE else network.method
+        return method if len(crops) == 1 or network.crop is None else f"{method}, {network.crop} crops"
+
+    def place(item: tuple[str, Network]) -> tuple[str, int, int]:
+        network = item[1]
+        known = order.index(network.method) if network.method in order else len(order)
+        return network.crop or "", known, network.seed
+
+    groups: dict[str, list[str]] = {}
+    for name, network in sorted(networks.items(), key=place):
+        groups.setdefault(title(network), []).append(name)
+    return groups
+
+
+def measure(
+    options: Options, paths: Sequence[Path], data: Path, amount: Amount, *, workers: int, device: str
+) -> dict[str, Any]:
+    """Measure all networks: results, their groups, and what they were measured on.
+
+    Raises
+    ------
+    ValueError, OSError
+        A file, the images, or an option is not as it must be; before anything is measured.
+    """
+    files = {_name(path): path for path in paths}
+    networks = {name: load_network(path) for name, path in files.items()}
+    images = sample(list_images(find_split(data, ("val", "test"))), amount.images, SEED)
+    pixels: dict[tuple[int, int | None], Images] = {}
+    labels: dict[str, list[int]] = {}
+    for name, network in networks.items():
+        if "corruptions" in amount.parts and network.image_size < SMALLEST:
+            raise ValueError(
+                f"--parts must leave out corruptions for images of less than {SMALLEST} pixels;"
+                f" {files[name]} is for {network.image_size}"
+            )
+        classes = map_classes(images, network.classes, absent=None, split="--data", model=str(files[name]))
+        size = (network.image_size, network.resize_size)
+        if size not in pixels:
+            pixels[size] = load_pixels(images, *size)
+        labels[name] = [classes.positions[label] for label in images.labels]
+    sizes = {name: (network.image_size, network.resize_size) for name, network in networks.items()}
+    columns = list(dict.fromkeys(column for entry in amount.entries() for column in entry.columns))
+    keys = [f"{name} {column}" for column in columns for name in networks]
+    compute = Measure(files, sizes, pixels, labels, amount.steps, SEED, device)
+    settings = {"images": images.digest(), "steps": amount.steps, "seed": SEED}
+    cells = compute_cells(options, keys, settings, compute, workers=workers)
+    return {
+        "images": len(images),
+        "networks": {
+            name: {"file": files[name].name, "method": it.method, "seed": it.seed, "crop": it.crop}
+            for name, it in networks.items()
+        },
+        "groups": group_networks(networks),
+        "cells": {name: {column: cells[f"{name} {column}"] for column in columns} for name in networks},
+    }
+
+
+def _name(path: Path) -> str:
+    """A name of the content, so that results are found again wherever the file is."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+# -- Results ------------------------------------------------------------------------------------------
+
+
+def estimate(cells: Sequence[dict[Column, Any]], entry: Entry, count: int) -> tuple[Estimate, list[float]]:
+    """The value of a row for the networks of a group, with its interval, and each network's value."""
+    if entry.measure != "accuracy":
+        values = [own[entry.columns[0]][entry.measure] for own in cells]
+        if len(cells) == 1:
+            return Estimate(values[0], None, None), values
+        return estimate_over_networks(values, _HIGHEST[entry.measure]), values
+    # The mean over the columns, for each image.
+    scores = [
+        np.mean([unpack_hits(own[column]["hits"], count) for column in entry.columns], axis=0)
+        for own in cells
+    ]
+    values = [float(score.mean()) for score in scores]
+    if len(cells) == 1:
+        return estimate_over_images(scores[0]), values
+    return estimate_over_networks(values, _HIGHEST["accuracy"]), values
+
+
+def summarize(found: dict[str, Any], amount: Amount) -> list[dict[str, Any]]:
+    """A record for every group and row."""
+    records = []
+    for group, names in found["groups"].items():
+        for entry in amount.entries():
+            cells = [found["cells"][name] for name in names]
+            value, values = estimate(cells, entry, found["images"])
+            records.append(
+                {
+                    "group": group,
+                    "row": entry.title,
+                    "measure": entry.measure,
+                    "columns": [str(column) for column in entry.columns],
+                    **value._asdict(),
+                    "values": values,
+                }
+            )
+    return records
+
+
+def find_masking(found: dict[str, Any], amount: Amount) -> list[dict[str, Any]]:
+    """Networks on which PGD is weaker than FGSM, beyond chance: a sign that gradients are masked.
+
+    By the sign test on the images that only one of them changes the class of, 0.1 % level.
+    """
+    weaker = []
+    for name, cells in found["cells"].items():
+        for radius in amount.radii if "attacks" in amount.parts else ():
+            fgsm, pgd = (
+                unpack_hits(cells[Column(attack, radius)]["hits"], found["images"])
+                for attack in ("fgsm", "pgd")
+            )
+            only_fgsm, only_pgd = int((pgd & ~fgsm).sum()), int((fgsm & ~pgd).sum())
+            if only_fgsm > only_pgd:
+                chance = float(stats.binomtest(only_fgsm, only_fgsm + only_pgd, alternative="greater").pvalue)
+                if chance < 0.001:
+                    weaker.append({"network": name, "radius": radius, "p_value": chance})
+    return weaker
+
+
+def format_table(records: Sequence[dict[str, Any]]) -> str:
+    """A Markdown table: a line per row, a column per group; accuracy and ECE in percent."""
+    groups = list(dict.fromkeys(record["group"] for record in records))
+    rows = list(dict.fromkeys(record["row"] for record in records))
+    by_place = {(record["row"], record["group"]): record for record in records}
+
+    def text(record: dict[str, Any]) -> str:
+        scale, digits = (100, 1) if record["measure"] in ("accuracy", "ece") else (1, 3)
+        value, low, high = (
+            None if it is None else f"{scale * it:.{digits}f}"
+            for it in (record["value"], record["low"], record["high"])
+        )
+        return str(value) if low is None else f"{value} ({low} to {high})"
+
+    lines = [[row, *(text(by_place[row, group]) for group in groups)] for row in rows]
+    return table(["", *groups], lines)
+
+
+# -- Command line -------------------------------------------------------------------------------------
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read and check the options."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.robustness",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    default = FOLDER / "robustness.json"
+    radii = " ".join(f"{radius:g}" for radius in RADII)
+    parser.add_argument(
+        "checkpoints", nargs="+", type=expand_home, metavar="CHECKPOINT", help="file, or folder of *.pt files"
+    )
+    parser.add_argument("--data", type=expand_home, required=True, help="folder with val/ or test/")
+    parser.add_argument("--output", type=expand_home, default=default, help=f"default: {default}")
+    parser.add_argument("--images", type=int, help=f"how many, drawn at random; default: {Amount.images}")
+    parser.add_argument("--radii", type=float, nargs="+", help=f"of attacks, in 1/255; default: {radii}")
+    parser.add_argument("--steps", type=int, help=f"of PGD; default: {Amount.steps}")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help="what to measure; default: all")
+    parser.add_argument("--workers", type=int, help="processes; default: one per core")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+    parser.add_argument("--quick", action="store_true", help="few images, one radius, one severity")
+    options = parser.parse_args(arguments)
+    if options.output.suffix != ".json":
+        parser.error(f"--output must end in .json; got {options.output}")
+    for name, least in {"images": 2, "steps": 1, "workers": 1}.items():
+        value = getattr(options, name)
+        if value is not None and value < least:
+            parser.error(f"--{name} must be at least {least}; got {value}")
+    for radius in options.radii or ():
+        if not 0 < radius <= 255:
+            parser.error(f"--radii must be in (0, 255]; got {radius:g}")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device must be cpu: PyTorch finds no GPU; got cuda")
+    return options
+
+
+def choose_amount(options: argparse.Namespace) -> Amount:
+    """What the options ask for."""
+    base = QUICK if options.quick else Amount()
+    return Amount(
+        images=options.images or base.images,
+        radii=tuple(sorted(set(options.radii))) if options.radii else base.radii,
+        steps=options.steps or base.steps,
+        severities=base.severities,
+        parts=tuple(part for part in PARTS if part in options.parts) if options.parts else base.parts,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print the table, write JSON and picture; return 0, or 130 if interrupted."""
+    given = parse(arguments)
+    amount = choose_amount(given)
+    device = "cuda" if given.device != "cpu" and torch.cuda.is_available() else "cpu"
+    options = Options(given.output.with_suffix(".png"), quick=given.quick, dpi=200)
+    try:
+        paths = find_networks(given.checkpoints)
+        found = measure(
+            options, paths, given.data, amount, workers=given.workers or usable_processors(), device=device
+        )
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        print("stopped; the same command continues", file=sys.stderr)
+        return 130
+    records = summarize(found, amount)
+    weaker = find_masking(found, amount)
+    print(format_table(records))
+    for each in weaker:
+        file = found["networks"][each["network"]]["file"]
+        print(f"warning: PGD is weaker than FGSM at {each['radius']:g}/255 on {file}: masked gradients?")
+    data = {
+        **describe_command("experiments.robustness", arguments=arguments),
+        **describe_code(),
+        "machine": describe_machine(PACKAGES),
+        "images": found["images"],
+        "seed": SEED,
+        "pgd_steps": amount.steps,
+        "networks": found["networks"],
+        "groups": found["groups"],
+        "pgd_weaker_than_fgsm": weaker,
+        "results": records,
+    }
+    save(draw(records, amount.radii), data, [], options)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
