@@ -24,8 +24,9 @@ from benchmarks.tables import show
 from dali_msda.backends.numba.resize import resize_mirrored
 from dali_msda.processors import usable_processors
 from pipelines.constants import MEAN, STD
+from pipelines.crops import decoder_arguments
 from pipelines.folders import ImageFolder, list_images
-from pipelines.imagenet import decoder_arguments, normalize
+from pipelines.imagenet import normalize
 from pipelines.records import Output
 from pipelines.sources import Order
 

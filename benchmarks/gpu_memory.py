@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.common import Record, save
 from benchmarks.tables import show
-from pipelines.imagenet import decoder_arguments
+from pipelines.crops import decoder_arguments
 from pipelines.records import Execution
 
 _MB = 1e6

@@ -114,7 +114,7 @@ def _run_plain_dali(settings: Settings, targets: Callable[[Any], Any]) -> Batche
     from nvidia.dali import fn, pipeline_def, types
 
     from pipelines.constants import MEAN, STD
-    from pipelines.imagenet import decoder_arguments
+    from pipelines.crops import decoder_arguments
     from pipelines.loader import DALILoader
     from pipelines.records import Execution
 

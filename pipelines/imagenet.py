@@ -10,13 +10,11 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import numpy as np
 from nvidia.dali import fn, pipeline_def, types
-from nvidia.dali.pipeline import DataNode, Pipeline, do_not_convert
+from nvidia.dali.pipeline import DataNode, Pipeline
 
 import dali_msda as msda
 from dali_msda import Mixing
-from dali_msda.backends import compiled_module
 from dali_msda.changing import values_of
 from dali_msda.checks import cast_labels
 from dali_msda.mixing import Scheduled
@@ -31,6 +29,7 @@ from dali_msda.validation import (
 
 from .augment import augment
 from .constants import MEAN, STD
+from .crops import decode_and_crop, decoder_arguments
 from .folders import find_split_folder, list_images
 from .headers import check_headers
 from .records import Augmentation, Execution, Output, Shard
@@ -40,11 +39,6 @@ from .sources import Order, Source
 msda.require_dali()
 
 DEVICES = ("cpu", "gpu")
-
-# Sides of ImageNet's largest images: buffers of that size are allocated once, at the start. Otherwise they
-# would grow, and stall the GPU, in the middle of an epoch.
-_PREALLOCATE_WIDTH, _PREALLOCATE_HEIGHT = 5980, 6430
-_DEVICE_PADDING, _HOST_PADDING = 211_025_920, 140_544_512
 
 
 def train_pipeline(
@@ -119,7 +113,9 @@ def train_pipeline(
     if seed is not None:
         check_integer("seed", seed, 0)
     check_type("augmentation", augmentation, Augmentation)
-    _check_common(device, output, shard, execution, batch_size=batch_size, num_threads=num_threads)
+    check_type("output", output, Output)
+    augmentation.check_fits(output.image_size)
+    _check_common(device, shard, execution, batch_size=batch_size, num_threads=num_threads)
     source = _to_source(data_dir, "train", shard, report_stand_ins)
     if len(source.classes) > num_classes:
         raise ValueError(
@@ -133,17 +129,9 @@ def train_pipeline(
     @pipeline_def(enable_conditionals=augmentation.auto_augment != "none")
     def pipeline() -> tuple[DataNode, ...]:
         encoded, labels, *kept = source.read(order, report_stand_ins=report_stand_ins)
-        images = fn.decoders.image_random_crop(
-            check_headers(encoded),
-            **decoder_arguments(device, execution.hw_decoder_load),
-            random_area=list(augmentation.crop_area),
-            random_aspect_ratio=list(augmentation.crop_aspect_ratio),
-            num_attempts=10,
+        images = decode_and_crop(
+            check_headers(encoded), augmentation, output.image_size, device, execution.hw_decoder_load
         )
-        mirrored = fn.random.coin_flip(
-            probability=augmentation.mirror_probability, shape=[1], dtype=types.INT32
-        )
-        images = _resize(images, mirrored, output.image_size, device)
         images = augment(images, augmentation)
         images, targets, *params = msda.mix(
             images,
@@ -206,7 +194,8 @@ def val_pipeline(
     ValueError, TypeError
         As :func:`train_pipeline`.
     """
-    _check_common(device, output, shard, execution, batch_size=batch_size, num_threads=num_threads)
+    check_type("output", output, Output)
+    _check_common(device, shard, execution, batch_size=batch_size, num_threads=num_threads)
     size = output.image_size
     shorter = round(size * 256 / 224) if resize_size is None else resize_size
     check_integer("resize_size", shorter, 1)
@@ -240,41 +229,6 @@ def val_pipeline(
     )
     assert isinstance(built, Pipeline)
     return built
-
-
-def decoder_arguments(device: str, hw_decoder_load: float) -> dict[str, Any]:
-    arguments: dict[str, Any] = {"output_type": types.RGB}
-    if device == "cpu":
-        return arguments | {"device": "cpu"}
-    return arguments | {
-        "device": "mixed",
-        "hw_decoder_load": hw_decoder_load,
-        "preallocate_width_hint": _PREALLOCATE_WIDTH,
-        "preallocate_height_hint": _PREALLOCATE_HEIGHT,
-        "device_memory_padding": _DEVICE_PADDING,
-        "host_memory_padding": _HOST_PADDING,
-    }
-
-
-@do_not_convert  # does not depend on values of samples
-def _resize(images: DataNode, mirrored: DataNode, size: int, device: str) -> DataNode:
-    """Resize to a square, bilinear and antialiased; mirror where `mirrored` (int32 [1]) is 1."""
-    compiled = compiled_module("resize") if device == "cpu" else None
-    if compiled is not None:
-        resized: DataNode = compiled.resize_mirrored(images, mirrored, size)
-        return resized
-    # A region of interest with swapped ends mirrors the image at no cost.
-    left = mirrored * types.Constant(np.array([0.0, 1.0], np.float32), device="cpu")
-    right = types.Constant(np.array([1.0, 1.0], np.float32), device="cpu") - left
-    return fn.resize(
-        images,
-        size=[size, size],
-        roi_start=left,
-        roi_end=right,
-        roi_relative=True,
-        interp_type=types.INTERP_LINEAR,
-        antialias=True,
-    )
 
 
 def mix_arguments(mixing: Mixing) -> dict[str, Any]:
@@ -322,11 +276,8 @@ def _to_mixing(mix: str | Mixing) -> Mixing:
         raise error.renamed("mix") from None
 
 
-def _check_common(
-    device: str, output: Output, shard: Shard, execution: Execution, **at_least_one: int
-) -> None:
+def _check_common(device: str, shard: Shard, execution: Execution, **at_least_one: int) -> None:
     """Check the arguments of both pipelines; the records check their own fields."""
-    check_type("output", output, Output)
     check_type("shard", shard, Shard)
     check_type("execution", execution, Execution)
     for name, value in at_least_one.items():

@@ -42,6 +42,10 @@ class Augmentation:
     crop_aspect_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Width / height of a random crop."""
 
+    crop_padding: int | None = None
+    """Instead of a random crop by area: resize the shorter side to the image size, add this many black pixels
+    on every side, and cut a square at a random place, as is usual for CIFAR."""
+
     mirror_probability: float = 0.5
     """Probability of a horizontal mirror."""
 
@@ -57,6 +61,12 @@ class Augmentation:
     def __post_init__(self) -> None:
         check_interval("crop_area", self.crop_area, 1.0)
         check_interval("crop_aspect_ratio", self.crop_aspect_ratio)
+        if self.crop_padding is not None:
+            check_integer("crop_padding", self.crop_padding, 0)
+            for name in ("crop_area", "crop_aspect_ratio"):
+                value = getattr(self, name)
+                if tuple(value) != getattr(Augmentation, name):
+                    raise ArgumentValueError(name, "left out with crop_padding, which replaces it", value)
         check_fraction("mirror_probability", self.mirror_probability)
         check_choice("auto_augment", self.auto_augment, get_args(AutoAugment))
         pair = self.rand_augment
@@ -66,6 +76,13 @@ class Augmentation:
             expected = f"two numbers 1 <= n <= {MOST_OPERATIONS} and 0 <= m < {MAGNITUDE_BINS}"
             raise ArgumentValueError("rand_augment", expected, pair)
         check_fraction("color_jitter", self.color_jitter)
+
+    def check_fits(self, image_size: int) -> None:
+        """Raise ValueError if a crop of that size could show nothing but padding."""
+        if self.crop_padding is not None and self.crop_padding >= image_size:
+            raise ArgumentValueError(
+                "crop_padding", f"below the image size ({image_size})", self.crop_padding
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

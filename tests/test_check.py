@@ -21,8 +21,9 @@ from nvidia.dali.pipeline import Pipeline
 
 import train_imagenet
 from pipelines import _decoding, check, examine
+from pipelines.crops import decoder_arguments
 from pipelines.folders import check_dataset, list_images
-from pipelines.imagenet import decoder_arguments, train_pipeline
+from pipelines.imagenet import train_pipeline
 from pipelines.loader import DALILoader
 from pipelines.names import shown
 from pipelines.records import Output

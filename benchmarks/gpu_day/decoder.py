@@ -14,7 +14,7 @@ from nvidia.dali import fn, pipeline_def, types
 from benchmarks.common import Record, spread
 from benchmarks.gpu_day.stage import Job, release_memory, used_memory
 from dali_msda.processors import usable_processors
-from pipelines.imagenet import decoder_arguments
+from pipelines.crops import decoder_arguments
 
 # Arguments that replace the pipelines' own in some settings.
 _SMALL = {"preallocate_width_hint": 0, "preallocate_height_hint": 0}
