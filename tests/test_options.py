@@ -74,7 +74,7 @@ CONFIGS = pytest.mark.parametrize(
     [
         Config(),
         DEMO,
-        named_run("imagenet_hmix"),
+        named_run("cifar100_resnet56_hmix"),
         named_run("imagenet_stochastic"),
         Config(
             mixing=Mixing("stochastic", mixup_alpha=2.0, switch_probability=0.1, granularity="batch"),
@@ -138,7 +138,7 @@ def test_names_are_those_of_before() -> None:
     new |= {"init_entry", "new_classifier", "class_names", "absent_classes"}
     new |= {"crop_aspect_ratio", "mirror_probability", "bad_files_limit", "storage_patience"}
     new |= {"val_labels", "allow_empty_classes", "from_config", "aux_loss_weight", "val_resize_size"}
-    new |= {"optimizer", "optimizer_betas", "optimizer_eps", "ema_warmup"}
+    new |= {"optimizer", "optimizer_betas", "optimizer_eps", "ema_warmup", "crop_padding", "lr_milestones"}
     assert now.keys() - FLAT.keys() == new
     assert [option.name for option in options()] == list(now)
 
@@ -264,6 +264,52 @@ def test_what_another_method_cannot_use_falls_away(
 def test_what_is_asked_for_does_not_fall_away(given: list[str]) -> None:
     with pytest.raises(ValueError, match=rf"{given[2]} must be left out with --mix {given[1]}; got"):
         resolve(parse(["--device", "cpu", *given], Config(mix_schedule=SCHEDULE)))
+
+
+PADDED = Config(augmentation=Augmentation(crop_padding=2))
+CUT = Config(augmentation=Augmentation(crop_area=(0.3, 0.4), crop_aspect_ratio=(1.0, 2.0)))
+STEPS = Config(lr_schedule="step", lr_milestones=(3.0, 4.0))
+
+
+@pytest.mark.parametrize(
+    ("default", "given", "expected"),
+    [
+        (PADDED, ["--crop-padding", "3"], Augmentation(crop_padding=3)),
+        (PADDED, ["--crop-area", "0.5", "1"], Augmentation(crop_area=(0.5, 1.0))),
+        (PADDED, ["--crop_area", "0.08", "1"], Augmentation()),
+        (PADDED, ["--crop-aspect-ratio", "1", "1"], Augmentation(crop_aspect_ratio=(1.0, 1.0))),
+        (PADDED, ["--crop-padding", "None"], Augmentation()),
+        (CUT, ["--crop-padding=3"], Augmentation(crop_padding=3)),
+        (CUT, ["--crop-padding", "None"], CUT.augmentation),
+        (CUT, ["--crop-area", "0.5", "1"], dataclasses.replace(CUT.augmentation, crop_area=(0.5, 1.0))),
+    ],
+)
+def test_another_kind_of_crop_replaces_that_of_the_default(
+    default: Config, given: list[str], expected: Augmentation
+) -> None:
+    assert parse(given, default) == dataclasses.replace(default, augmentation=expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "schedule"),
+    [
+        (["--lr-schedule", "cosine"], ("cosine", None)),
+        (["--lr-schedule", "step"], ("step", (3.0, 4.0))),
+        (["--lr-milestones", "5"], ("step", (5.0,))),
+        (["--lr-milestones", "None"], ("step", None)),
+    ],
+)
+def test_another_schedule_replaces_that_of_the_default(given: list[str], schedule: tuple[str, Any]) -> None:
+    config = resolve(parse(["--device", "cpu", *given], STEPS))
+    assert (config.lr_schedule, config.lr_milestones) == schedule
+
+
+def test_what_is_given_is_not_replaced() -> None:
+    """But refused if it does not fit."""
+    with pytest.raises(ValueError, match="--crop-area must be left out with crop_padding"):
+        parse(["--crop-area", "0.5", "1", "--crop-padding", "2"], PADDED)
+    with pytest.raises(ValueError, match="--lr-milestones must be used with --lr-schedule step"):
+        resolve(parse(["--lr-schedule", "cosine", "--lr-milestones", "3", "4"], STEPS))
 
 
 def test_help_is_that_of_the_records(capsys: pytest.CaptureFixture[str], stripe: Method) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import os
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import train_imagenet
-from configs import named_run, names, option_from_argv
+from configs import option_from_argv
 from dali_msda import Mixing
 from pipelines.folders import check_dataset
 from pipelines.imagenet import train_pipeline
@@ -31,8 +30,8 @@ from training.learner import LOSSES, Learner
 from training.loaders import Loaders
 from training.mix_schedule import MixSchedule
 from training.model import Average, build_model, build_schedule, checkpoint_activations
-from training.optimization import Optimization
 from training.optimizers import parameter_groups
+from training.options import recorded_run
 
 # -- Weight averaging ---------------------------------------------------------------------------------------
 
@@ -209,6 +208,66 @@ def test_step_schedule() -> None:
         optimizer.step()
         schedule.step()
     assert rates == pytest.approx([1 / 3, 2 / 3, 1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01, 0.001])
+
+
+def test_milestones() -> None:
+    """A tenth at each of them, whatever their distance, also after resuming in between."""
+    expected = [1, 1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.01]
+    for done in (0, 2, 3, 7):
+        optimizer = torch.optim.SGD(
+            [{"params": [torch.zeros(1, requires_grad=True)], "initial_lr": 1.0}], lr=1.0
+        )
+        schedule = build_schedule(optimizer, 0, 8, done, decay_at=[2, 7])
+        rates = []
+        for _ in range(8 - done):
+            rates.append(schedule.get_last_lr()[0])
+            optimizer.step()
+            schedule.step()
+        assert rates == pytest.approx(expected[done:])
+
+
+@pytest.mark.usefixtures("plain_model")
+def test_milestones_of_a_run(photos: Path, tmp_path: Path) -> None:
+    """In epochs, of three steps each."""
+    given = ["--lr-schedule", "step", "--lr-milestones", 1, 1.7, "--warmup-epochs", 0, "--lr", 1e-3]
+    found = train(photos, tmp_path / "run", *given)
+    assert [line["lr"] for line in found if line["event"] == "train"] == pytest.approx(
+        [1e-3, 1e-3, 1e-3, 1e-4, 1e-4, 1e-5]
+    )
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())["settings"]
+    assert saved["lr_milestones"] == [1.0, 1.7]
+    assert recorded_run(tmp_path / "run" / "config.json").lr_milestones == (1.0, 1.7)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            ["--lr-milestones", 150, 225],
+            "--lr-milestones must be used with --lr-schedule step; got (150.0, 225.0)",
+        ),
+        (
+            ["--lr-milestones", 225, 150],
+            "--lr-milestones must be increasing numbers above 0; got (225.0, 150.0)",
+        ),
+        (["--lr-milestones", 5, 5], "--lr-milestones must be increasing numbers above 0; got (5.0, 5.0)"),
+        (["--lr-milestones", 0, 5], "--lr-milestones must be increasing numbers above 0; got (0.0, 5.0)"),
+        (["--lr-milestones", "nan"], "--lr-milestones must be increasing numbers above 0; got (nan,)"),
+        (["--lr-milestones", "inf"], "--lr-milestones must be increasing numbers above 0; got (inf,)"),
+        (["--crop-padding", 32], "--crop-padding must be below the image size (32); got 32"),
+        (["--crop-padding", -1], "--crop-padding must be at least 0; got -1"),
+        (
+            ["--crop-padding", 2, "--crop-area", 0.5, 1],
+            "--crop-area must be left out with crop_padding, which replaces it; got (0.5, 1.0)",
+        ),
+    ],
+)
+def test_refused(
+    given: list[object], words: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status(photos, tmp_path / "run", *given) == 2
+    assert words in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("plain_model")
@@ -425,24 +484,6 @@ def test_deterministic(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 # -- Named runs and combinations ---------------------------------------------------------------------------
 
 
-def test_named_runs() -> None:
-    """The paper's Table 3, with the numbers of its section 5."""
-    found = {name: named_run(name) for name in names()}
-    assert sorted(found) == sorted(
-        f"imagenet_{mix}" for mix in ("none", "mixup", "cutmix", "stochastic", "hmix", "gmix")
-    )
-    for name, config in found.items():
-        mixing = config.mixing
-        assert name == f"imagenet_{mixing.method}"
-        assert (config.arch, config.epochs, config.image_size) == ("resnet50", 300, 224)
-        assert config.optimization == Optimization("sgd", lr=0.1, momentum=0.9, weight_decay=1e-4)
-        alphas = {value for argument, value in mixing.arguments.items() if "alpha" in argument}
-        assert alphas == {"none": set(), "mixup": {0.8}}.get(mixing.method, {1.0})
-        assert mixing.arguments.get("ratio") == (0.75 if mixing.method == "hmix" else None)
-        assert (config.lr_schedule, config.lr_step_epochs, config.warmup_epochs) == ("step", 75.0, 0.0)
-        resolve(dataclasses.replace(config, data=Path("anywhere"), device="cpu", amp="none"))
-
-
 def test_a_named_run_from_the_command_line(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -457,8 +498,9 @@ def test_a_named_run_from_the_command_line(
     assert (settings["epochs"], settings["lr_schedule"], settings["decay_all"]) == (300, "step", True)
     assert train_imagenet.main(["--config=imagenet_gmx", "--data", str(photos)]) == 2
     error = capsys.readouterr().err
-    assert "--config must be one of imagenet_cutmix, imagenet_gmix" in error
-    assert "got imagenet_gmx" in error
+    assert "--config must be one of cifar100_preact_resnet18_cutmix, " in error
+    assert ", imagenet_cutmix, imagenet_gmix, " in error
+    assert "got imagenet_gmx (did you mean imagenet_gmix or " in error
     assert train_imagenet.main(["--config", "imagenet_gmix"]) == 2
     assert "--config must be used with --data" in capsys.readouterr().err
 

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import dataclasses
 import importlib.util
+import itertools
 import math
 import re
 import sys
@@ -74,7 +75,7 @@ class Config:
     """
 
     config: str | None = None
-    """Named run: the name of a file in configs/. Its settings replace the defaults."""
+    """Named run, from a file in configs/. Its settings replace the defaults."""
 
     from_config: Path | None = None
     """config.json of a run to repeat. Its settings, except --output and --resume, replace the defaults."""
@@ -159,10 +160,14 @@ class Config:
     """The optimiser and its arguments."""
 
     lr_schedule: Literal["cosine", "step"] = "cosine"
-    """After the warm-up, follow half a cosine down to 0, or divide by 10 every --lr-step-epochs."""
+    """After the warm-up, follow half a cosine down to 0, or divide by 10 every --lr-step-epochs or at
+    --lr-milestones."""
 
     lr_step_epochs: float = 75.0
     """Epochs between the drops of --lr-schedule step, counted from the start."""
+
+    lr_milestones: tuple[float, ...] | None = None
+    """Epochs before each drop of --lr-schedule step, such as 150 225, instead of --lr-step-epochs."""
 
     decay_all: bool = False
     """Apply weight decay to biases, normalisation layers and position embeddings too."""
@@ -270,6 +275,9 @@ class Config:
             for name in ("epochs", "lr_step_epochs"):
                 value = getattr(self, name)
                 require(self, 0 < value < math.inf, name, "above 0")
+            epochs = (0.0, *(self.lr_milestones or ()), math.inf)
+            ascending = all(before < after for before, after in itertools.pairwise(epochs))
+            require(self, ascending, "lr_milestones", "increasing numbers above 0")
             require(self, 0 < self.bad_files_limit <= 1, "bad_files_limit", "in (0, 1]")
             require(self, self.ema_decay is None or 0 <= self.ema_decay < 1, "ema_decay", "in [0, 1)")
 
@@ -361,6 +369,8 @@ def resolve(config: Config, ranks: Ranks = Ranks()) -> Config:
     if config.amp == "auto" and config.device == "cpu":
         config = dataclasses.replace(config, amp=cpu_precision())
     _check_mixing(config)
+    with as_options():
+        config.augmentation.check_fits(config.image_size)
     _check_together(config, ranks)
     _check_size(config, ranks)
     require(
@@ -430,6 +440,8 @@ def _check_together(config: Config, ranks: Ranks) -> None:
         "left out with --new-classifier, which ignores the classes of the weights",
     )
     require(config, not config.eval_only or config.resume is None, "resume", "left out with --eval-only")
+    fits = config.lr_milestones is None or config.lr_schedule == "step"
+    require(config, fits, "lr_milestones", "used with --lr-schedule step")
     fits = not config.ema_warmup or config.ema_decay is not None
     require(config, fits, "ema_warmup", "used with --ema-decay")
     require(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,13 +69,17 @@ def _load_initial_weights(model: nn.Module, config: Config, classes: Sequence[st
 
 def create_schedule(config: Config, optimizer: torch.optim.Optimizer, progress: Progress) -> LRScheduler:
     """The learning-rate schedule of the settings, at the current step of the run."""
-    decay_every = max(1, round(config.lr_step_epochs * progress.steps_per_epoch))
+    decays: dict[str, Any] = {}
+    if config.lr_milestones is not None:
+        decays = {"decay_at": [round(epoch * progress.steps_per_epoch) for epoch in config.lr_milestones]}
+    elif config.lr_schedule == "step":
+        decays = {"decay_every": max(1, round(config.lr_step_epochs * progress.steps_per_epoch))}
     return build_schedule(
         optimizer,
         round(config.warmup_epochs * progress.steps_per_epoch),
         progress.total_steps,
         progress.step,
-        decay_every=decay_every if config.lr_schedule == "step" else None,
+        **decays,
     )
 
 

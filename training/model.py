@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import functools
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeGuard
 
 import torch
@@ -70,10 +71,12 @@ def build_schedule(
     steps_done: int = 0,
     *,
     decay_every: int | None = None,
+    decay_at: Sequence[int] | None = None,
 ) -> LRScheduler:
     """Linear warm-up to the optimiser's learning rate, then a half cosine down to 0, per step.
 
-    With `decay_every`, divide it by 10 after every `decay_every` steps instead, counted from the first.
+    With `decay_every`, divide it by 10 after every `decay_every` steps instead, counted from the first; with
+    `decay_at`, after each of these numbers of steps.
 
     The rate depends on the step alone, so a resumed run needs only its step, and one with more epochs
     joins the longer curve at that step.
@@ -83,6 +86,8 @@ def build_schedule(
     def factor(step: int) -> float:
         if step < warmup_steps:
             return (step + 1) / (warmup_steps + 1)
+        if decay_at is not None:
+            return float(0.1 ** bisect.bisect_right(decay_at, step))
         if decay_every is not None:
             return float(0.1 ** (step // decay_every))
         return (1 + math.cos(math.pi * (step - warmup_steps) / (total_steps - warmup_steps))) / 2

@@ -104,7 +104,8 @@ def parse(arguments: Sequence[str], default: Config, **texts: Any) -> Config:
     arguments : sequence of str
     default : Config
         Settings that are not given come from here; another ``--mix`` or ``--optimizer`` has the defaults of
-        its own arguments, and another ``--mix`` keeps only the parts of the schedule that it can use.
+        its own arguments, and another ``--mix`` keeps only the parts of the schedule that it can use. Another
+        kind of crop or of learning-rate schedule replaces the one here.
     **texts
         ``prog`` and ``description``, as :func:`tyro.cli` takes them.
 
@@ -142,7 +143,7 @@ def parse(arguments: Sequence[str], default: Config, **texts: Any) -> Config:
     given = {name: expand_home(value) if isinstance(value, Path) else value for name, value in given.items()}
     if given["resume"] not in (None, "auto"):
         given["resume"] = str(expand_home(given["resume"]))
-    given |= _drop_unused(default, given)
+    given |= _drop_unused(default, given) | _drop_replaced(arguments, given, standard)
     return _build(default, given)
 
 
@@ -184,6 +185,23 @@ def _drop_unused(default: Config, given: Mapping[str, Any]) -> dict[str, Any]:
         _flatten(dataclasses.replace(default, mix_schedule=it)) for it in (default.mix_schedule, usable)
     )
     return {name: after[name] for name in after if after[name] != before[name] == given[name]}
+
+
+def _drop_replaced(
+    arguments: Sequence[str], values: Mapping[str, Any], standard: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Standard values for settings of the default that exclude what the command line gives instead."""
+    there = {argument.partition("=")[0].replace("_", "-") for argument in arguments}
+    given = {name for name in values if written(name) in there}
+    by_area = {"crop_area", "crop_aspect_ratio"}
+    replaced: set[str] = set()
+    if "crop_padding" in given and values["crop_padding"] is not None:
+        replaced |= by_area
+    if by_area & given:
+        replaced.add("crop_padding")
+    if "lr_schedule" in given and values["lr_schedule"] != "step":
+        replaced.add("lr_milestones")
+    return {name: standard[name] for name in replaced - given}
 
 
 def recorded_run(file: Path) -> Config:
@@ -234,8 +252,9 @@ def _convert(option: Option, value: Any) -> Any:
             if value in inner:
                 return value
         elif origin is tuple:
-            if isinstance(value, list) and len(value) == len(inner):
-                numbers = zip(inner, value, strict=True)
+            kinds = inner[:1] * len(value) if inner[1:] == (...,) and isinstance(value, list) else inner
+            if isinstance(value, list) and len(value) == len(kinds):
+                numbers = zip(kinds, value, strict=True)
                 return tuple(_convert(option._replace(kind=each), number) for each, number in numbers)
         elif kind is Path:
             if isinstance(value, str):
