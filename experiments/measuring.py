@@ -109,7 +109,20 @@ class Measure:
         pixels = self.pixels[self.sizes[name]]
         if kind in ATTACKS:
             return self._attack(model, pixels, labels, kind, float(level))
-        return _score(model, _perturbed(pixels, kind, float(level), self.seed), labels, self.device)
+        logits = self._logits(model, _perturbed(pixels, kind, float(level), self.seed))
+        if not logits.isfinite().all():
+            raise ValueError(
+                f"logits must be finite; {self.files[name]} gives NaN or infinity ({kind} {level})"
+            )
+        return _score(logits, labels)
+
+    def _logits(self, model: nn.Module, pixels: Images) -> Tensor:
+        with torch.inference_mode():
+            parts = [
+                model(_to_tensor(pixels[start : start + _BATCH], self.device)).double().cpu()
+                for start in range(0, len(pixels), _BATCH)
+            ]
+        return torch.cat(parts)
 
     def _attack(
         self, model: nn.Module, pixels: Images, labels: Tensor, method: str, radius: float
@@ -138,15 +151,7 @@ def _perturbed(pixels: Images, kind: str, level: float, seed: int) -> Images:
     return _last[1]  # type: ignore[no-any-return]
 
 
-def _score(model: nn.Module, pixels: Images, labels: Tensor, device: str) -> dict[str, Any]:
-    with torch.inference_mode():
-        parts = [
-            model(_to_tensor(pixels[start : start + _BATCH], device)).double().cpu()
-            for start in range(0, len(pixels), _BATCH)
-        ]
-    logits = torch.cat(parts)
-    if not logits.isfinite().all():
-        raise ValueError("networks must give finite logits; got NaN or infinity")
+def _score(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     probabilities = logits.softmax(1).numpy()
     right = logits.argmax(1) == labels
     return {

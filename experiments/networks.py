@@ -41,6 +41,7 @@ class Network:
     method : str
         The mixing method that it was trained with.
     seed : int
+    arch : str
     crop : str or None
         The name of the random crops, if the study compares several.
     """
@@ -53,6 +54,7 @@ class Network:
     std: tuple[float, ...]
     method: str
     seed: int
+    arch: str
     crop: str | None = None
 
     def of_pixels(self) -> nn.Module:
@@ -127,6 +129,7 @@ def _from_study(content: dict[str, Any], path: Path) -> Network:
             std=std,
             method=content["method"],
             seed=content["seed"],
+            arch=content["arch"],
             crop=content.get("crop"),
         )
     except KeyError as error:
@@ -155,6 +158,7 @@ def _from_checkpoint(content: dict[str, Any], path: Path) -> Network:
         std=STD,
         method=settings["mix"],
         seed=settings["seed"],
+        arch=arch,
     )
 
 

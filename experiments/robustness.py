@@ -20,7 +20,7 @@ import dataclasses
 import hashlib
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,23 +108,38 @@ def sample(images: ImageFolder, count: int, seed: int) -> ImageFolder:
     )
 
 
-def group_networks(networks: dict[str, Network]) -> dict[str, list[str]]:
-    """Names of the networks that differ in the seed alone, by group, in the order of the methods."""
+def group_networks(networks: Mapping[str, Network], files: Mapping[str, Path]) -> dict[str, list[str]]:
+    """Names of the networks that differ in the seed alone, by group, in the order of the methods.
+
+    Raises
+    ------
+    ValueError
+        Two of a group have the same seed, so they are no sample of seeds.
+    """
     order = list(TABLE)
     crops = {network.crop for network in networks.values()}
+    archs = {network.arch for network in networks.values()}
 
     def title(network: Network) -> str:
-        method = TABLE[network.method].title if network.method in TABLE else network.method
-        return method if len(crops) == 1 or network.crop is None else f"{method}, {network.crop} crops"
+        parts = [TABLE[network.method].title if network.method in TABLE else network.method]
+        parts += [network.arch] if len(archs) > 1 else []
+        parts += [f"{network.crop} crops"] if len(crops) > 1 and network.crop is not None else []
+        return ", ".join(parts)
 
-    def place(item: tuple[str, Network]) -> tuple[str, int, int]:
-        network = item[1]
+    def place(name: str) -> tuple[str, str, int, int]:
+        network = networks[name]
         known = order.index(network.method) if network.method in order else len(order)
-        return network.crop or "", known, network.seed
+        return network.arch, network.crop or "", known, network.seed
 
     groups: dict[str, list[str]] = {}
-    for name, network in sorted(networks.items(), key=place):
-        groups.setdefault(title(network), []).append(name)
+    for name in sorted(networks, key=place):
+        group = groups.setdefault(title(networks[name]), [])
+        if group and networks[group[-1]].seed == networks[name].seed:
+            raise ValueError(
+                f"networks of one method must have different seeds; {files[group[-1]]} and {files[name]} are"
+                f" both {title(networks[name])} with seed {networks[name].seed}"
+            )
+        group.append(name)
     return groups
 
 
@@ -140,6 +155,7 @@ def measure(
     """
     files = {_name(path): path for path in paths}
     networks = {name: load_network(path) for name, path in files.items()}
+    groups = group_networks(networks, files)
     images = sample(list_images(find_split(data, ("val", "test"))), amount.images, SEED)
     pixels: dict[tuple[int, int | None], Images] = {}
     labels: dict[str, list[int]] = {}
@@ -163,10 +179,16 @@ def measure(
     return {
         "images": len(images),
         "networks": {
-            name: {"file": files[name].name, "method": it.method, "seed": it.seed, "crop": it.crop}
+            name: {
+                "file": files[name].name,
+                "method": it.method,
+                "seed": it.seed,
+                "arch": it.arch,
+                "crop": it.crop,
+            }
             for name, it in networks.items()
         },
-        "groups": group_networks(networks),
+        "groups": groups,
         "cells": {name: {column: cells[f"{name} {column}"] for column in columns} for name in networks},
     }
 

@@ -38,7 +38,7 @@ def draw(records: Records, radii: Sequence[float]) -> Figure:
     figure: Figure
     figure, axes = plt.subplot_mosaic(
         panels_by_row,
-        figsize=(11, 7.2 if corruptions else 3.8),
+        figsize=(11, 8 if corruptions else 4.6),
         layout="constrained",
         width_ratios=[1] * len(attacks) + [1.6],
     )
@@ -47,7 +47,8 @@ def draw(records: Records, radii: Sequence[float]) -> Figure:
     for name in attacks:
         of_radii = ["no change", *(f"{name} {radius:g}/255" for radius in radii)]
         for number, group in enumerate(groups):
-            _draw_line(axes[name], [0, *radii], [by_place[group, row] for row in of_radii], number)
+            _draw_line(axes[name], [by_place[group, row] for row in of_radii], number)
+        axes[name].set_xticks(range(len(of_radii)), [f"{radius:g}" for radius in (0, *radii)])
         axes[name].set(title=name, xlabel="radius, 1/255")
         axes[name].sharey(axes[attacks[0]])
     panels = [("others", others, "no change, noise, blur, occlusion")]
@@ -66,19 +67,27 @@ def draw(records: Records, radii: Sequence[float]) -> Figure:
         axis.grid(axis="y", color="0.9", lw=0.8)
     for panel in {upper[0], panels[-1][0]}:
         axes[panel].set_ylabel("accuracy, %")
-    axes[panels[-1][0]].legend(frameon=False, ncols=3, fontsize="small")
+    handles, labels = axes["others"].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", frameon=False, ncols=3)
     return figure
 
 
-def _draw_line(axis: Axes, places: Sequence[float], found: Records, number: int) -> None:
+def _style(number: int) -> dict[str, Any]:
+    """Of a group; the second half of many has hollow markers."""
     style = STYLES[number % len(STYLES)]
+    return style if number < len(STYLES) else style | {"markerfacecolor": "white"}
+
+
+def _draw_line(axis: Axes, found: Records, number: int) -> None:
+    style = _style(number)
     values, reach = _values(found)
+    places = np.arange(len(found))
     axis.plot(places, values, ms=4, **style)
     axis.fill_between(places, values - reach[0], values + reach[1], color=style["color"], alpha=0.12, lw=0)
 
 
 def _draw_points(axis: Axes, shift: float, found: Records, number: int, label: str) -> None:
-    style = STYLES[number % len(STYLES)] | {"linestyle": "none"}
+    style = _style(number) | {"linestyle": "none"}
     values, reach = _values(found)
     places = np.arange(len(found)) + shift
     axis.errorbar(places, values, reach, ms=4, elinewidth=0.8, label=label, **style)

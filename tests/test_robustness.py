@@ -44,7 +44,7 @@ def linear_network(generator: torch.Generator) -> tuple[Network, torch.Tensor, t
         layer.weight.copy_(torch.randn(2, 3 * 8 * 8, generator=generator))
         layer.bias.copy_(torch.randn(2, generator=generator))
     model = nn.Sequential(nn.Flatten(), layer).eval().requires_grad_(False)
-    network = Network(model, ("a", "b"), 8, 8, MEAN, STD, "none", 0)
+    network = Network(model, ("a", "b"), 8, 8, MEAN, STD, "none", 0, "linear")
     mean, std = (torch.tensor(values).double()[:, None, None] for values in (MEAN, STD))
     difference = (layer.weight[1] - layer.weight[0]).double().reshape(3, 8, 8)
     bias = (layer.bias[1] - layer.bias[0]).double() - (difference * mean / std).sum()
@@ -161,7 +161,7 @@ def test_pixels_are_those_of_the_pipeline(photos: Path) -> None:
     )
     pipeline.build()
     normalised = torch.from_numpy(np.array(pipeline.run()[0].as_cpu().as_array()))
-    network = Network(nn.Identity(), CLASSES, 32, 36, MEAN, STD, "none", 0)
+    network = Network(nn.Identity(), CLASSES, 32, 36, MEAN, STD, "none", 0, "linear")
     again = network.of_pixels()(torch.from_numpy(found).permute(0, 3, 1, 2) / 255)
     assert torch.allclose(again, normalised, rtol=0, atol=2e-6)
 
@@ -227,7 +227,6 @@ def test_noise_blur_and_occlusion_have_their_size() -> None:
 def test_calibration_against_loops() -> None:
     rng = np.random.default_rng(0)
     probabilities = rng.dirichlet(np.ones(4), 300)
-    probabilities[0] = (1, 0, 0, 0)  # the upper end of the last bin
     labels = rng.integers(0, 4, 300)
     right = probabilities.argmax(1) == labels
     error = 0.0
@@ -237,6 +236,9 @@ def test_calibration_against_loops() -> None:
             confidence = np.mean([probabilities[i].max() for i in inside])
             error += len(inside) / 300 * abs(np.mean([right[i] for i in inside]) - confidence)
     assert expected_calibration_error(probabilities, right) == pytest.approx(error, rel=1e-12)
+    # The last bin includes 1: one image is 1 too confident, one 0.05 too little.
+    ends = np.array([[1.0, 0.0], [0.95, 0.05]])
+    assert expected_calibration_error(ends, np.array([False, True])) == pytest.approx((1 - 0.05) / 2)
     brier = [sum((probabilities[i, k] - (labels[i] == k)) ** 2 for k in range(4)) for i in range(300)]
     np.testing.assert_allclose(brier_scores(probabilities, labels), brier)
 
@@ -352,10 +354,10 @@ def test_the_same_numbers_from_what_was_kept(
     more = shutil.copytree(networks, tmp_path / "more")
     network_file(more / "none-1.pt", "none", 1)
     before = output.with_name("r.cells.jsonl").read_text().splitlines()
-    run(more, photos, output)
+    run(more, photos, output, "--parts", "noise")
     after = output.with_name("r.cells.jsonl").read_text().splitlines()
     assert after[: len(before)] == before
-    assert len(after) == 1 + (len(before) - 1) // 3 * 4
+    assert len(after) == len(before) + 4
 
 
 def test_measuring_in_another_process_is_the_same(networks: Path) -> None:
@@ -416,16 +418,18 @@ def test_missing_networks(make: Callable[[Path], list[Path]], message: str, tmp_
     assert message in str(raised.value)
 
 
-def test_groups_differ_in_crops_where_several_are_given() -> None:
-    def network(method: str, seed: int, crop: str) -> Network:
-        return Network(nn.Identity(), CLASSES, 32, 32, MEAN, STD, method, seed, crop)
+def test_groups_are_of_networks_that_differ_in_the_seed() -> None:
+    def network(method: str, seed: int, crop: str = "large", arch: str = "resnet8") -> Network:
+        return Network(nn.Identity(), CLASSES, 32, 32, MEAN, STD, method, seed, arch, crop)
 
-    found = {
-        "a": network("mixup", 1, "large"),
-        "b": network("mixup", 0, "large"),
-        "c": network("none", 0, "large"),
-    }
-    assert robustness.group_networks(found) == {"no mixing": ["c"], "Mixup": ["b", "a"]}
-    found["d"] = network("mixup", 0, "small")
+    def groups(**networks: Network) -> dict[str, list[str]]:
+        return robustness.group_networks(networks, {name: Path(f"{name}.pt") for name in networks})
+
+    some = {"a": network("mixup", 1), "b": network("mixup", 0), "c": network("none", 0)}
+    assert groups(**some) == {"no mixing": ["c"], "Mixup": ["b", "a"]}
     titles = ["no mixing, large crops", "Mixup, large crops", "Mixup, small crops"]
-    assert list(robustness.group_networks(found)) == titles
+    assert list(groups(**some, d=network("mixup", 0, "small"))) == titles
+    assert groups(**some, d=network("mixup", 0, arch="vgg"))["Mixup, vgg"] == ["d"]
+    message = r"must have different seeds; b\.pt and d\.pt are both Mixup with seed 0"
+    with pytest.raises(ValueError, match=message):
+        groups(**some, d=network("mixup", 0))
