@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from dali_msda import Mixing
 from dali_msda.processors import usable_processors
 from pipelines.folders import ImageFolder
 from pipelines.imagenet import train_pipeline, val_pipeline
@@ -144,8 +145,8 @@ class Training:
     ----------
     images : ImageFolder
         Training images.
-    mix : str
-        A mixing method with its default arguments.
+    mix : str or Mixing
+        A mixing method; a name alone means its default arguments.
     seed : int
         Of the initial weights, of the order and of all draws.
     recipe : Recipe
@@ -164,7 +165,7 @@ class Training:
     def __init__(
         self,
         images: ImageFolder,
-        mix: str,
+        mix: str | Mixing,
         seed: int,
         recipe: Recipe,
         *,
