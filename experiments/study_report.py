@@ -37,7 +37,11 @@ def report(results: Sequence[Record], settings: dict[str, Any], folder: Path) ->
         "machine": describe_machine(),
         "settings": settings,
         **summarize(results),
-        "results": [{key: value for key, value in result.items() if key != "settings"} for result in results],
+        "results": [
+            # The losses of every epoch stay in the files of the runs.
+            {key: value for key, value in result.items() if key not in ("settings", "losses")}
+            for result in results
+        ],
     }
     path = folder / SUMMARY
     write_whole(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
