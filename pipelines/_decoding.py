@@ -153,17 +153,17 @@ def _build_pipeline() -> Pipeline:
 
 def _check_files(items: Sequence[Item], decoder: _Decoder, log: int) -> list[Result]:
     results: list[Result] = []
-    names: list[str] = []
+    paths: list[str | None] = []  # of files
     group: list[tuple[int, np.ndarray]] = []
 
     def finish_group() -> None:
         for (position, content), outcome in zip(group, _decode(decoder, group, log), strict=True):
-            results[position] = _complete_result(results[position], names[position], content, *outcome)
+            results[position] = _complete_result(results[position], paths[position], content, *outcome)
         group.clear()
 
     for position, item in enumerate(items):
-        name, data, result = _read_file(item) if isinstance(item, str) else item
-        names.append(name)
+        _, data, result = _read_file(item) if isinstance(item, str) else item
+        paths.append(item if isinstance(item, str) else None)
         results.append(result)
         if result.error is not None:
             continue
@@ -222,7 +222,7 @@ def _drain(log: int) -> str:
 
 
 def _complete_result(
-    result: Result, name: str, content: np.ndarray, shape: tuple[int, ...] | None, messages: str
+    result: Result, path: str | None, content: np.ndarray, shape: tuple[int, ...] | None, messages: str
 ) -> Result:
     form = detect_format(content[:64].tobytes())
     message = clean_message(messages)
@@ -234,7 +234,7 @@ def _complete_result(
             what += ", which DALI does not read"
         return result._replace(error=f"{what}: {message}")
     warnings = [f"the decoder says: {message}"] if message else []
-    if form and os.path.splitext(name)[1].lower() not in form.extensions:
+    if path and form and os.path.splitext(path)[1].lower() not in form.extensions:
         warnings.append(f"{form.name} by its content")
     height, width = shape[:2]
     if min(height, width) < _MIN_SIDE:

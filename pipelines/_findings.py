@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 import numpy as np
 import nvidia.dali
 
-from ._decoding import DIGEST_BYTES, Result
+from ._decoding import DIGEST_BYTES, Item, Result, read_content
+from .cifar import CifarRecords, Version, find_cifar, list_cifar
 from .folders import find_images
 from .listing import describe
 from .names import normalize_unicode, shown
@@ -20,7 +22,7 @@ _MAX_SHOWN = 10  # findings of a kind on the terminal
 
 @dataclass
 class Split:
-    """A folder of class folders: its files, and the results so far."""
+    """The files of a folder of class folders, or the records of CIFAR's files, and the results so far."""
 
     name: str
     root: Path
@@ -31,6 +33,7 @@ class Split:
     left_out: dict[str, int]  # counts of other entries
     errors: dict[int, str] = field(default_factory=dict)
     warnings: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    records: CifarRecords | None = None
 
     def __post_init__(self) -> None:
         # Arrays, since there may be millions of files.
@@ -46,9 +49,22 @@ class Split:
         if result.warnings:
             self.warnings[position] = result.warnings
 
-    def item(self, position: int) -> str:
-        """The path of a file."""
-        return str(self.root / self.files[position])
+    def item(self, position: int) -> Item:
+        """What to decode: the path of a file, or a record."""
+        if self.records is None:
+            return self.path(position)
+        status = self.status(position)
+        content = self.records.encoded(position)
+        return read_content(self.shown(position), content, status.st_size, status.st_mtime_ns)
+
+    def path(self, position: int) -> str:
+        """The path of a file, or of the one with a record."""
+        name = self.files[position]
+        return str(self.root / (name if self.records is None else name.rpartition(":")[0]))
+
+    def status(self, position: int) -> os.stat_result:
+        """The status of that file, which shows whether it has changed."""
+        return os.stat(self.path(position))
 
     def shown(self, position: int) -> str:
         """The path of a file below the folder, for messages."""
@@ -75,9 +91,21 @@ def _list_split(name: str, root: Path, val_labels: Path | None = None) -> Split:
     return Split(name, root, tree.classes, files, labels, unusable, dict(tree.left_out))
 
 
+def _list_records(folder: Path, version: Version, split: str) -> Split:
+    records = list_cifar(folder, version, split, allow_empty_classes=True)  # the report has the empty ones
+    names = [f"{name}:{number}" for name, count in records.counts.items() for number in range(count)]
+    return Split(split, folder, list(records.classes), names, list(records.labels), {}, {}, records=records)
+
+
 def find_splits(folder: Path, val_labels: Path | None = None) -> list[Split]:
     if not folder.is_dir():
         raise ValueError(f"DIR must be an existing folder; got {shown(folder)}")
+    if found := find_cifar(folder):
+        if val_labels is not None:
+            raise ValueError(
+                f"--val-labels must not be given for CIFAR's binary files; got {shown(val_labels)}"
+            )
+        return [_list_records(*found, split) for split in ("train", "val")]
     present = [name for name in ("train", "val") if (folder / name).is_dir()]
     if len(present) == 1:
         missing = "val" if present == ["train"] else "train"
@@ -183,7 +211,7 @@ def make_report(splits: list[Split], folder: Path, *, allow_empty_classes: bool 
     }
 
 
-def report_lines(report: dict[str, Any], output: Path) -> Iterator[str]:
+def report_lines(report: dict[str, Any], output: Path, *, lists: bool = True) -> Iterator[str]:
     """The report for the terminal."""
     for name, files in report["files"].items():
         unusable = report["unusable"][name]
@@ -205,7 +233,7 @@ def report_lines(report: dict[str, Any], output: Path) -> Iterator[str]:
     if relabelled := report["same_content_other_class"]:
         yield f"{len(relabelled)} images are in several classes:"
         yield from _shorten([" = ".join(group) for group in relabelled])
-    yield f"Report and file lists: {shown(output)}"
+    yield f"Report{' and file lists' if lists else ''}: {shown(output)}"
 
 
 def _shorten(items: list[str]) -> list[str]:

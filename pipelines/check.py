@@ -2,12 +2,12 @@
 
     python -m pipelines.check DIR
 
-DIR is a folder of class folders, or a data set with two of them, train/ and val/. The check decodes every
-image in full, on the CPU, and reports the files that DALI cannot decode.
+DIR is a folder of class folders, or a data set with two of them, train/ and val/; or it has CIFAR's binary
+files. The check decodes every image in full, on the CPU, and reports the files that DALI cannot decode.
 
 The output folder gets report.json, the file lists train.txt and val.txt without the bad files (for
-train_imagenet.py --file-list), and state.jsonl. With state.jsonl an interrupted check resumes, and a later
-one decodes only the files that changed.
+train_imagenet.py --file-list; not for CIFAR's files), and state.jsonl. With state.jsonl an interrupted check
+resumes, and a later one decodes only the files that changed.
 
 Exit status: 0 if nothing was found; 1 if a file cannot be used, train/ and val/ share an image, or a class is
 empty or missing in one of them; 2 if the check failed, usually because of bad input; 128 + the signal number
@@ -55,7 +55,7 @@ class Options:
     """What to check, and where to write the findings."""
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
-    """A folder of class folders, or a data set with train/ and val/."""
+    """A folder of class folders, a data set with train/ and val/, or CIFAR's binary files."""
 
     val_labels: Path | None = None
     """Labels for a val/ without class folders; see train_imagenet.py --help."""
@@ -136,7 +136,7 @@ class _State:
             if position is None:
                 continue
             try:
-                status = os.stat(split.item(position))
+                status = split.status(position)
             except OSError:
                 continue
             if (status.st_size, status.st_mtime_ns) != (record["size"], record["mtime_ns"]):
@@ -213,7 +213,7 @@ def _count_done(splits: list[Split]) -> int:
 def _require_readable(splits: list[Split]) -> None:
     """Raise OSError if so many files cannot be read that the storage must be the cause."""
     unreadable = [
-        f"{split.item(position)} {error}"
+        f"{split.root / split.files[position]} {error}"
         for split in splits
         for position, error in split.errors.items()
         if error.startswith(UNREADABLE)
@@ -265,11 +265,12 @@ def check(options: Options) -> int:
         return 128 + received[0]
     _require_readable(splits)
     report = make_report(splits, options.folder, allow_empty_classes=options.allow_empty_classes)
-    for split in splits:
+    listed = [split for split in splits if split.records is None]
+    for split in listed:
         lines = (f"{split.files[position]} {split.labels[position]}\n" for position in split.usable())
         write_whole(output / f"{split.name}.txt", os.fsencode("".join(lines)))
     write_whole(output / "report.json", (json_text(report, indent=1) + "\n").encode())
-    print("\n".join(report_lines(report, output)))
+    print("\n".join(report_lines(report, output, lists=bool(listed))))
     return 1 if report["found"] else 0
 
 

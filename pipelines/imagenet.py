@@ -30,7 +30,7 @@ from dali_msda.validation import (
 from .augment import augment
 from .constants import MEAN, STD
 from .crops import decode_and_crop, decoder_arguments
-from .folders import find_split_folder, list_images
+from .datasets import list_source
 from .headers import check_headers
 from .records import Augmentation, Execution, Output, Shard
 from .shuffling import pipeline_seed
@@ -64,7 +64,7 @@ def train_pipeline(
     Parameters
     ----------
     data_dir : path or Source
-        A folder of class folders, or a dataset with such a folder in ``train/``; or any
+        A folder of class folders, or a dataset with such a folder in ``train/``; CIFAR's binary files; or any
         :class:`.sources.Source`, such as the result of :func:`.folders.list_images`.
     mix : str or Mixing
         Name of a mixing method, with its defaults, or :class:`dali_msda.Mixing`. Functions in it get the
@@ -106,7 +106,7 @@ def train_pipeline(
     Raises
     ------
     ValueError, TypeError
-        An argument is invalid, or `data_dir` is neither a source nor a folder of class folders with images.
+        An argument is invalid, or `data_dir` is neither a source nor a data set with images.
     """
     mixing = _to_mixing(mix)
     check_integer("num_classes", num_classes, 1)
@@ -156,6 +156,7 @@ def train_pipeline(
         checkpoint=checkpoint,
     )
     assert isinstance(built, Pipeline)
+    built.sample_order = order  # for DALILoader
     return built
 
 
@@ -176,7 +177,8 @@ def val_pipeline(
     Parameters
     ----------
     data_dir : path or Source
-        A folder of class folders, or a dataset with such a folder in ``val/``; or any source.
+        A folder of class folders, or a dataset with such a folder in ``val/``; CIFAR's binary files, of which
+        the test images are read; or any source.
     resize_size : int, optional
         Length of the shorter side before the crop, by default 256/224 of the output's `image_size`.
     batch_size, num_threads, device, output, shard, execution, report_stand_ins
@@ -228,6 +230,7 @@ def val_pipeline(
         prefetch_queue_depth=execution.prefetched_on(device),
     )
     assert isinstance(built, Pipeline)
+    built.sample_order = order  # for DALILoader
     return built
 
 
@@ -290,7 +293,7 @@ def _to_source(
 ) -> Source:
     """Return the source, after checking that every shard has an image."""
     if isinstance(data_dir, str | os.PathLike):
-        images: Source = list_images(find_split_folder(data_dir, split))
+        images: Source = list_source(data_dir, split)
     elif isinstance(data_dir, Source):
         images = data_dir
     else:

@@ -34,8 +34,9 @@ class DALILoader:
         Two outputs, images and targets. A third output must be ``kept`` of ``report_stand_ins``: stand-ins
         are removed from the batches (but with `drop_last`, not if a batch would become empty).
     order : Order, optional
-        How the samples are divided into epochs; required for a pipeline without a reader of DALI. With one,
-        which must have ``pad_last_batch=True``, the order is read from it.
+        How the samples are divided into epochs; required for a pipeline without a reader of DALI that is not
+        from :mod:`.imagenet`. With a reader, which must have ``pad_last_batch=True``, the order is read from
+        it.
     drop_last : bool
         Full batches only, the same number in every shard. Otherwise (default) the last batch of an epoch may
         be smaller, and every sample of the shard comes exactly once.
@@ -84,6 +85,7 @@ class DALILoader:
                 f" {'no state' if state is None else 'a state'} and a pipeline"
                 f" {'with' if state is None else 'without'} a checkpoint"
             )
+        order = order or getattr(pipeline, "sample_order", None)
         self._rotates = False  # whether the shards rotate through the parts of the data
         if order is None or pipeline.reader_meta():
             order, self._rotates = _read_order(pipeline)

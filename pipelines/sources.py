@@ -1,6 +1,7 @@
 """Sources of images: one protocol for every form of storage. Imports nothing heavy.
 
-The only form so far is :class:`.folders.ImageFolder`: class folders with one file per image.
+The forms are :class:`.folders.ImageFolder`, class folders with one file per image, and
+:class:`.cifar.CifarRecords`, CIFAR's binary files. :mod:`.datasets` finds out which one a folder has.
 """
 
 from __future__ import annotations

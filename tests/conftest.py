@@ -17,7 +17,17 @@ import pytest
 from PIL import Image
 
 from tests import devices
-from tests.image_sets import CLASSES, TRAIN_COUNTS, VAL_COUNTS, photo, plain, write_split
+from tests.image_sets import (
+    CLASSES,
+    TRAIN_COUNTS,
+    TRAIN_LABELS,
+    VAL_COUNTS,
+    VAL_LABELS,
+    photo,
+    plain,
+    write_split,
+)
+from tests.sources import write_cifar10
 from tests.trainer_process import Trainer, plain_classifier
 
 # Under nohup, or in the background of a script, signals are ignored, and child processes inherit that: tests
@@ -61,6 +71,17 @@ def coded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_split(root / "train", TRAIN_COUNTS, plain)
     write_split(root / "val", VAL_COUNTS, plain)
     return root
+
+
+@pytest.fixture(scope="session")
+def coded_cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same 23 and 17 images as CIFAR-10's binary files, 32 x 32 pixels."""
+
+    def images(labels: np.ndarray) -> list[tuple[np.ndarray, int]]:
+        return [(np.asarray(plain(i).resize((32, 32))), int(label)) for i, label in enumerate(labels)]
+
+    root = tmp_path_factory.mktemp("cifar") / "cifar-10-batches-bin"
+    return write_cifar10(root, images(TRAIN_LABELS), images(VAL_LABELS), CLASSES)
 
 
 @pytest.fixture(scope="session")

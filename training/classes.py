@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.folders import list_class_folders
+from pipelines.datasets import list_class_names
 from pipelines.names import match_classes, shown
 from pipelines.sources import Source
 
@@ -131,7 +131,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
         There is no such file or folder, or it names no class, or one twice.
     """
     if path.is_dir():
-        return tuple(list_class_folders(path))
+        return tuple(list_class_names(path))
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -81,7 +81,8 @@ class Config:
     """config.json of a run to repeat. Its settings, except --output and --resume, replace the defaults."""
 
     data: Path | None = None
-    """Folder with train/ and val/, each with one folder of images per class. Default: generated images."""
+    """Folder with train/ and val/, each with one folder of images per class, or with CIFAR-10's or
+    CIFAR-100's binary files. Default: generated images."""
 
     file_list: Path | None = None
     """Folder with train.txt and val.txt, the images to use; python -m pipelines.check writes them."""
@@ -125,7 +126,7 @@ class Config:
 
     class_names: Path | None = None
     """The classes of --init-weights in the order of its outputs, if the file does not name them: a text file
-    with one class per line, or a folder of class folders."""
+    with one class per line, a folder of class folders, or one with CIFAR's binary files."""
 
     image_size: int = 224
     """Side of the training and validation images in pixels."""

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from pipelines.folders import check_dataset, list_split
+from pipelines.datasets import check_dataset, list_split
 from pipelines.listing import describe
 from pipelines.names import shown
 from pipelines.sources import Source
