@@ -18,26 +18,31 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 
-from benchmarks.common import table
 from dali_msda.methods import TABLE
 from dali_msda.processors import usable_processors
 from experiments.figures import FOLDER, Options, compute_cells, save
-from experiments.measuring import Column, Measure, load_pixels, unpack_hits
+from experiments.measuring import Measure, load_pixels
 from experiments.networks import Network, find_networks, load_network
-from experiments.perturbations import CORRUPTIONS, SEVERITIES, SMALLEST, Images
+from experiments.perturbations import SMALLEST, Images
 from experiments.robustness_figure import draw
-from experiments.scores import Estimate, estimate_over_images, estimate_over_networks
+from experiments.robustness_table import (
+    PARTS,
+    QUICK,
+    RADII,
+    Amount,
+    compare_with_none,
+    find_masking,
+    format_table,
+    summarize,
+)
 from experiments.small_networks import find_split
 from pipelines.files import expand_home
 from pipelines.folders import ImageFolder, list_images
@@ -45,57 +50,7 @@ from training.classes import map_classes
 from training.machine import describe_code, describe_command, describe_machine
 
 SEED = 0
-PARTS = ("attacks", "noise", "blur", "occlusion", "corruptions")
-RADII = (1.0, 2.0, 4.0, 8.0)  # of 255
-NOISE = (0.02, 0.05, 0.1)
-BLUR = (0.5, 1.0, 2.0)
-OCCLUSION = (0.25, 0.375, 0.5)
-_HIGHEST = {"accuracy": 1.0, "ece": 1.0, "brier": 2.0, "nll": math.inf}
 PACKAGES = ("foolbox", "imagecorruptions-imaug", "scikit-image", "opencv-python-headless", "scipy")
-
-
-class Entry(NamedTuple):
-    """A row of the table: one column of cells, or the mean over several."""
-
-    title: str
-    columns: tuple[Column, ...]
-    measure: str = "accuracy"
-
-
-@dataclass(frozen=True)
-class Amount:
-    """What is measured."""
-
-    images: int = 1000
-    radii: tuple[float, ...] = RADII
-    steps: int = 10
-    severities: tuple[int, ...] = SEVERITIES
-    parts: tuple[str, ...] = PARTS
-
-    def entries(self) -> list[Entry]:
-        """The rows of the table, in order."""
-        clean = (Column("clean", 0),)
-        found = [Entry("no change", clean)]
-        if "attacks" in self.parts:
-            for name in ("fgsm", "pgd"):
-                found += [Entry(f"{name.upper()} {it:g}/255", (Column(name, it),)) for it in self.radii]
-        named = {"noise": ("Gaussian noise {:g}", NOISE), "blur": ("Gaussian blur {:g} px", BLUR)}
-        named["occlusion"] = ("occlusion {:g}", OCCLUSION)
-        for kind, (title, levels) in named.items():
-            if kind in self.parts:
-                found += [Entry(title.format(it), (Column(kind, it),)) for it in levels]
-        if "corruptions" in self.parts:
-            by_name = {name: tuple(Column(name, it) for it in self.severities) for name in CORRUPTIONS}
-            found += [Entry(f"corruption: {it.replace('_', ' ')}", of) for it, of in by_name.items()]
-            found.append(Entry("all corruptions", sum(by_name.values(), ())))
-        calibration = {"ece": "calibration error (ECE)", "brier": "Brier score", "nll": "cross-entropy"}
-        return found + [Entry(title, clean, name) for name, title in calibration.items()]
-
-
-QUICK = Amount(images=50, radii=(8.0,), steps=3, severities=(3,))
-
-
-# -- Measuring ----------------------------------------------------------------------------------------
 
 
 def sample(images: ImageFolder, count: int, seed: int) -> ImageFolder:
@@ -198,85 +153,6 @@ def _name(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-# -- Results ------------------------------------------------------------------------------------------
-
-
-def estimate(cells: Sequence[dict[Column, Any]], entry: Entry, count: int) -> tuple[Estimate, list[float]]:
-    """The value of a row for the networks of a group, with its interval, and each network's value."""
-    if entry.measure != "accuracy":
-        values = [own[entry.columns[0]][entry.measure] for own in cells]
-        if len(cells) == 1:
-            return Estimate(values[0], None, None), values
-        return estimate_over_networks(values, _HIGHEST[entry.measure]), values
-    # The mean over the columns, for each image.
-    scores = [
-        np.mean([unpack_hits(own[column]["hits"], count) for column in entry.columns], axis=0)
-        for own in cells
-    ]
-    values = [float(score.mean()) for score in scores]
-    if len(cells) == 1:
-        return estimate_over_images(scores[0]), values
-    return estimate_over_networks(values, _HIGHEST["accuracy"]), values
-
-
-def summarize(found: dict[str, Any], amount: Amount) -> list[dict[str, Any]]:
-    """A record for every group and row."""
-    records = []
-    for group, names in found["groups"].items():
-        for entry in amount.entries():
-            cells = [found["cells"][name] for name in names]
-            value, values = estimate(cells, entry, found["images"])
-            records.append(
-                {
-                    "group": group,
-                    "row": entry.title,
-                    "measure": entry.measure,
-                    "columns": [str(column) for column in entry.columns],
-                    **value._asdict(),
-                    "values": values,
-                }
-            )
-    return records
-
-
-def find_masking(found: dict[str, Any], amount: Amount) -> list[dict[str, Any]]:
-    """Networks on which PGD is weaker than FGSM, beyond chance: a sign that gradients are masked.
-
-    By the sign test on the images that only one of them changes the class of, 0.1 % level.
-    """
-    weaker = []
-    for name, cells in found["cells"].items():
-        for radius in amount.radii if "attacks" in amount.parts else ():
-            fgsm, pgd = (
-                unpack_hits(cells[Column(attack, radius)]["hits"], found["images"])
-                for attack in ("fgsm", "pgd")
-            )
-            only_fgsm, only_pgd = int((pgd & ~fgsm).sum()), int((fgsm & ~pgd).sum())
-            if only_fgsm > only_pgd:
-                chance = float(stats.binomtest(only_fgsm, only_fgsm + only_pgd, alternative="greater").pvalue)
-                if chance < 0.001:
-                    weaker.append({"network": name, "radius": radius, "p_value": chance})
-    return weaker
-
-
-def format_table(records: Sequence[dict[str, Any]]) -> str:
-    """A Markdown table: a line per row, a column per group; accuracy and ECE in percent."""
-    groups = list(dict.fromkeys(record["group"] for record in records))
-    rows = list(dict.fromkeys(record["row"] for record in records))
-    by_place = {(record["row"], record["group"]): record for record in records}
-
-    def text(record: dict[str, Any]) -> str:
-        scale, digits = (100, 1) if record["measure"] in ("accuracy", "ece") else (1, 3)
-        value, low, high = (
-            None if it is None else f"{scale * it:.{digits}f}"
-            for it in (record["value"], record["low"], record["high"])
-        )
-        return str(value) if low is None else f"{value} ({low} to {high})"
-
-    lines = [[row, *(text(by_place[row, group]) for group in groups)] for row in rows]
-    return table(["", *groups], lines)
-
-
 # -- Command line -------------------------------------------------------------------------------------
 
 
@@ -361,6 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "groups": found["groups"],
         "pgd_weaker_than_fgsm": weaker,
         "results": records,
+        "differences": compare_with_none(found, records),
     }
     save(draw(records, amount.radii), data, [], options)
     return 0

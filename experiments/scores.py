@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from experiments.statistics import LEVEL, mean_interval
+
 Floats = npt.NDArray[np.float64]
 BINS = 15
-_LEVEL = 0.95
 
 
 class Estimate(NamedTuple):
@@ -52,21 +53,15 @@ def estimate_over_images(values: npt.ArrayLike) -> Estimate:
     found = np.asarray(values, float)
     if np.isin(found, (0, 1)).all():
         return _wilson(int(found.sum()), len(found))
-    return _student(found, 1.0)
+    return estimate_over_networks(found.tolist(), 1.0)
 
 
 def estimate_over_networks(values: Sequence[float], highest: float = math.inf) -> Estimate:
     """Mean over at least two networks, with the part of Student's interval that is in [0, `highest`]."""
-    return _student(np.asarray(values, float), highest)
+    found = mean_interval(values)
+    return Estimate(found["mean"], max(found["low"], 0.0), min(found["high"], highest))
 
 
 def _wilson(hits: int, count: int) -> Estimate:
-    low, high = stats.binomtest(hits, count).proportion_ci(_LEVEL, method="wilson")
+    low, high = stats.binomtest(hits, count).proportion_ci(LEVEL, method="wilson")
     return Estimate(hits / count, float(low), float(high))
-
-
-def _student(values: Floats, highest: float) -> Estimate:
-    mean = float(values.mean())
-    error = float(values.std(ddof=1)) / math.sqrt(len(values))
-    half = float(stats.t.ppf((1 + _LEVEL) / 2, len(values) - 1)) * error
-    return Estimate(mean, max(mean - half, 0.0), min(mean + half, highest))

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from experiments import robustness, small_networks
+from experiments import robustness, robustness_table, small_networks
 from experiments.attacks import ATTACKS, attack
 from experiments.measuring import Column, Measure, load_pixels, pack_hits, unpack_hits
 from experiments.networks import Network, load_network
@@ -138,7 +138,7 @@ def test_attacks_draw_by_their_seed_alone(tmp_path: Path) -> None:
 
 
 def test_pgd_that_is_weaker_than_fgsm_is_noticed() -> None:
-    amount = robustness.Amount(radii=(8.0,), parts=("attacks",))
+    amount = robustness_table.Amount(radii=(8.0,), parts=("attacks",))
     hits = {"strong": np.arange(100) >= 90, "weak": np.arange(100) >= 70}
 
     def cells(fgsm: str, pgd: str) -> dict[Column, Any]:
@@ -146,7 +146,7 @@ def test_pgd_that_is_weaker_than_fgsm_is_noticed() -> None:
         return {Column(kind, 8.0): {"hits": pack_hits(hits[how])} for kind, how in kinds.items()}
 
     found = {"images": 100, "cells": {"good": cells("weak", "strong"), "masked": cells("strong", "weak")}}
-    assert [each["network"] for each in robustness.find_masking(found, amount)] == ["masked"]
+    assert [each["network"] for each in robustness_table.find_masking(found, amount)] == ["masked"]
 
 
 # -- Pixels and perturbations ---------------------------------------------------------------------------
@@ -326,7 +326,7 @@ def test_the_table(whole: Path, networks: Path, capsys: pytest.CaptureFixture[st
     assert set(expected) < set(rows)
     assert len(rows) == 1 + 2 + 9 + 15 + 1 + 3
     assert whole.with_suffix(".png").stat().st_size > 10_000
-    text = robustness.format_table(found["results"])
+    text = robustness_table.format_table(found["results"])
     assert text.splitlines()[0].split() == ["|", "|", "no", "mixing", "|", "HMix", "|"]
     assert len(text.splitlines()) == 2 + len(rows)
     for record in found["results"]:
@@ -433,3 +433,23 @@ def test_groups_are_of_networks_that_differ_in_the_seed() -> None:
     message = r"must have different seeds; b\.pt and d\.pt are both Mixup with seed 0"
     with pytest.raises(ValueError, match=message):
         groups(**some, d=network("mixup", 0))
+
+
+def test_differences_are_paired_by_the_seed() -> None:
+    def about(method: str, seed: int) -> dict[str, Any]:
+        return {"method": method, "seed": seed, "arch": "resnet8", "crop": None}
+
+    networks = {f"{method}{seed}": about(method, seed) for method in ("none", "hmix") for seed in range(4)}
+    found = {
+        "networks": networks,
+        "groups": {"no mixing": ["none1", "none2", "none3"], "HMix": ["hmix0", "hmix1", "hmix2"]},
+    }
+    rows = {"no mixing": [0.5, 0.7, 0.1], "HMix": [0.9, 0.6, 0.82]}  # pairs: 0.6 - 0.5, 0.82 - 0.7
+    records = [{"group": group, "row": "no change", "values": values} for group, values in rows.items()]
+    (difference,) = robustness_table.compare_with_none(found, records)
+    assert (difference["group"], difference["base"], difference["count"]) == ("HMix", "no mixing", 2)
+    assert difference["mean"] == pytest.approx(0.11)
+    assert difference["low"] == pytest.approx(0.11 - 12.7062 * 0.01, abs=1e-4)
+    assert difference["p"] == difference["p_holm"] == pytest.approx(0.0577, abs=1e-3)
+    alone = found | {"groups": {"HMix": ["hmix0", "hmix1", "hmix2"]}}
+    assert robustness_table.compare_with_none(alone, records[1:]) == []
