@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +19,10 @@ from experiments.networks import load_network
 from experiments.perturbations import Images, perturb
 from experiments.scores import brier_scores, expected_calibration_error
 from pipelines.constants import MEAN, STD
-from pipelines.folders import ImageFolder
 from pipelines.imagenet import val_pipeline
 from pipelines.loader import DALILoader
 from pipelines.records import Output
+from pipelines.sources import Source
 
 _BATCH = 100
 
@@ -37,9 +37,12 @@ class Column(NamedTuple):
         return f"{self.kind} {self.level:g}"
 
 
-def load_pixels(images: ImageFolder, image_size: int, resize_size: int | None) -> Images:
-    """The images as the validation pipeline makes them, before the normalisation: uint8 N x H x W x 3.
+def load_pixels(
+    images: Source, chosen: Sequence[int], image_size: int, resize_size: int | None
+) -> tuple[Images, list[int]]:
+    """Images as the validation pipeline makes them, before the normalisation, and their labels.
 
+    `chosen` are positions in the source; the images are uint8 N x H x W x 3.
     The pipeline resizes to uint8 and normalises in float32, so rounding its inverse gives the exact values.
     """
     pipeline = val_pipeline(
@@ -50,11 +53,13 @@ def load_pixels(images: ImageFolder, image_size: int, resize_size: int | None) -
         output=Output(image_size=image_size, layout="HWC"),
     )
     mean, std = np.array(MEAN), np.array(STD)
-    parts = [
-        np.rint(batch.permute(0, 2, 3, 1).numpy() * std + mean).astype(np.uint8)
-        for batch, _ in DALILoader(pipeline, layout="HWC")
-    ]
-    return np.concatenate(parts)
+    parts, labels, start = [], [], 0
+    for batch, own in DALILoader(pipeline, layout="HWC"):
+        kept = np.isin(np.arange(start, start + len(batch)), chosen)
+        parts.append(np.rint(batch.permute(0, 2, 3, 1).numpy()[kept] * std + mean).astype(np.uint8))
+        labels += own.numpy()[kept].tolist()
+        start += len(batch)
+    return np.concatenate(parts), labels
 
 
 def pack_hits(right: npt.NDArray[np.bool_]) -> str:

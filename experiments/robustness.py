@@ -3,9 +3,10 @@
 python -m experiments.robustness CHECKPOINT [CHECKPOINT ...] --data DIR [--output FILE.json] [--images N]
 
 CHECKPOINT is a network of the study, a checkpoint of the trainer (its averaged weights, if it has any), or a
-folder of them. DIR has val/ (or test/), class folders of images. One table compares the mixing methods, with
-95 % intervals: over the images (one network of a method), or over the networks (several). FILE.json has
-every number; the picture of the same name shows the accuracies.
+folder of them. DIR has val/ or test/ with class folders, or CIFAR's binary files. One table compares the
+mixing methods, with 95 % intervals: over the images (one network of a method), or over the networks
+(several). FILE.json has every number, and differences to no mixing, paired by the seed; the picture of the
+same name shows the accuracies.
 
 All networks see the same N images and the same draws: the same command gives the same numbers. Attacks
 change pixels in [0, 1]; the normalisation is part of the network. FGSM is one step, PGD --steps of
@@ -43,9 +44,10 @@ from experiments.robustness_table import (
     format_table,
     summarize,
 )
-from experiments.small_networks import find_split
+from pipelines.datasets import list_split
 from pipelines.files import expand_home
 from pipelines.folders import ImageFolder, list_images
+from pipelines.sources import Source
 from training.classes import map_classes
 from training.machine import describe_code, describe_command, describe_machine
 
@@ -53,14 +55,23 @@ SEED = 0
 PACKAGES = ("foolbox", "imagecorruptions-imaug", "scikit-image", "opencv-python-headless", "scipy")
 
 
-def sample(images: ImageFolder, count: int, seed: int) -> ImageFolder:
-    """At most `count` images, drawn without replacement, in their order."""
+def list_evaluation(data: Path) -> Source:
+    """The images of val/ or test/, or CIFAR's test images from its binary files."""
+    folders = [data / name for name in ("val", "test") if (data / name).is_dir()]
+    return list_images(folders[0]) if folders else list_split(data, "val")
+
+
+def sample(images: Source, count: int, seed: int) -> tuple[Source, list[int]]:
+    """At most `count` images, drawn without replacement: the source to read, and the positions in it."""
     if count >= len(images):
-        return images
-    chosen = np.sort(np.random.default_rng(seed).choice(len(images), count, replace=False))
-    return dataclasses.replace(
+        return images, list(range(len(images)))
+    chosen = np.sort(np.random.default_rng(seed).choice(len(images), count, replace=False)).tolist()
+    if not isinstance(images, ImageFolder):
+        return images, chosen
+    few = dataclasses.replace(
         images, files=[images.files[i] for i in chosen], labels=[images.labels[i] for i in chosen]
     )
+    return few, list(range(count))
 
 
 def group_networks(networks: Mapping[str, Network], files: Mapping[str, Path]) -> dict[str, list[str]]:
@@ -111,8 +122,8 @@ def measure(
     files = {_name(path): path for path in paths}
     networks = {name: load_network(path) for name, path in files.items()}
     groups = group_networks(networks, files)
-    images = sample(list_images(find_split(data, ("val", "test"))), amount.images, SEED)
-    pixels: dict[tuple[int, int | None], Images] = {}
+    images, chosen = sample(list_evaluation(data), amount.images, SEED)
+    loaded: dict[tuple[int, int | None], tuple[Images, list[int]]] = {}
     labels: dict[str, list[int]] = {}
     for name, network in networks.items():
         if "corruptions" in amount.parts and network.image_size < SMALLEST:
@@ -122,17 +133,18 @@ def measure(
             )
         classes = map_classes(images, network.classes, absent=None, split="--data", model=str(files[name]))
         size = (network.image_size, network.resize_size)
-        if size not in pixels:
-            pixels[size] = load_pixels(images, *size)
-        labels[name] = [classes.positions[label] for label in images.labels]
+        if size not in loaded:
+            loaded[size] = load_pixels(images, chosen, *size)
+        labels[name] = [classes.positions[label] for label in loaded[size][1]]
     sizes = {name: (network.image_size, network.resize_size) for name, network in networks.items()}
     columns = list(dict.fromkeys(column for entry in amount.entries() for column in entry.columns))
     keys = [f"{name} {column}" for column in columns for name in networks]
+    pixels = {size: values for size, (values, _) in loaded.items()}
     compute = Measure(files, sizes, pixels, labels, amount.steps, SEED, device)
-    settings = {"images": images.digest(), "steps": amount.steps, "seed": SEED}
+    settings = {"images": images.digest(), "count": len(chosen), "steps": amount.steps, "seed": SEED}
     cells = compute_cells(options, keys, settings, compute, workers=workers)
     return {
-        "images": len(images),
+        "images": len(chosen),
         "networks": {
             name: {
                 "file": files[name].name,
@@ -168,7 +180,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "checkpoints", nargs="+", type=expand_home, metavar="CHECKPOINT", help="file, or folder of *.pt files"
     )
-    parser.add_argument("--data", type=expand_home, required=True, help="folder with val/ or test/")
+    parser.add_argument(
+        "--data", type=expand_home, required=True, help="folder with val/ or test/, or CIFAR's binary files"
+    )
     parser.add_argument("--output", type=expand_home, default=default, help=f"default: {default}")
     parser.add_argument("--images", type=int, help=f"how many, drawn at random; default: {Amount.images}")
     parser.add_argument("--radii", type=float, nargs="+", help=f"of attacks, in 1/255; default: {radii}")

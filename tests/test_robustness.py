@@ -32,6 +32,7 @@ from pipelines.folders import list_images
 from pipelines.imagenet import val_pipeline
 from pipelines.records import Output
 from tests.image_sets import CLASSES
+from tests.sources import write_cifar10
 from tests.training_runs import status
 
 # -- Attacks, where the worst case is known ---------------------------------------------------------------
@@ -155,7 +156,7 @@ def test_pgd_that_is_weaker_than_fgsm_is_noticed() -> None:
 def test_pixels_are_those_of_the_pipeline(photos: Path) -> None:
     """The network gets from them what it gets from the pipeline."""
     images = list_images(photos / "val")
-    found = load_pixels(images, 32, 36)
+    found, _ = load_pixels(images, range(17), 32, 36)
     pipeline = val_pipeline(
         images, batch_size=17, num_threads=1, resize_size=36, output=Output(image_size=32)
     )
@@ -171,7 +172,28 @@ def test_pixels_of_lossless_images_of_the_right_size(tmp_path: Path) -> None:
     for number, image in enumerate(values):
         (tmp_path / str(number)).mkdir()
         Image.fromarray(image).save(tmp_path / str(number) / "a.png")
-    assert np.array_equal(load_pixels(list_images(tmp_path), 16, 16), values)
+    found, labels = load_pixels(list_images(tmp_path), [0, 2], 16, 16)
+    assert np.array_equal(found, values[[0, 2]])
+    assert labels == [0, 2]
+
+
+def test_images_are_drawn_once_from_any_source(tmp_path: Path) -> None:
+    """The same ones from class folders and from CIFAR's binary files."""
+    rng = np.random.default_rng(0)
+    pictures = [(rng.integers(0, 256, (32, 32, 3), np.uint8), number // 3) for number in range(30)]
+    names = [f"c{number}" for number in range(10)]
+    write_cifar10(tmp_path / "binary", pictures, pictures, names)
+    for number, (image, label) in enumerate(pictures):
+        folder = tmp_path / "folders" / "test" / names[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{number:02d}.png")
+    (values, labels), (others, other_labels) = (
+        load_pixels(*robustness.sample(robustness.list_evaluation(data), 12, 0), 32, 32)
+        for data in (tmp_path / "binary", tmp_path / "folders")
+    )
+    assert values.shape == (12, 32, 32, 3)
+    assert labels == other_labels
+    assert np.array_equal(values, others)
 
 
 @pytest.mark.parametrize("kind", ["noise", "blur", "occlusion", *CORRUPTIONS])
@@ -279,7 +301,7 @@ def test_a_checkpoint_has_the_accuracy_that_the_trainer_measured(checkpoint: Pat
         assert torch.equal(value, saved["ema"][name])
     images = list_images(photos / "val")
     size = (network.image_size, network.resize_size)
-    pixels = {size: load_pixels(images, *size)}
+    pixels = {size: load_pixels(images, range(17), *size)[0]}
     measure = Measure({"a": checkpoint}, {"a": size}, pixels, {"a": images.labels}, 1, 0, "cpu")
     found = measure("a clean 0")
     log = (checkpoint.parent / "metrics.jsonl").read_text().splitlines()
