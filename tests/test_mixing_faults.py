@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -10,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nvidia.dali import Pipeline, types
+from nvidia.dali import Pipeline, fn, types
 
 import dali_msda as msda
 from dali_msda.methods import MIXING
 from pipelines.folders import ImageFolder, list_images
 from pipelines.imagenet import train_pipeline, val_pipeline
 from pipelines.sources import Order
-from tests.running import build, image_source, random_images, run_mix, source
+from tests.running import build, image_source, mix_nodes, random_images, results, source
 
 Array = np.ndarray[Any, Any]
 BACKENDS = ["kernel", "hybrid", "graph"]
@@ -187,17 +188,23 @@ MIXED = {
 @pytest.mark.parametrize("method", MIXING)
 def test_methods(method: str, dtype: Any, typed: bool, layout: str, backend: str) -> None:
     images = planted_images(dtype, layout)
-    for name, probability in MIXED.items():
-        partner = np.roll(np.arange(COUNT, dtype=np.int32), -1)
-        result = run_mix(
+    partner = np.roll(np.arange(COUNT, dtype=np.int32), -1)
+    batches = itertools.cycle(MIXED.values())
+
+    def define() -> Any:
+        return mix_nodes(
             method,
             images,
             layout=layout,
             typed=typed,
             backend=backend,
-            probability=probability,
+            probability=fn.external_source(lambda: list(next(batches))),
             partner=partner,
         )
+
+    pipeline = build(define, COUNT)
+    for name, probability in MIXED.items():
+        (result,) = results(pipeline)
         drop_own = backend == "kernel" or method == "cutmix"
         assert_mixed(images, result.images, result.mask, partner, drop_own=drop_own)
         np.testing.assert_array_equal(result.lam[probability == 0], 1, name)
