@@ -18,7 +18,7 @@ from nvidia.dali import types
 from nvidia.dali.pipeline import DataNode
 
 from .layouts import LAYOUTS, output_layouts, picture_layout
-from .methods import TABLE, Argument, Beta, Method, methods_with
+from .methods import TABLE, Argument, Beta, Method, check_method, methods_with
 from .mixing import Convention, Granularity, check_argument, check_random, method_arguments
 from .signatures import BackendName, PerChannel, TargetForm
 from .validation import (
@@ -213,7 +213,7 @@ class DrawArguments(PartnerArguments):
     center: Sequence[int] | DataNode | None
 
     def __post_init__(self) -> None:
-        check_choice("method", self.method, tuple(TABLE))
+        check_method(self.method)
         object.__setattr__(self, "values", method_arguments(self.entry, self.values, _check_method_argument))
         super().__post_init__()
         for name, value in (("probability", self.probability), ("lam", self.lam)):
@@ -236,7 +236,7 @@ class DrawArguments(PartnerArguments):
 
         `others` are the names of what the call takes as well, for the error about a name that it does not.
         """
-        check_choice("method", method, tuple(TABLE))
+        check_method(method)
         unknown = [name for name in own if not methods_with(name)]
         check_known(TABLE[method], unknown, [*common, *others])
         given = {"alpha": alpha, **own}

@@ -13,8 +13,9 @@ from __future__ import annotations
 import inspect
 import keyword
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 from .masks import (
@@ -31,7 +32,7 @@ from .masks import (
     inside,
     mask_of_one_pixel,
 )
-from .validation import ArgumentValueError
+from .validation import ArgumentValueError, check_choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,8 @@ class Argument:
         Whether the number is in [0, 1]; otherwise it is above 0.
     zero : bool
         Whether 0 is allowed as well: an alpha of 0 means no mixing.
+    whole_from : int, optional
+        If given, the number is an integer of at least this.
     help : str
         One sentence.
     """
@@ -58,6 +61,7 @@ class Argument:
     cifar100: float | None = None
     fraction: bool = False
     zero: bool = False
+    whole_from: int | None = None
     help: str
 
     @property
@@ -65,17 +69,23 @@ class Argument:
         """The numbers it takes, for messages."""
         if self.fraction:
             return "in [0, 1]"
+        if self.whole_from is not None:
+            return f"an integer of at least {self.whole_from}"
         return "at least 0" if self.zero else "above 0"
 
     @property
     def expected_number(self) -> str:
         """The same, for messages about something that is no number."""
+        if self.whole_from is not None:
+            return self.expected
         return f"a number {'of ' if self.zero else ''}{self.expected}"
 
     def takes(self, number: float) -> bool:
         """Whether `number` is one of them."""
         if self.fraction:
             return 0.0 <= number <= 1.0
+        if self.whole_from is not None:
+            return isinstance(number, Integral) and number >= self.whole_from
         return 0.0 < number < math.inf or (self.zero and number == 0.0)
 
 
@@ -101,8 +111,8 @@ class Uniform:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Method:
-    """A way to choose the mask of a sample.
+class Entry:
+    """What any mixing method has, wherever it runs.
 
     Attributes
     ----------
@@ -114,15 +124,7 @@ class Method:
         Where the paper defines it.
     arguments : tuple of Argument
     draws : mapping of str to Beta or Uniform
-        What is drawn for every sample, by name. Every method also draws the row and column of a centre.
-    mask : callable
-        ``mask(f, grid, ...)`` returns :class:`.masks.Separable` or :class:`.masks.Dense`. Its further
-        parameters are named after draws and arguments.
-    binary : bool
-        Whether every weight is 0 or 1, so that uint8 pixels can be selected instead of blended.
-    drawn_lam : callable, optional
-        ``drawn_lam(f, ...)`` is the label weight for ``correct_lam=False``; its further parameters are named
-        like those of `mask`. By default the draw called "lam".
+        What is drawn for every sample, by name.
     """
 
     name: str
@@ -131,9 +133,6 @@ class Method:
     paper: str = ""
     arguments: tuple[Argument, ...] = ()
     draws: Mapping[str, Beta | Uniform] = field(default_factory=dict)
-    mask: Callable[..., Separable | Dense]
-    binary: bool = False
-    drawn_lam: Callable[..., Value] | None = None
 
     @property
     def defaults(self) -> dict[str, float]:
@@ -145,6 +144,31 @@ class Method:
         """The arguments that a single ``alpha`` sets."""
         drawn = {str(draw.alpha) for draw in self.draws.values() if isinstance(draw, Beta)}
         return tuple(name for name in self.defaults if name in drawn)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Method(Entry):
+    """A way to choose the mask of a sample, in a pipeline.
+
+    Besides its draws, every method draws the row and column of a centre.
+
+    Attributes
+    ----------
+    name, title, summary, paper, arguments, draws
+        See :class:`Entry`.
+    mask : callable
+        ``mask(f, grid, ...)`` returns :class:`.masks.Separable` or :class:`.masks.Dense`. Its further
+        parameters are named after draws and arguments.
+    binary : bool
+        Whether every weight is 0 or 1, so that uint8 pixels can be selected instead of blended.
+    drawn_lam : callable, optional
+        ``drawn_lam(f, ...)`` is the label weight for ``correct_lam=False``; its further parameters are named
+        like those of `mask`. By default the draw called "lam".
+    """
+
+    mask: Callable[..., Separable | Dense]
+    binary: bool = False
+    drawn_lam: Callable[..., Value] | None = None
 
     @property
     def values(self) -> tuple[str, ...]:
@@ -326,6 +350,12 @@ TABLE: dict[str, Method] = {
     )
 }
 
+# Well-known methods that cannot be in the table, and why.
+ELSEWHERE = {
+    "puzzlemix": "'puzzlemix' needs the model's gradients, which a pipeline does not have:"
+    " train_imagenet.py has --mix puzzlemix"
+}
+
 # Computed from the table at each look-up (see `__getattr__`), because it can grow.
 METHODS: tuple[str, ...]
 """The names of all methods."""
@@ -343,6 +373,14 @@ def __getattr__(name: str) -> Any:
     if name == "ARGUMENTS":
         return {argument.name: argument for method in TABLE.values() for argument in method.arguments}
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def check_method(method: object, known: Collection[str] = TABLE) -> None:
+    """Raise unless `method` is a name in `known`; for one that runs elsewhere, say where."""
+    if method not in known and method in ELSEWHERE:
+        expected = f"one of {', '.join(map(repr, known))} ({ELSEWHERE[str(method)]})"
+        raise ArgumentValueError("method", expected, method)
+    check_choice("method", method, tuple(known))
 
 
 def methods_with(argument: str) -> tuple[str, ...]:
@@ -382,12 +420,12 @@ def register(method: Method) -> Method:
     """
     if not isinstance(method, Method):
         raise TypeError(f"method must be a Method; got {method!r}")
-    names = ", ".join(TABLE)
+    names = ", ".join((*TABLE, *ELSEWHERE))
     for name in (method.name, *method.draws, *method.defaults):
         usable = name.isidentifier() and not keyword.iskeyword(name) and not name.startswith("_")
         if not usable or name in ("mix", "blend"):
             raise ArgumentValueError("name", "a Python name that the library does not use", name)
-    if method.name in TABLE:
+    if method.name in TABLE or method.name in ELSEWHERE:
         raise ArgumentValueError("name", f"none of {names}", method.name)
     for argument in method.arguments:
         same = __getattr__("ARGUMENTS").get(argument.name, argument)

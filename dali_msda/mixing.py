@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from .methods import TABLE, Argument, Beta, Method
+from .methods import TABLE, Argument, Beta, Entry, check_method
 from .validation import ArgumentTypeError, ArgumentValueError, check_choice, check_fraction, is_number
 
 Convention = Literal["reference", "paper"]
@@ -32,7 +32,7 @@ class Mixing:
         A field or an argument is not valid; the message has its name, what it must be and what came.
     """
 
-    method: str = field(metadata={"choices": lambda: tuple(TABLE)})
+    method: str
     """Mixing method."""
 
     # Not hashed, because a dict has no hash.
@@ -51,6 +51,12 @@ class Mixing:
     granularity: Granularity
     """Separate draws for every image, or one draw for all images of a batch."""
 
+    @classmethod
+    def methods(cls) -> Mapping[str, Entry]:
+        """The methods that it can name."""
+        # The table is read here, not at import, because users add methods to it.
+        return TABLE
+
     def __init__(
         self,
         method: str = "hmix",
@@ -63,11 +69,10 @@ class Mixing:
         **own: Scheduled,
     ) -> None:
         """Takes the method's own arguments as keywords, or by name in `arguments`."""
-        # The table is read here, not at import, because users add methods to it.
-        check_choice("method", method, tuple(TABLE))
+        check_method(method, self.methods())
         values = {
             "method": method,
-            "arguments": method_arguments(TABLE[method], {**(arguments or {}), **own}),
+            "arguments": method_arguments(self.methods()[method], {**(arguments or {}), **own}),
             "probability": probability,
             "label_smoothing": label_smoothing,
             "convention": convention,
@@ -86,10 +91,15 @@ class Mixing:
         if name == "probability":
             check_fraction(name, number)
         else:
-            check_argument(argument_of(TABLE[self.method], name), number)
+            check_argument(argument_of(self.entry, name), number)
+
+    @property
+    def entry(self) -> Entry:
+        """The method's entry."""
+        return self.methods()[self.method]
 
 
-def argument_of(method: Method, name: str) -> Argument:
+def argument_of(method: Entry, name: str) -> Argument:
     """The method's argument with that name."""
     return next(argument for argument in method.arguments if argument.name == name)
 
@@ -117,13 +127,13 @@ def _check_scheduled(argument: Argument, value: Any) -> None:
 
 
 def method_arguments(
-    method: Method, given: Mapping[str, Any], check: Callable[[Argument, Any], None] = _check_scheduled
+    method: Entry, given: Mapping[str, Any], check: Callable[[Argument, Any], None] = _check_scheduled
 ) -> dict[str, Any]:
     """All arguments of a method by name: those given, and the table's defaults for the others.
 
     Parameters
     ----------
-    method : Method
+    method : Entry
     given : mapping
         Some of the arguments; ``alpha`` sets all alphas.
     check : callable

@@ -16,11 +16,11 @@ from nvidia.dali.pipeline import DataNode, Pipeline, do_not_convert
 from .changing import values_of
 from .compat import declared_dtype, outputs_of
 from .dtypes import static_dtype
-from .methods import TABLE, Method
+from .methods import TABLE, Method, check_method
 from .mixing import method_arguments
 from .operators import mix
 from .record_labels import class_ids
-from .validation import ArgumentTypeError, ArgumentValueError, check_choice, check_fraction
+from .validation import ArgumentTypeError, ArgumentValueError, check_fraction
 
 # How many times each pipeline has been mixed: each time gets its own draws.
 _mixed: weakref.WeakKeyDictionary[Pipeline, int] = weakref.WeakKeyDictionary()
@@ -75,7 +75,7 @@ def with_mixing(
     ``fn.readers.mxnet`` returns float32 labels, as RecordIO stores them. With `num_classes` they count as
     class ids, which must be whole numbers.
     """
-    check_choice("method", method, tuple(TABLE))
+    check_method(method)
     several = isinstance(images, tuple | list)
     for name, place in [("images", place) for place in _as_tuple(images)] + [("labels", labels)]:
         wrong = isinstance(place, bool) or not isinstance(place, int | str)

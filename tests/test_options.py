@@ -20,6 +20,7 @@ from tests.trainer_process import Trainer
 from tests.training_runs import SMALL, status, without_clock
 from training.checkpoints import pack, unpack
 from training.config import DEMO, Config, resolve
+from training.methods import mixing_of
 from training.mix_schedule import MixSchedule
 from training.optimization import Optimization
 from training.options import options, parse, recorded_run, saved_settings, settings
@@ -82,6 +83,7 @@ CONFIGS = pytest.mark.parametrize(
             augmentation=Augmentation(crop_area=(0.3, 0.4), mirror_probability=0.0, auto_augment="rand"),
         ),
         Config(mixing=Mixing("hmix", ratio=0.0, label_smoothing=0.1, convention="paper", probability=0.0)),
+        Config(mixing=mixing_of("puzzlemix", eta=0.5, levels=4, granularity="batch")),
         Config(optimization=Optimization("adamw", betas=(0.8, 0.95), clip_grad_norm=2.0)),
         Config(optimization=Optimization("lamb", eps=1e-7)),
     ],
@@ -139,6 +141,8 @@ def test_names_are_those_of_before() -> None:
     new |= {"crop_aspect_ratio", "mirror_probability", "bad_files_limit", "storage_patience"}
     new |= {"val_labels", "allow_empty_classes", "from_config", "aux_loss_weight", "val_resize_size"}
     new |= {"optimizer", "optimizer_betas", "optimizer_eps", "ema_warmup", "crop_padding", "lr_milestones"}
+    new |= {f"mix_{name}" for name in ("beta", "gamma", "eta", "levels", "neighbor_size")}
+    new |= {"mix_transport_size", "mix_transport_cost"}
     assert now.keys() - FLAT.keys() == new
     assert [option.name for option in options()] == list(now)
 
@@ -209,6 +213,7 @@ def test_a_checkpoint_of_before_is_resumed(trainer: Trainer, photos: Path, tmp_p
         # Another method than the named run's: its own defaults.
         (named_run("imagenet_mixup"), ["--mix", "hmix"], {"alpha": 1.0, "ratio": 0.75}),
         (named_run("imagenet_hmix"), ["--mix", "gmix"], {"alpha": 1.0}),
+        (Config(mixing=mixing_of("puzzlemix", levels=2)), ["--mix", "gmix"], {"alpha": 1.0}),
         (
             named_run("imagenet_stochastic"),
             ["--mix-alpha", "2", "--mix-cutmix-alpha", "3"],
@@ -317,9 +322,12 @@ def test_help_is_that_of_the_records(capsys: pytest.CaptureFixture[str], stripe:
     with pytest.raises(SystemExit):
         train_imagenet.main(["--help"])
     said = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert "{none,mixup,cutmix,stochastic,hmix,gmix,stripe}" in said
+    assert "{none,mixup,cutmix,stochastic,hmix,gmix,stripe,puzzlemix}" in said
     assert "--mix-width {None}|FLOAT Width of the stripe. In [0, 1]. Default: 0.25 for stripe." in said
-    assert "0.8 for mixup, 1 for cutmix, 1 for hmix, 1 for gmix. Stands for all alphas of stochastic." in said
+    assert (
+        "1 for cutmix, 1 for hmix, 1 for gmix, 1 for puzzlemix. Stands for all alphas of stochastic." in said
+    )
+    assert "--mix-levels {None}|INT Values of the mask" in said
     assert "Share of the area that a random crop keeps. Without --data: 0.5 1.0. (default: 0.08 1.0)" in said
     assert "learning-rate schedule spans them. Without --data: 8. (default: 300)" in said
     assert "Default: 0.1 for sgd, 0.001 for adamw, 0.005 for lamb. Without --data: 0.05." in said

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dali_msda.methods import TABLE
 from dali_msda.mixing import Mixing
 from dali_msda.processors import read_text, usable_processors
 from dali_msda.validation import ArgumentError, check_integer, check_type
@@ -27,6 +26,7 @@ from pipelines.records import Augmentation, Output
 
 from .architectures import AUXILIARY, full_name
 from .limits import batch_bytes, most_workers, require_memory
+from .methods import GRIDS, needs_model
 from .mix_schedule import MixSchedule
 from .optimization import Optimization
 from .ranks import IN_ALL, Ranks
@@ -393,8 +393,10 @@ def resolve(config: Config, ranks: Ranks = Ranks()) -> Config:
 
 
 def _check_mixing(config: Config) -> None:
-    """Check that the schedule changes only what the method has."""
-    method, schedule = TABLE[config.mixing.method], config.mix_schedule
+    """Check that the schedule changes only what the method has, and that the method can use the images."""
+    method, schedule = config.mixing.entry, config.mix_schedule
+    fits = not needs_model(config.mixing) or config.image_size % GRIDS[0] == 0
+    require(config, fits, "image_size", f"even with --mix {method.name}")
     for name, fits in (
         ("alpha_start", bool(method.alphas)),
         ("probability_start", method.name != "none"),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
@@ -19,6 +20,7 @@ from .distributed import Processes
 from .hardware import autocast
 from .model import Average, build_model, build_schedule, checkpoint_activations, outputs_of
 from .progress import Progress
+from .state import Stateful
 from .weight_files import read_weight_file
 from .weight_settings import About
 from .weights import load_weights
@@ -83,6 +85,16 @@ def create_schedule(config: Config, optimizer: torch.optim.Optimizer, progress: 
     )
 
 
+class BatchMixer(Stateful, Protocol):
+    """Mixes batches with the help of the model, see :mod:`.mixers`."""
+
+    def __call__(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Mix the next batch."""
+
+    def preview(self, images: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mix the next batch, NxHxWx3, without taking it; return it with its masks, NxHxWx1."""
+
+
 class Learner:
     """Takes training steps.
 
@@ -98,6 +110,8 @@ class Learner:
         Of its parameters.
     average : Average, optional
         Of its weights.
+    mixer : BatchMixer, optional
+        Mixes the batches, if they do not come mixed.
 
     Attributes
     ----------
@@ -115,9 +129,11 @@ class Learner:
         scaler: GradScaler,
         schedule: LRScheduler,
         average: Average | None = None,
+        mixer: BatchMixer | None = None,
     ) -> None:
         self.model = model
         self.average = average
+        self.mixer = mixer
         self.schedule = schedule
         self._optimizer = optimizer
         self._scaler = scaler
@@ -142,13 +158,16 @@ class Learner:
         Returns
         -------
         Tensor
-            The loss of this process, a float32 scalar, still on the device: nothing here waits for it.
+            The loss of this process, a float32 scalar, still on the device: nothing here waits for it, except
+            a mixer.
         """
         config, losses, right = self._config, [], []
         loss_of = LOSSES[config.loss]
         self._optimizer.zero_grad(set_to_none=True)
         for left in reversed(range(config.accumulate)):
             images, targets = next(batches)
+            if self.mixer is not None:
+                images, targets = self.mixer(images, targets)
             # Each process adds up its gradients; the last pass averages them over the processes.
             with self._processes.without_reduction(self._replica) if left else contextlib.nullcontext():
                 with self.autocast():

@@ -19,6 +19,7 @@ from pipelines.sources import Order, Source
 from .bad_files import GuardedLoader, Quarantine
 from .config import Config
 from .distributed import Processes
+from .methods import mixing_of_pipeline
 
 
 class Loaders:
@@ -61,9 +62,11 @@ class Loaders:
     def _train_pipeline(self, images: Source, **options: Any) -> Any:
         config = self._config
         batches = self._order(images, shuffle=True).batches  # including those left over after the last step
+        mixing = mixing_of_pipeline(config.mixing)
+        schedule = config.mix_schedule.for_method(mixing.entry)
         return train_pipeline(
             images,
-            mix=config.mix_schedule.apply_to(config.mixing, batches),
+            mix=schedule.apply_to(mixing, batches),
             num_classes=len(images.classes),
             seed=config.seed,
             augmentation=config.augmentation,

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from dali_msda.methods import TABLE, Method
+from dali_msda.methods import TABLE, Entry
 from dali_msda.mixing import Mixing, Scheduled, argument_of, check_argument
 from dali_msda.validation import ArgumentValueError, check_fraction, check_integer
 from pipelines.ramps import Ramp
@@ -52,7 +52,7 @@ class MixSchedule:
                 self.ramp_epochs,
             )
 
-    def for_method(self, method: Method) -> MixSchedule:
+    def for_method(self, method: Entry) -> MixSchedule:
         """This schedule without the parts that `method` cannot use."""
         if method.name == "none":
             return MixSchedule()
@@ -66,7 +66,7 @@ class MixSchedule:
         arguments = dict(mixing.arguments)
         length = self.ramp_epochs * batches
         if self.alpha_start is not None:
-            for name in TABLE[mixing.method].alphas:
+            for name in mixing.entry.alphas:
                 arguments[name] = Ramp(self.alpha_start, _number(arguments[name]), length)
         probability = mixing.probability
         if self.probability_start is not None or self.off_epoch is not None:

@@ -23,7 +23,6 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
-from dali_msda.methods import TABLE
 from dali_msda.mixing import Mixing
 from dali_msda.validation import is_number
 from pipelines.files import expand_home
@@ -33,6 +32,7 @@ from .architectures import AUXILIARY
 from .config import ALIASES, DEMO, Config, as_options
 from .config import option as written
 from .inputs import read_json
+from .methods import methods, mixing_of
 from .optimization import DEFAULTS, Optimization
 
 
@@ -78,11 +78,13 @@ def options() -> list[Option]:
         for own in dataclasses.fields(kind):
             if kind is Mixing and own.name == "arguments":
                 found += [
-                    Option(_flat_name(field, name), field.name, name, float | None, _argument_help(name))
+                    Option(_flat_name(field, name), field.name, name, *_argument(name))
                     for name in _argument_names()
                 ]
             else:
-                parsed, text = _parsed_type(own, inner[own.name]), texts[own.name]
+                parsed, text = _parsed_type(inner[own.name]), texts[own.name]
+                if kind is Mixing and own.name == "method":
+                    parsed = Literal[tuple(methods())]
                 if kind is Optimization and own.name != "method":
                     parsed, text = parsed | None, f"{text} {_defaults_of_optimizers(own.name)}"
                 found.append(Option(_flat_name(field, own.name), field.name, own.name, parsed, text))
@@ -155,8 +157,8 @@ def settings(config: Config) -> dict[str, Any]:
 def saved_settings(saved: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a checkpoint; those it does not contain had their defaults."""
     method = saved.get("mix")
-    known = isinstance(method, str) and method in TABLE
-    default = Config(mixing=Mixing(str(method))) if known else Config()
+    known = isinstance(method, str) and method in methods()
+    default = Config(mixing=mixing_of(str(method))) if known else Config()
     # Earlier versions kept an alpha for "none", which does not use it.
     unused = {"mix_alpha": None} if method == "none" else {}
     # Earlier versions trained without auxiliary heads.
@@ -180,7 +182,7 @@ def _drop_unused(default: Config, given: Mapping[str, Any]) -> dict[str, Any]:
     """Defaults for the parts of the default's schedule that another method cannot use."""
     if given["mix"] == default.mixing.method:
         return {}
-    usable = default.mix_schedule.for_method(TABLE[given["mix"]])
+    usable = default.mix_schedule.for_method(methods()[given["mix"]])
     before, after = (
         _flatten(dataclasses.replace(default, mix_schedule=it)) for it in (default.mix_schedule, usable)
     )
@@ -275,12 +277,12 @@ def _update_record(record: Any, values: dict[str, Any]) -> Any:
         return dataclasses.replace(record, **given) if same else Optimization(**given)
     if not isinstance(record, Mixing):
         return dataclasses.replace(record, **values)
-    given = {name: values.pop(name) for name in _argument_names()}
-    given = {name: value for name, value in given.items() if value is not None}
+    own = {name: values.pop(name) for name in _argument_names()}
+    given = {name: value for name, value in own.items() if value is not None}
     before = dict(record.arguments) if values["method"] == record.method else {}
     if "alpha" in given:  # it sets all of them
-        before = {name: value for name, value in before.items() if name not in TABLE[record.method].alphas}
-    return dataclasses.replace(record, **values, arguments=before | given)
+        before = {name: value for name, value in before.items() if name not in record.entry.alphas}
+    return mixing_of(**values, arguments=before | given)
 
 
 def _flatten(config: Config) -> dict[str, Any]:
@@ -300,7 +302,7 @@ def _values(record: Any) -> dict[str, Any]:
 
 def _shown_arguments(mixing: Mixing) -> dict[str, Any]:
     """A method's arguments, with a single alpha if all its alphas are equal."""
-    alphas = TABLE[mixing.method].alphas
+    alphas = mixing.entry.alphas
     values = {mixing.arguments[name] for name in alphas}
     if len(values) != 1:
         return dict(mixing.arguments)
@@ -333,22 +335,24 @@ def _defaults_of_optimizers(name: str) -> str:
 
 def _argument_names() -> list[str]:
     """The arguments of all methods, each once."""
-    return list(dict.fromkeys(name for method in TABLE.values() for name in method.defaults))
+    return list(dict.fromkeys(name for method in methods().values() for name in method.defaults))
 
 
-def _argument_help(name: str) -> str:
-    """The help text of an argument: meaning, range, and default in each method that takes it."""
+def _argument(name: str) -> tuple[Any, str]:
+    """The type of a method's argument, and its help text: meaning, range, default in each method."""
     taken = {
         method.name: argument
-        for method in TABLE.values()
+        for method in methods().values()
         for argument in method.arguments
         if argument.name == name
     }
     first = next(iter(taken.values()))
     defaults = ", ".join(f"{argument.default:g} for {method}" for method, argument in taken.items())
     text = f"{first.help} {first.expected.capitalize()}. Default: {defaults}."
-    shared = [method.name for method in TABLE.values() if len(method.alphas) > 1]
-    return f"{text} Stands for all alphas of {', '.join(shared)}." if name == "alpha" and shared else text
+    shared = [method.name for method in methods().values() if len(method.alphas) > 1]
+    if name == "alpha" and shared:
+        text = f"{text} Stands for all alphas of {', '.join(shared)}."
+    return (float if first.whole_from is None else int) | None, text
 
 
 def _flat_name(holder: dataclasses.Field[Any], name: str) -> str:
@@ -356,10 +360,8 @@ def _flat_name(holder: dataclasses.Field[Any], name: str) -> str:
     return str(holder.metadata.get("names", {}).get(name, holder.metadata.get("prefix", "") + name))
 
 
-def _parsed_type(field: dataclasses.Field[Any], hint: Any) -> Any:
-    """A choice from the table, or those of several types that a command line can express."""
-    if choices := field.metadata.get("choices"):
-        return Literal[tuple(choices())]
+def _parsed_type(hint: Any) -> Any:
+    """Those of several types that a command line can express."""
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     return functools.reduce(operator.or_, (k for k in kinds if typing.get_origin(k) is not Callable))
 

@@ -19,6 +19,7 @@ from .hardware import choose_hardware, start_device
 from .inputs import Listing, list_dataset
 from .learner import Learner, create_model, create_schedule
 from .loaders import Loaders
+from .mixers import create_mixer
 from .model import Average
 from .nonfinite import FiniteWatch, NotFiniteError
 from .optimizers import create_optimizer
@@ -122,11 +123,14 @@ def _train(
     if (note := progress.describe_new_schedule()) is not None:
         processes.say(note)
 
-    # Optimiser and schedule.
+    # Optimiser, schedule, and mixing that needs the model.
     optimizer = state.register("optimizer", create_optimizer(config, model, processes))
     scaler = state.register("scaler", GradScaler(device.type, enabled=config.amp == "fp16"))
     schedule = create_schedule(config, optimizer, progress)
-    learner = Learner(config, processes, model, optimizer, scaler, schedule, average)
+    batches = progress.steps_per_epoch * config.accumulate
+    if (mixer := create_mixer(config, processes, model, scaler, batches)) is not None:
+        state.register("mixer", mixer, per_rank=True)
+    learner = Learner(config, processes, model, optimizer, scaler, schedule, average, mixer)
 
     # Output: late, so that bad input leaves no folder behind. The random draws that matter come after it.
     window = state.register("window", Window(device), per_rank=True)

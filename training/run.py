@@ -101,6 +101,8 @@ class Run:
             method = self.config.mixing.method
             title = f"First batch, --mix {method}; below: the mask, the weight of the image itself (white: 1)"
             batch = self.train_loader.attempt(lambda: loaders.first_batch(self.train_loader.images))
+            if self.learner.mixer is not None:
+                batch = self.learner.mixer.preview(*batch[:2])
             picture = batch_picture(*batch, self.train_loader.images.classes, title)
             self.output.picture("first_batch", picture)
         else:

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 
 from ..masks import Dense
-from ..methods import TABLE, Argument, Beta, Method, Uniform
+from ..methods import TABLE, Argument, Beta, Method, Uniform, check_method
 from ..mixing import Convention, check_argument, check_random, method_arguments
 from ..validation import check_choice, check_fraction, check_integer
 from .moments import Coefficients, Floats, Kronecker, OverMasks, Term, Weighted, check_size, shorten
@@ -62,7 +62,7 @@ class MaskDistribution:
         convention: str = "reference",
         arguments: Mapping[str, Any] | None = None,
     ) -> None:
-        check_choice("method", method, tuple(TABLE))
+        check_method(method)
         check_fraction("lam", lam)
         check_choice("convention", convention, get_args(Convention))
         entry = TABLE[method]
