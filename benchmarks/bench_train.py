@@ -32,6 +32,7 @@ from training.hardware import choose_hardware, start_device
 from training.inputs import list_dataset
 from training.learner import Learner, create_model, create_schedule
 from training.loaders import Loaders
+from training.mixers import create_mixer
 from training.optimizers import create_optimizer
 from training.progress import Progress
 
@@ -75,7 +76,9 @@ def create_learner(config: Config, num_classes: int, batches: int) -> Learner:
     progress.plan(config, batches)
     optimizer = create_optimizer(config, model, processes)
     scaler = GradScaler(device.type, enabled=config.amp == "fp16")
-    return Learner(config, processes, model, optimizer, scaler, create_schedule(config, optimizer, progress))
+    schedule = create_schedule(config, optimizer, progress)
+    mixer = create_mixer(config, processes, model, scaler, batches)
+    return Learner(config, processes, model, optimizer, scaler, schedule, mixer=mixer)
 
 
 def main() -> None:

@@ -346,6 +346,37 @@ def theory(content: Content) -> Rows:
     return rows
 
 
+_PUZZLEMIX = {
+    "hmix": "HMix",
+    "puzzlemix, nothing moved": "PuzzleMix, `--mix-transport-size 0`",
+    "puzzlemix": "PuzzleMix",
+}
+
+
+def puzzlemix(*contents: Content) -> Rows:
+    """Seconds of a training step with HMix and PuzzleMix, and the ratios; four columns for each file."""
+    rows = [["mixing"], *([title] for title in _PUZZLEMIX.values())]
+    for content in contents:
+        first = content["results"][0]
+        rows[0] += [
+            f"{first['arch']}, {first['image_size']} pixels: s per step",
+            "ratio",
+            "s of cores per step",
+            "ratio of cores",
+        ]
+        for row, name in zip(rows[1:], _PUZZLEMIX, strict=True):
+            found = only(content["results"], contender=name)
+            for seconds, ratio in (("step_s", "ratio"), ("cpu_s", "cpu_ratio")):
+                row.append(f"{found[seconds]['median']:.3f}")
+                spread = found[ratio]
+                row.append(
+                    "1"
+                    if name == "hmix"
+                    else f"{spread['median']:.2f} ({spread['q1']:.2f}-{spread['q3']:.2f})"
+                )
+    return rows
+
+
 TABLES: dict[str, Callable[..., Rows]] = {
     "loader": loader,
     "loader_short": loader_short,
@@ -363,6 +394,7 @@ TABLES: dict[str, Callable[..., Rows]] = {
     "gpu_cost": gpu_cost,
     "gpu_memory": gpu_memory,
     "theory": theory,
+    "puzzlemix": puzzlemix,
 }
 
 

@@ -27,7 +27,8 @@ from training.mix_schedule import MixSchedule
 from training.mixers import MIXERS, create_mixer
 from training.model import checkpoint_activations
 from training.options import parse, saved_settings, settings
-from training.puzzlemix import PuzzleMixer, costs_of, move_patches, pool_saliency
+from training.puzzle_costs import costs_of, move_patches, pool_saliency
+from training.puzzlemix import PuzzleMixer
 from training.ranks import Ranks
 
 N, SIZE, CLASSES = 6, 16, 3

@@ -22,6 +22,8 @@ file                                       contents
 `mix_schedule`, `optimization`             settings records: changes of the mixing; the optimiser
 `architectures`, `published`, `inputs`     what is checked before PyTorch is imported
 `ranks`, `distributed`, `hardware`         ranks and process groups; device and precision
+`methods`, `mixers`                        mixing that needs the model; what runs it
+`puzzlemix`, `puzzle_costs`, `puzzle_cut`  PuzzleMix: a batch; what its masks cost; which are best
 `demo`, `revision`, `machine`              the run without data; the commit; what a result is of
 ========================================== ==================================================================
 """

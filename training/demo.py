@@ -17,6 +17,7 @@ from .config import Config
 from .distributed import Processes
 from .hardware import autocast
 from .inputs import Listing
+from .methods import needs_model
 from .model import build_model, outputs_of
 from .trial import refusals
 
@@ -126,13 +127,15 @@ def measured_step(config: Config, image_size: int, batch_size: int, steps: int =
     images = torch.randn(batch_size, 3, image_size, image_size, device=device)
     images = images.to(memory_format=torch.channels_last)
     labels = torch.zeros(batch_size, dtype=torch.int64, device=device)
+    passes = 2 if needs_model(config.mixing) else 1  # of the model: the first one for its gradients
     times = []
     for _ in range(steps + 1):
         start = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        with refusals(sized, "image_size"), autocast(config, device):
-            found = outputs_of(model(images))
-        sum(functional.cross_entropy(logits.float(), labels) for logits in found).backward()  # type: ignore[union-attr]
+        for _ in range(passes):
+            with refusals(sized, "image_size"), autocast(config, device):
+                found = outputs_of(model(images))
+            sum(functional.cross_entropy(logits.float(), labels) for logits in found).backward()  # type: ignore[union-attr]
         optimizer.step()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
