@@ -24,10 +24,14 @@ from training.optimization import Optimization
 ROOT = Path(__file__).resolve().parent.parent
 NETWORKS = ("resnet56", "wrn_28_2", "preact_resnet18", "preact_resnet34", "preact_resnet50")
 
+# The paper has no result of PuzzleMix for the first network.
+TABLE_2 = [(network, mix) for network in NETWORKS for mix in METHODS]
+TABLE_2 += [(network, "puzzlemix") for network in NETWORKS[1:]]
+
 
 def test_names() -> None:
     table_1 = [f"imagenet100_{crop}_crop_{mix}" for crop in ("large", "small") for mix in ("mixup", "cutmix")]
-    table_2 = [f"cifar100_{network}_{mix}" for network in NETWORKS for mix in METHODS]
+    table_2 = [f"cifar100_{network}_{mix}" for network, mix in TABLE_2]
     table_3 = [f"imagenet_{mix}" for mix in METHODS]
     assert names() == sorted(table_1 + table_2 + table_3)
 
@@ -56,8 +60,7 @@ def test_table_3(mix: str) -> None:
     assert (config.lr_schedule, config.lr_step_epochs, config.warmup_epochs) == ("step", 75.0, 0.0)
 
 
-@pytest.mark.parametrize("mix", METHODS)
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(("network", "mix"), TABLE_2)
 def test_table_2(network: str, mix: str) -> None:
     """With the numbers of the paper's section 5, and of PuzzleMix's code where it gives none."""
     config = named_run(f"cifar100_{network}_{mix}")
@@ -101,7 +104,8 @@ def of_docstrings() -> dict[str, str]:
     for module in (imagenet, imagenet100):
         found |= {name: top1 for (name,), (top1,) in rows(module.__doc__ or "")}
     for (name,), numbers in rows(cifar100.__doc__ or ""):
-        found |= {name.replace("...", it): top1 for it, top1 in zip(NETWORKS, numbers, strict=True)}
+        networks = NETWORKS[1:] if name.endswith("puzzlemix") else NETWORKS
+        found |= {name.replace("...", it): top1 for it, top1 in zip(networks, numbers, strict=True)}
     return found
 
 
@@ -128,7 +132,8 @@ def test_the_document_agrees() -> None:
     for (first, *_), numbers in rows((ROOT / "docs" / "training.md").read_text()):
         start, _, mix = first.rpartition("_")
         if first in expected:
-            methods = ("mixup", "cutmix") if mix == "mixup" else METHODS
+            every = ("mixup", "cutmix") if mix == "mixup" else (*METHODS, "puzzlemix")
+            methods = [it for it in every if f"{start}_{it}" in expected]
             found |= {f"{start}_{it}": top1 for it, top1 in zip(methods, numbers, strict=True)}
     assert found == expected
 
