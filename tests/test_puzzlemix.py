@@ -236,6 +236,52 @@ def test_mixed_images_follow_their_masks(smoothing: float, transport_size: int) 
         assert mixed_targets.sum(1).tolist() == pytest.approx([1.0] * N)
 
 
+def test_masks_follow_prior_and_smoothness() -> None:
+    """With a heavy prior, levels near lam; with heavy smoothness in both directions, one level per image."""
+    images, targets = batch()
+    prior = mixer_with(fields={"eta": 1e4, "beta": 0.0})
+    draws = prior._draw(0, N)._replace(lam=np.array([0.0, 1.0, 0.5, 0.01, 0.99, 0.5]))
+    masks = prior._mix(images, targets, draws)[2]
+    assert masks.amin((1, 2)).tolist() == masks.amax((1, 2)).tolist() == [0.0, 1.0, 0.5, 0.0, 1.0, 0.5]
+    smooth = mixer_with(fields={"eta": 0.0, "beta": 1e4})
+    draws = prior._draw(0, N)._replace(grid=4)
+    masks = smooth._mix(images, targets, draws)[2]
+    assert torch.equal(masks.amin((1, 2)), masks.amax((1, 2)))
+
+
+def test_patches_move_where_their_image_is_seen() -> None:
+    """Each image shows one half; a salient patch at the other side of the border moves there."""
+    mixer = mixer_with(fields={"transport_size": 4, "transport_cost": 1.0})
+    draws = mixer._draw(0, 2)._replace(grid=2, partner=np.array([1, 0]))
+    masks = np.array([[[1.0, 1.0], [0.0, 0.0]]] * 2)  # above: the image itself; below: its partner
+    saliency = np.zeros((2, 4, 4))
+    saliency[0, 2, 1], saliency[1, 1, 3] = 0.9, 0.9
+    places = mixer._choose_places(masks, saliency, draws)
+    assert places is not None
+    own, partner = (each.reshape(2, 4, 4) for each in places)
+    as_they_are = np.arange(16).reshape(4, 4)
+    up, down = as_they_are.copy(), as_they_are.copy()
+    up[1, 1], up[2, 1] = as_they_are[2, 1], as_they_are[1, 1]
+    down[2, 3], down[1, 3] = as_they_are[1, 3], as_they_are[2, 3]
+    # Image 0 is seen above in its own mix, and below as the partner of image 1; there its patch is already.
+    assert own.tolist() == [up.tolist(), as_they_are.tolist()]
+    assert partner.tolist() == [down.tolist(), as_they_are.tolist()]
+
+
+def test_the_saliency_pass_computes_no_gradients_of_parameters() -> None:
+    class Watched(Spot):
+        seen: tuple[bool, bool] | None = None
+
+        def forward(self, images: Tensor) -> Tensor:
+            self.seen = self.training, self.weight.requires_grad
+            return super().forward(images)
+
+    model = Watched((2, 3), (13, 12), (0, 15))
+    mixer_with(model)._saliency(*batch())
+    assert model.seen == (False, False)
+    assert (model.training, model.weight.requires_grad) == (True, True)
+
+
 @pytest.mark.parametrize("fields", [{"probability": 0.0}, {"alpha": 0.0}])
 def test_without_mixing_nothing_is_computed(fields: dict[str, float]) -> None:
     class Unused(nn.Module):
