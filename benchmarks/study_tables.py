@@ -1,11 +1,11 @@
-"""The tables of the study, from the summary that :mod:`experiments.study` writes."""
+"""The tables of docs/study.md, from what :mod:`experiments.study` and :mod:`experiments.robustness` write."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.common import Content, select
+from benchmarks.common import Content, Record, only, select
 from benchmarks.tables import Rows, mix_title
 
 _CROPS = {"large": "80-100 %", "small": "25-40 %", "change": "*25-40 % less 80-100 %*"}
@@ -28,6 +28,15 @@ def methods(content: Content) -> Rows:
             ]
         )
     return rows
+
+
+def short(content: Content) -> Rows:
+    """Top-1 of every method at large crops, in one row."""
+    records = select(content["methods"], crop="large")
+    return [
+        ["", *(mix_title(record["method"]) for record in records)],
+        ["top-1, %", *(_mean(record["accuracy"]) for record in records)],
+    ]
 
 
 def pairs(content: Content) -> Rows:
@@ -57,6 +66,28 @@ def crops(content: Content) -> Rows:
     return rows
 
 
+def robustness(content: Content) -> Rows:
+    """Every row except the single corruptions: the mean over networks and half its interval."""
+    groups = list(content["groups"])
+    rows = [["", *groups]]
+    for row in dict.fromkeys(record["row"] for record in content["results"]):
+        if not row.startswith("corruption: "):
+            found = [only(content["results"], row=row, group=group) for group in groups]
+            rows.append([row, *map(_half_interval, found)])
+    return rows
+
+
+def _half_interval(record: Record) -> str:
+    """Accuracy and calibration error in per cent, others as they are."""
+    scale, digits = (100, 1) if record["measure"] in ("accuracy", "ece") else (1, 2)
+    value = f"{scale * record['value']:.{digits}f}"
+    if record["low"] is None:
+        return value
+    # Symmetric except where the measure ends.
+    half = max(record["high"] - record["value"], record["value"] - record["low"])
+    return f"{value} ± {scale * half:.{digits}f}"
+
+
 def _mean(found: dict[str, Any]) -> str:
     """In per cent, with the standard error."""
     error = "" if found["se"] is None else f" ± {100 * found['se']:.2f}"
@@ -78,6 +109,11 @@ def _p(p: float | None) -> str:
 
 TABLES: dict[str, Callable[..., Rows]] = {
     "study_methods": methods,
+    "study_short": short,
     "study_pairs": pairs,
     "study_crops": crops,
 }
+"""Of the study's summary."""
+
+ROBUSTNESS_TABLES: dict[str, Callable[..., Rows]] = {"robustness": robustness}
+"""Of the results of :mod:`experiments.robustness`."""

@@ -241,6 +241,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         file = found["networks"][each["network"]]["file"]
         print(f"warning: PGD is weaker than FGSM at {each['radius']:g}/255 on {file}: masked gradients?")
     data = {
+        "benchmark": "robustness",
+        "calculated": False,
         **describe_command("experiments.robustness", arguments=arguments),
         **describe_code(),
         "machine": describe_machine(PACKAGES),

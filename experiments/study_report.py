@@ -48,9 +48,9 @@ def report(results: Sequence[Record], settings: dict[str, Any], folder: Path) ->
     figure = draw(content)
     replace_whole(folder / PICTURE, lambda temporary: figure.savefig(temporary, dpi=150, format="png"))
     plt.close(figure)
-    for name in TABLES:
-        if content[name.removeprefix("study_")]:
-            print(f"\n{show(name, path, tables=TABLES)}")
+    for name in ("methods", "pairs", "crops"):
+        if content[name]:
+            print(f"\n{show(f'study_{name}', path, tables=TABLES)}")
     print()
 
 

@@ -23,6 +23,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional
 
 import train_imagenet
+from tests.grad_checkpointing import assert_checkpointing_changes_nothing
 from tests.trainer_process import ROOT, Trainer
 from tests.training_runs import SMALL, assert_same_run, lines, status, train, without_clock
 from training.architectures import TORCHVISION
@@ -30,7 +31,7 @@ from training.config import Config, resolve
 from training.distributed import Processes
 from training.export import export
 from training.learner import Learner, create_model, create_schedule
-from training.model import build_model, checkpoint_activations
+from training.model import build_model
 from training.optimizers import create_optimizer, parameter_groups
 from training.options import saved_settings
 from training.progress import Progress
@@ -124,30 +125,7 @@ def test_weight_decay_is_that_of_timm(name: str) -> None:
 
 @pytest.mark.parametrize("name", SMALLEST)
 def test_grad_checkpointing(name: str) -> None:
-    """Same gradients and statistics; fewer activations are kept."""
-    found = []
-    for checkpointing in (False, True):
-        torch.manual_seed(1)
-        model = build_model(f"timm/{name}", 3)
-        if checkpointing:
-            checkpoint_activations(model)
-        kept: list[int] = []
-
-        def count(tensor: Tensor, kept: list[int] = kept) -> Tensor:
-            kept.append(tensor.numel())
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            loss = model(torch.randn(2, 3, 64, 64)).square().sum()
-        loss.backward()
-        gradients = [parameter.grad for parameter in model.parameters()]
-        found.append(([*gradients, *model.state_dict().values()], sum(kept)))
-    (values, most), (again, fewer) = found
-    for before, after in zip(values, again, strict=True):
-        assert before is not None
-        assert after is not None
-        assert torch.equal(before, after)
-    assert fewer < most / 1.5
+    assert_checkpointing_changes_nothing(lambda: build_model(f"timm/{name}", 3), (2, 3, 64, 64))
 
 
 @pytest.fixture(scope="module")

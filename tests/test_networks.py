@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.grad_checkpointing import assert_checkpointing_changes_nothing
 from tests.training_runs import losses, train
 from training.architectures import SMALL_IMAGES, TORCHVISION, full_name, timm_names
-from training.model import build_model, checkpoint_activations
+from training.model import build_model
 from training.networks import NETWORKS, CifarResNet, PreActResNet, WideResNet
 from training.weight_settings import About
 
@@ -200,30 +201,7 @@ def test_initial_weights_follow_he() -> None:
 
 @pytest.mark.parametrize("network", SMALL.values(), ids=SMALL)
 def test_grad_checkpointing(network: Callable[[], nn.Module]) -> None:
-    """Same gradients and statistics; fewer activations are kept."""
-    found = []
-    for checkpointing in (False, True):
-        torch.manual_seed(1)
-        model = network()
-        if checkpointing:
-            checkpoint_activations(model)
-        kept: list[int] = []
-
-        def count(tensor: Tensor, kept: list[int] = kept) -> Tensor:
-            kept.append(tensor.numel())
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            loss = model(torch.randn(4, 3, 16, 16)).square().sum()
-        loss.backward()
-        gradients = [parameter.grad for parameter in model.parameters()]
-        found.append(([*gradients, *model.state_dict().values()], sum(kept)))
-    (values, most), (again, fewer) = found
-    for before, after in zip(values, again, strict=True):
-        assert before is not None
-        assert after is not None
-        assert torch.equal(before, after)
-    assert fewer < most / 1.5
+    assert_checkpointing_changes_nothing(network, (4, 3, 16, 16))
 
 
 # -- As --arch ---------------------------------------------------------------------------------------------
