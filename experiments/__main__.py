@@ -3,6 +3,9 @@
 python -m experiments                       list them
 python -m experiments all [--quick]         make all, in outputs/figures
 python -m experiments figure1 figure4       make some
+
+python -m experiments.study --help          small networks with every method, compared
+python -m experiments.robustness --help     networks under attacks, noise and corruptions
 """
 
 from __future__ import annotations
