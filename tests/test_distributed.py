@@ -257,7 +257,7 @@ def _status(torchrun: subprocess.Popen[bytes], timeout: float) -> int | None:
 
 
 def test_torchrun(trainer: Trainer, tmp_path: Path) -> None:
-    """Stopped by a signal, then a worker is killed: torchrun finishes the run on its own."""
+    """A worker is killed, and torchrun continues the run on its own; a signal to it stops the run."""
     data, output, log = tmp_path / "data", tmp_path / "run", tmp_path / "log"
     for split, counts in (("train", (17, 14, 12)), ("val", (5, 4, 4))):
         write_split(data / split, counts, lambda index, _: Image.fromarray(photo(40 + index, 50, index)))
@@ -273,30 +273,25 @@ def test_torchrun(trainer: Trainer, tmp_path: Path) -> None:
         path = output / "metrics.jsonl"
         return path.exists() and len(path.read_bytes().splitlines()) >= count
 
-    def start() -> subprocess.Popen[bytes]:
-        with log.open("ab") as file:
-            return subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file)
-
-    running: list[subprocess.Popen[bytes]] = []
+    with log.open("ab") as file:
+        torchrun = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file)
     try:
-        running.append(torchrun := start())
         _when(lambda: logged(4), torchrun)
+        os.kill(max(_workers(torchrun)), signal.SIGKILL)
+        _when(lambda: "--resume auto: resuming from" in log.read_text(), torchrun)
+        _when(lambda: logged(8), torchrun)
         torchrun.send_signal(signal.SIGUSR1)  # torchrun forwards it, because it was told to
         assert _status(torchrun, 120) not in (0, None), log.read_text()
-        step = torch.load(output / "last.pt", weights_only=True)["progress"]["step"]
-        said = log.read_text()
-        assert "SIGUSR1: finishing the step" in said
-        assert f"Stopped at step {step} of 15" in said
-        running.append(torchrun := start())
-        _when(lambda: logged(step + 3), torchrun)
-        os.kill(max(_workers(torchrun)), signal.SIGKILL)
-        assert _status(torchrun, 240) == 0, log.read_text()
     finally:
-        for process in running:
-            process.kill()
-            process.wait()
+        torchrun.kill()
+        torchrun.wait()
     said = log.read_text()
-    assert said.count("--resume auto: resuming from") == 2, said
+    step = torch.load(output / "last.pt", weights_only=True)["progress"]["step"]
+    assert "SIGUSR1: finishing the step" in said
+    assert f"Stopped at step {step} of 15" in said
+    assert said.count("--resume auto: resuming from") == 1, said
+    outcome = trainer.run(*settings, "--output", output, "--resume", "auto", processes=2)
+    assert outcome.statuses == [0, 0], outcome.said
     assert without_clock(output) == without_clock(tmp_path / "undisturbed")
     weights = [
         torch.load(path / "last.pt", weights_only=True)["model"]

@@ -108,12 +108,15 @@ for line in sys.stdin:
 """
 
 
+Run = Callable[[str], tuple[int, str]]
+
+
 @pytest.fixture(scope="module")
-def run_program(folder: Path) -> Iterator[Callable[[str], tuple[int, str]]]:
+def run_program() -> Iterator[Run]:
     """A function that runs a program in a process of its own; returns its exit status and output."""
     process = subprocess.Popen(
         [sys.executable, "-c", _PROGRAMS],
-        cwd=folder,
+        cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -134,9 +137,9 @@ def run_program(folder: Path) -> Iterator[Callable[[str], tuple[int, str]]]:
 
 
 @pytest.mark.parametrize("block", PYTHON.values(), ids=PYTHON)
-def test_python_runs(block: str, run_program: Callable[[str], tuple[int, str]]) -> None:
+def test_python_runs(block: str, folder: Path, run_program: Run) -> None:
     """Each block in a separate process, unchanged except for :data:`REPLACEMENTS`."""
-    status, said = run_program(make_runnable(block))
+    status, said = run_program(f"import os; os.chdir({str(folder)!r})\n{make_runnable(block)}")
     assert status == 0, said
 
 
@@ -162,32 +165,42 @@ def options(words: list[str]) -> set[str]:
     return {option for word in words for option in OPTION.findall(word.partition("=")[0])}
 
 
-@functools.cache
-def options_of(*command: str) -> set[str]:
-    """The options in the help of a Python program."""
-    run = subprocess.run(
-        [sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    return set(OPTION.findall(run.stdout))
+Options = Callable[[str], set[str]]
 
 
-def faults(words: list[str]) -> set[str]:
+@pytest.fixture(scope="module")
+def options_of(run_program: Run) -> Options:
+    """A function that finds the options in the help of a module."""
+
+    @functools.cache
+    def find(module: str) -> set[str]:
+        status, said = run_program(
+            f"import runpy, sys; sys.argv = [{module!r}, '--help']\n"
+            f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+        )
+        assert status == 0, said
+        return set(OPTION.findall(said))
+
+    return find
+
+
+def faults(words: list[str], options_of: Options) -> set[str]:
     """The parts of a command that do not exist."""
     if words[0] == "make":
         target, arguments = words[1], [a for word in words[2:] for a in shlex.split(word.partition("=")[2])]
-        known = options_of("train_imagenet.py") if target == "train" else options_of("-m", "pytest")
+        known = options_of("train_imagenet" if target == "train" else "pytest")
         targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         return ({target} - set(targets)) | (options(arguments) - known) | _missing_files(arguments)
     if "train_imagenet.py" in words:
         at = words.index("train_imagenet.py")
-        launchers = {"torchrun": options_of("-m", "torch.distributed.run"), "docker": DOCKER, "python": set()}
+        launchers = {"torchrun": options_of("torch.distributed.run"), "docker": DOCKER, "python": set()}
         return (options(words[:at]) - launchers[words[0]]) | (
-            options(words[at:]) - options_of("train_imagenet.py")
+            options(words[at:]) - options_of("train_imagenet")
         )
     if words[:2] == ["python", "-m"]:
         if importlib.util.find_spec(words[2]) is None:
             return {words[2]}
-        return options(words[3:]) - options_of("-m", words[2]) if options(words[3:]) else set()
+        return options(words[3:]) - options_of(words[2]) if options(words[3:]) else set()
     if words[:2] == ["pip", "install"]:
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
         extras = re.findall(r"[\w-]+(?=[,\]])", " ".join(words[2:]))
@@ -199,19 +212,18 @@ def _missing_files(words: list[str]) -> set[str]:
     return {word for word in words if "/" in word and word[0] != "/" and not (ROOT / word).exists()}
 
 
-def test_commands_exist() -> None:
+def test_commands_exist(options_of: Options) -> None:
     found = commands(README)
     assert {words[0] for words in found} == {*PROGRAMS, "docker/build.sh"}
     for words in found:
-        assert faults(words) == set(), shlex.join(words)
+        assert faults(words, options_of) == set(), shlex.join(words)
 
 
-def test_options_exist() -> None:
+def test_options_exist(options_of: Options) -> None:
     """Also options outside commands."""
     found = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", README))
-    known = options_of("train_imagenet.py") | options_of("-m", "torch.distributed.run") | DOCKER
-    known |= options_of("-m", "dali_msda.doctor") | options_of("-m", "pytest")
-    known |= options_of("-m", "benchmarks.gpu_day")
+    programs = ("train_imagenet", "torch.distributed.run", "dali_msda.doctor", "pytest", "benchmarks.gpu_day")
+    known = DOCKER.union(*map(options_of, programs))
     assert found - known == set()
 
 
@@ -228,8 +240,8 @@ dali_msda.doctor --jason`, `pip install '.[cuda11]'`, `make test ARGS="tests/tes
 """
 
 
-def test_wrong_commands_are_found() -> None:
-    assert [sorted(faults(words)) for words in commands(WRONG)] == [
+def test_wrong_commands_are_found(options_of: Options) -> None:
+    assert [sorted(faults(words, options_of)) for words in commands(WRONG)] == [
         ["tests"],
         ["--mx"],
         ["--mx", "--nproc-per-nod"],

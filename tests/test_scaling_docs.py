@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import yaml  # type: ignore[import-untyped]
-from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob  # type: ignore[import-untyped]
 from pydantic import ValidationError
 from torch.distributed.run import get_args_parser
 
@@ -206,6 +205,9 @@ def faults(manifest: dict[str, Any]) -> str:
     The generated models silently drop unknown fields and add some missing ones, so their output is compared
     with the input.
     """
+    # Its import takes a second.
+    from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob  # type: ignore[import-untyped]
+
     try:
         understood = TrainerV1alpha1TrainJob.from_dict(copy.deepcopy(manifest)).to_dict()
     except (ValidationError, ValueError, TypeError, AttributeError) as error:
