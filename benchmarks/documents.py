@@ -22,7 +22,7 @@ from benchmarks.common import Content, load
 from benchmarks.tables import show
 from pipelines.files import write_whole
 
-TABLES = tables.TABLES | gpu_tables.TABLES | study_tables.TABLES | study_tables.ROBUSTNESS_TABLES
+TABLES = tables.TABLES | gpu_tables.TABLES | study_tables.TABLES
 ROOT = Path(__file__).resolve().parent.parent
 
 _START = re.compile(r"^<!-- table: ", re.MULTILINE)

@@ -128,8 +128,5 @@ TABLES: dict[str, Callable[..., Rows]] = {
     "study_short": short,
     "study_pairs": pairs,
     "study_crops": crops,
+    "robustness": robustness,
 }
-"""Of the study's summary."""
-
-ROBUSTNESS_TABLES: dict[str, Callable[..., Rows]] = {"robustness": robustness}
-"""Of the results of :mod:`experiments.robustness`."""

@@ -29,7 +29,7 @@ import torch
 from torch import nn
 
 from experiments.figures import Claim, Options, average_rings, compute_cells, forget_cells, parse, save
-from experiments.small_networks import Recipe, accuracy, batches, find_split, some_of_each, train
+from experiments.small_networks import Recipe, batches, evaluate, find_split, some_of_each, train
 from pipelines.demo_data import make_demo_dataset
 from pipelines.folders import ImageFolder, list_images
 
@@ -113,7 +113,7 @@ def compute(options: Options, folder: Path, amount: Amount) -> dict[str, Any]:
         method, seed = key.split()
         model = train(training, method, int(seed), recipe)
         return {
-            "accuracy": accuracy(model, validation, recipe),
+            "accuracy": evaluate(model, validation, recipe)["accuracy"],
             "products": measure(model, measured, recipe).tolist(),
         }
 

@@ -37,13 +37,13 @@ from queue import Empty
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from dali_msda.methods import TABLE
 from dali_msda.mixing import Mixing
 from dali_msda.processors import usable_processors
-from experiments.small_networks import Recipe, Training, batches, find_split, some_of_each
+from experiments.networks import STUDY_VERSION
+from experiments.small_networks import Recipe, Training, evaluate, find_split, some_of_each
 from experiments.study_report import SUMMARY, report
 from pipelines.constants import MEAN, STD
 from pipelines.demo_data import make_demo_dataset
@@ -137,18 +137,6 @@ class Stopped(Exception):
     """The study was asked to stop; the run's state is saved."""
 
 
-def evaluate(model: nn.Module, images: ImageFolder, recipe: Recipe) -> dict[str, float]:
-    """Top-1 accuracy, 0 to 1, and mean cross-entropy."""
-    model.eval()
-    right, losses = [], []
-    with torch.no_grad():
-        for batch, labels in batches(images, recipe, threads=1):
-            logits = model(batch)
-            right.append(logits.argmax(1) == labels)
-            losses.append(nn.functional.cross_entropy(logits, labels.long(), reduction="none"))
-    return {"accuracy": float(torch.cat(right).double().mean()), "loss": float(torch.cat(losses).mean())}
-
-
 def run(plan: Plan, key: Key) -> None:
     """Train and measure one network; write its result, and the network before it.
 
@@ -188,14 +176,14 @@ def run(plan: Plan, key: Key) -> None:
         "settings": plan.settings(),
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         **describe_code(),
-        "training": evaluate(training.model, plan.training, recipe),
-        "validation": evaluate(training.model, plan.validation, recipe),
+        "training": evaluate(training.model, plan.training, recipe, threads=1),
+        "validation": evaluate(training.model, plan.validation, recipe, threads=1),
         "losses": losses,
         "epoch_seconds": sorted(wall)[len(wall) // 2],
         "epoch_cpu_seconds": sorted(cpu)[len(cpu) // 2],
     }
     content = {
-        "study": 1,
+        "study": STUDY_VERSION,
         **key._asdict(),
         "recipe": dataclasses.asdict(recipe),
         "classes": list(plan.training.classes),
