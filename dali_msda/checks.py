@@ -16,9 +16,6 @@ from .dtypes import as_type, static_dtype
 # The longest side of an image or a mask: JPEG files end at 65535 pixels.
 LONGEST_SIDE = 65536
 
-# Codes of the faults found while mixing.
-SIZES_DIFFER, LAYOUT_DIFFERS, CHANNELS_DIFFER, MASK_DIFFERS, IMAGES_MOVED = range(1, 6)
-
 _INTEGERS = {
     types.BOOL, types.UINT8, types.INT8, types.UINT16, types.INT16, types.UINT32, types.INT32, types.UINT64,
     types.INT64,

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from .checks import CHANNELS_DIFFER, IMAGES_MOVED, LAYOUT_DIFFERS, MASK_DIFFERS, SIZES_DIFFER
+from .fault_codes import CHANNELS_DIFFER, IMAGES_MOVED, LAYOUT_DIFFERS, MASK_DIFFERS, SIZES_DIFFER
 from .methods import MIXING
 
 _LIBRARY = Path(__file__).parent

@@ -8,6 +8,7 @@ from nvidia.dali.pipeline import DataNode
 
 from .arguments import ImageArguments
 from .checks import LONGEST_SIDE, cast_mirror
+from .factors import fold_factors
 
 
 def normalize_if_asked(images: DataNode, arguments: ImageArguments) -> DataNode:
@@ -49,13 +50,10 @@ def fits_kernel(arguments: ImageArguments) -> bool:
 
 
 def linear_factors(images: DataNode, arguments: ImageArguments) -> DataNode:
-    """a and b of ``(image - a) * b``: a for each of the n channels, then b, float32 [2n].
-
-    DALI's operator folds scale and shift into mean and std in the same way: the results are equal to the bit.
-    """
-    given = (arguments.mean, arguments.std, arguments.scale, arguments.shift)
-    mean, std, scale, shift = (np.atleast_1d(np.asarray(one, np.float32)).astype(np.float64) for one in given)
-    factors = np.stack(np.broadcast_arrays(mean - shift * (std / scale), scale / std)).astype(np.float32)
+    """a and b of :func:`.factors.fold_factors`: a for each of the n channels, then b, float32 [2n]."""
+    assert arguments.mean is not None
+    assert arguments.std is not None
+    factors = fold_factors(arguments.mean, arguments.std, arguments.scale, arguments.shift)
     if _count(arguments) is not None:
         return types.Constant(factors.reshape(-1), device="cpu")
     many = types.Constant(np.repeat(factors, LONGEST_SIDE, axis=1), device="cpu")

@@ -10,7 +10,7 @@ import pytest
 
 from dali_msda.backends.numba.compiled import RUN, compiled
 from dali_msda.backends.numba.entry_points import _build_mix
-from dali_msda.checks import IMAGES_MOVED, SIZES_DIFFER
+from dali_msda.fault_codes import IMAGES_MOVED, SIZES_DIFFER
 
 Tables = tuple[int, int, int, int]
 Image = np.ndarray[Any, Any]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dali_msda.backends.numba.kernels import mix_image, write_targets
-from dali_msda.checks import LAYOUT_DIFFERS, MASK_DIFFERS, SIZES_DIFFER
+from dali_msda.fault_codes import LAYOUT_DIFFERS, MASK_DIFFERS, SIZES_DIFFER
 from dali_msda.methods import METHODS, TABLE
 from tests.kernels import NO_LAYOUT, mask_weights
 

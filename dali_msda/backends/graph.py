@@ -16,17 +16,10 @@ from nvidia.dali import fn, math, types
 from nvidia.dali.pipeline import DataNode, Pipeline
 
 from ..arguments import DrawArguments, ImageArguments, LabelArguments
-from ..checks import (
-    LAYOUT_DIFFERS,
-    LONGEST_SIDE,
-    MASK_DIFFERS,
-    SIZES_DIFFER,
-    check_fault,
-    check_label_range,
-    with_layout,
-)
+from ..checks import LONGEST_SIDE, check_fault, check_label_range, with_layout
 from ..draws import Draws, float64_constant
 from ..dtypes import as_type, static_dtype
+from ..fault_codes import LAYOUT_DIFFERS, MASK_DIFFERS, SIZES_DIFFER
 from ..layouts import mask_layout
 from ..masks import Axis, Dense, Grid, Separable, chosen
 from ..normalization import normalize_if_asked

@@ -1,22 +1,19 @@
-"""Everything that uses private names of DALI and Numba, which a new version may remove.
+"""Everything that uses private names of DALI's plugin for Numba, which a new version may remove.
 
-Checked with DALI 2.4 and Numba 0.68.
+Checked with DALI 2.4. For those of Numba itself see :mod:`.intrinsics`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from numba.np.unsafe.ndarray import to_fixed_tuple
-from nvidia.dali.plugin.numba import NumbaFunction, address_as_void_pointer
+from nvidia.dali.plugin.numba import NumbaFunction
 
 for _hook in ("_get_run_fn_cpu", "_get_setup_fn_cpu"):
     if not hasattr(NumbaFunction, _hook):
         raise ImportError(f"DALI's plugin for Numba has no {_hook}: this DALI is newer than the tested one")
 
 _SHOWN = "CompiledOperator (only backend='graph' can be serialized)"
-
-__all__ = ["CompiledOperator", "address_as_void_pointer", "to_fixed_tuple"]
 
 
 class CompiledOperator(NumbaFunction):

@@ -20,7 +20,7 @@ import numpy as np
 from numba import carray  # type: ignore[attr-defined]
 from numba.core import types as numba_types
 
-from .compat import address_as_void_pointer
+from .intrinsics import address_as_void_pointer
 
 _LIBRARY = Path(__file__).parents[2]
 _POINTER, _INT = numba_types.uint64, numba_types.int32

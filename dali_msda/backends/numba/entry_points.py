@@ -12,14 +12,16 @@ from nvidia.dali import fn, types
 from nvidia.dali.pipeline import DataNode
 
 from ...arguments import DrawArguments, ImageArguments, LabelArguments
-from ...checks import IMAGES_MOVED, check_label_range
+from ...checks import check_label_range
 from ...draws import Draws
+from ...fault_codes import IMAGES_MOVED
 from ...masks import Separable
 from ...normalization import linear_factors
-from .compat import CompiledOperator, address_as_void_pointer
+from .compat import CompiledOperator
 from .compiled import RUN, RUN_BATCH, SETUP, compiled, data_of, integers, shape1, shape2, shape3
 from .drawn import numbers_of, parts_of
 from .formulas import fingerprint
+from .intrinsics import address_as_void_pointer
 from .kernels import (
     join_mask,
     mask_writer,

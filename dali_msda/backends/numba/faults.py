@@ -9,10 +9,12 @@ from numba import carray  # type: ignore[attr-defined]
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import DataNode
 
-from ...checks import LAYOUT_DIFFERS, LONGEST_SIDE, MASK_DIFFERS, SIZES_DIFFER, with_layout
+from ...checks import LONGEST_SIDE, with_layout
+from ...fault_codes import LAYOUT_DIFFERS, MASK_DIFFERS, SIZES_DIFFER
 from ...layouts import is_sequence
-from .compat import CompiledOperator, address_as_void_pointer
+from .compat import CompiledOperator
 from .compiled import RUN_BATCH, SETUP, compiled, integers
+from .intrinsics import address_as_void_pointer
 
 _LETTER_C, _LETTER_H = ord("C"), ord("H")
 
@@ -107,7 +109,7 @@ def find_faults(
     Returns
     -------
     indices, fault : DataNode
-        int32 [1]: `partner`, and 0 or one of the faults of :mod:`dali_msda.checks`.
+        int32 [1]: `partner`, and 0 or one of the faults of :mod:`dali_msda.fault_codes`.
     """
     sources = [] if source is None else [source]
     on_gpu = any(node.device == "gpu" for node in mask)

@@ -15,12 +15,12 @@ from typing import Any
 import numba
 import numpy as np
 
-from ...checks import CHANNELS_DIFFER, LAYOUT_DIFFERS, MASK_DIFFERS, SIZES_DIFFER
+from ...fault_codes import CHANNELS_DIFFER, LAYOUT_DIFFERS, MASK_DIFFERS, SIZES_DIFFER
 from ...masks import Axis, Grid, Separable
 from ...methods import Method
 from . import functions
-from .compat import to_fixed_tuple
 from .formulas import chosen, compiled_formula, fingerprint
+from .intrinsics import to_fixed_tuple
 
 _ONE, _ZERO, _INFINITY = np.float32(1.0), np.float32(0.0), np.float32(np.inf)
 _LETTER_C, _LETTER_H = ord("C"), ord("H")
@@ -268,7 +268,7 @@ def _height_of(weights: Any) -> Any:
 
 @numba.njit
 def _find_fault(own: Any, partner: Any, weights: Any, channels_first: bool, layout: Any, clips: bool) -> int:
-    """0, or why the images cannot be mixed: one of the faults of :mod:`dali_msda.checks`."""
+    """0, or why the images cannot be mixed: one of the faults of :mod:`dali_msda.fault_codes`."""
     # The graph turns a fault into an error; this code only has to avoid reading beyond a smaller partner.
     if own.shape != partner.shape:
         return SIZES_DIFFER
@@ -315,7 +315,7 @@ def mix_image(
     lam : float32 [1], output
         The label weight, if there is a weight for every pixel; for a mask in one vector it is known already.
     fault : int32 [1], output
-        0, or one of the faults of :mod:`dali_msda.checks`; then the image is copied, unmixed.
+        0, or one of the faults of :mod:`dali_msda.fault_codes`; then the image is copied, unmixed.
     own, partner : uint8, int16, uint16 or float32, three-dimensional, C-contiguous
         The images.
     weights : float32 [2 + H + W] or [H, W]

@@ -9,9 +9,10 @@ from nvidia.dali import fn, math, types
 from nvidia.dali.pipeline import DataNode
 
 from ...arguments import DrawArguments, ImageArguments
-from ...checks import MASK_DIFFERS, check_fault, with_layout
+from ...checks import check_fault, with_layout
 from ...draws import Draws
 from ...dtypes import as_type, static_dtype
+from ...fault_codes import MASK_DIFFERS
 from ...layouts import is_sequence, mask_layout
 from ...masks import Dense, Separable
 from ...normalization import fits_kernel, normalize_if_asked
