@@ -174,9 +174,10 @@ def mix(
     Returns
     -------
     images : DataNode
-        Mixed images: dtype, layout and device of the input. Integers are rounded to nearest: at most 0.5
-        from the exact mixture, for 16 bits 0.51, because weights and products are float32. With `mean`
-        and `std`: `output_dtype` in `output_layout`. A list if `images` is a sequence.
+        Mixed images: dtype, layout and device of the input. Integers are rounded to nearest, halves away
+        from 0 on the CPU and to even on the GPU: at most 0.5 from the exact mixture, for 16 bits 0.51,
+        because weights and products are float32. With `mean` and `std`: `output_dtype` in
+        `output_layout`. A list if `images` is a sequence.
     targets : DataNode or Pair
         float32 [num_classes], on the device of the images; those of class ids sum to 1. Absent without
         labels. A single result comes without a tuple.

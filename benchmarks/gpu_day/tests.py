@@ -29,7 +29,7 @@ def run(job: Job) -> None:
     outcomes = job.scratch / "outcomes.jsonl"
     outcomes.unlink(missing_ok=True)
     # Most of the time goes into building pipelines, on the CPU.
-    side_by_side = 0 if job.quick else min(8, usable_processors() // 2)
+    side_by_side = 0 if job.quick else min(12, usable_processors() * 3 // 4)
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-n", str(side_by_side), "-p", "no:cacheprovider"]
     command += ["-p", "benchmarks.gpu_day.recorder", "--maxfail=30"]
     if job.quick:
