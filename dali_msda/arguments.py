@@ -7,20 +7,25 @@ known only at run time.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self, get_args
 
-import numpy as np
 from nvidia.dali import types
 from nvidia.dali.pipeline import DataNode
 
+from .common_arguments import (
+    check_given_together,
+    check_known,
+    check_same_length,
+    check_scale_and_shift,
+    per_channel,
+)
 from .layouts import LAYOUTS, output_layouts, picture_layout
 from .methods import TABLE, Argument, Beta, Method, check_method, methods_with
 from .mixing import Convention, Granularity, check_argument, check_random, method_arguments
-from .signatures import BackendName, PerChannel, TargetForm
+from .signatures import BackendName, PerChannel
 from .validation import (
     ArgumentTypeError,
     ArgumentValueError,
@@ -74,20 +79,6 @@ def _check_center(center: object) -> None:
             raise ArgumentValueError(name, "a pixel index of at least 0", value)
 
 
-def _per_channel(name: str, given: Any) -> float | tuple[float, ...]:
-    """A finite number for all channels, or one for each; raise unless `given` is that."""
-    values = given.tolist() if isinstance(given, np.ndarray) else given
-    single = is_number(values)
-    sequence = [values] if single else values
-    if isinstance(sequence, str) or not isinstance(sequence, Sequence) or not sequence:
-        raise ArgumentTypeError(name, "a number, or one number per channel", given)
-    if not all(map(is_number, sequence)):
-        raise ArgumentTypeError(name, "a number, or one number per channel", given)
-    if not all(map(math.isfinite, sequence)) or (name == "std" and min(sequence) <= 0):
-        raise ArgumentValueError(name, "above 0 in every channel" if name == "std" else "finite", given)
-    return float(values) if single else tuple(map(float, values))
-
-
 def _check_normalization(arguments: ImageArguments) -> None:
     """Raise unless the arguments are valid; without `mean` and `std` all must be left out."""
     mean, std = arguments.mean, arguments.std
@@ -96,12 +87,7 @@ def _check_normalization(arguments: ImageArguments) -> None:
     if arguments.output_dtype not in OUTPUT_DTYPES.values():
         expected = f"one of {', '.join(f'types.{name}' for name in OUTPUT_DTYPES)}"
         raise ArgumentValueError("output_dtype", expected, arguments.output_dtype)
-    for name in ("scale", "shift"):
-        value = getattr(arguments, name)
-        if not is_number(value):
-            raise ArgumentTypeError(name, "a number", value)
-        if not math.isfinite(value) or (name == "scale" and value == 0):
-            raise ArgumentValueError(name, "finite and not 0" if name == "scale" else "finite", value)
+    check_scale_and_shift(arguments.scale, arguments.shift)
     if not is_node("mirror", arguments.mirror) and arguments.mirror not in (0, 1):
         raise ArgumentValueError("mirror", "0, 1 or a DALI node", arguments.mirror)
     check_flag("pad_output", arguments.pad_output)
@@ -110,8 +96,7 @@ def _check_normalization(arguments: ImageArguments) -> None:
             value = getattr(arguments, field.name)
             if field.name != "layout" and (isinstance(value, DataNode) or value != field.default):
                 raise ArgumentValueError(field.name, "left out without mean= and std=", value)
-    if isinstance(mean, tuple) and isinstance(std, tuple) and len(mean) != len(std):
-        raise ValueError(f"mean and std must have the same length; got {len(mean)} and {len(std)}")
+    check_same_length(mean, std)
 
 
 # The records below hold the checked arguments of the public functions; :func:`dali_msda.mix` describes them.
@@ -134,12 +119,10 @@ class ImageArguments:
 
     def __post_init__(self) -> None:
         check_choice("layout", self.layout, LAYOUTS)
-        if (self.mean is None) != (self.std is None):
-            given = f"mean={self.mean!r}, std={self.std!r}"
-            raise ValueError(f"mean and std must be given together; got {given}")
+        check_given_together(self.mean, self.std)
         for name in ("mean", "std"):
             if (given := getattr(self, name)) is not None:
-                object.__setattr__(self, name, _per_channel(name, given))
+                object.__setattr__(self, name, per_channel(name, given))
         _check_normalization(self)
 
     @property
@@ -157,26 +140,6 @@ class ImageArguments:
         """The same for the form of :func:`.layouts.as_pictures`."""
         output = None if self.output_layout == self.layout else self.output_layout
         return replace(self, layout=picture_layout(self.layout), output_layout=output)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelArguments:
-    """What becomes of the labels."""
-
-    num_classes: int | None
-    label_smoothing: float = 0.0
-    output: str = "dense"
-    correct_lam: bool = True
-
-    def __post_init__(self) -> None:
-        if self.num_classes is not None:
-            check_integer("num_classes", self.num_classes, 1)
-        check_fraction("label_smoothing", self.label_smoothing)
-        check_choice("output", self.output, get_args(TargetForm))
-        if self.output == "pair" and self.label_smoothing:
-            expected = "0 with output='pair', where smoothing is the loss's own"
-            raise ArgumentValueError("label_smoothing", expected, self.label_smoothing)
-        check_flag("correct_lam", self.correct_lam)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,15 +227,6 @@ class DrawArguments(PartnerArguments):
     def entry(self) -> Method:
         """The method's entry in the table."""
         return TABLE[self.method]
-
-
-def check_known(method: Method, unknown: Sequence[str], common: Iterable[str]) -> None:
-    """Raise TypeError for the first unknown argument, if any."""
-    if unknown:
-        known = list(dict.fromkeys([*method.defaults, *common]))
-        close = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.7)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise TypeError(f"{method.name} has no argument {unknown[0]!r}; {hint}it takes {', '.join(known)}")
 
 
 def check_node(name: str, value: object) -> None:

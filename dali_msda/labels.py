@@ -8,10 +8,10 @@ import numpy as np
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import DataNode
 
-from .arguments import LabelArguments
 from .backends import Backend, graph
 from .backends.graph import one_hot_targets, to_device
 from .checks import cast_labels, check_label_range, check_vectors, wait_for
+from .common_arguments import LabelArguments
 from .dtypes import FLOATS, as_type, static_dtype
 from .signatures import Pair
 from .validation import ArgumentValueError

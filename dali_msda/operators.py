@@ -13,15 +13,14 @@ from nvidia.dali.pipeline import DataNode
 from .arguments import (
     DrawArguments,
     ImageArguments,
-    LabelArguments,
     PartnerArguments,
     as_views,
-    check_known,
     check_labels,
     check_number,
     is_node,
 )
 from .checks import check_image_dtype
+from .common_arguments import LabelArguments, check_known
 from .draws import as_vector, float64_constant
 from .dtypes import as_type
 from .labels import unmixed_labels

@@ -16,13 +16,13 @@ from nvidia.dali.pipeline import DataNode, do_not_convert
 from .arguments import (
     DrawArguments,
     ImageArguments,
-    LabelArguments,
     PartnerArguments,
     as_views,
     check_node,
 )
 from .backends import Backend, Mixed, choose, graph
 from .checks import check_image_dtype, wait_for
+from .common_arguments import LabelArguments
 from .draws import Draws, draw_numbers, draw_partner
 from .labels import Labels, mix_read_labels, read_labels
 from .layouts import as_pictures, from_pictures, layouts_of, picture_layout

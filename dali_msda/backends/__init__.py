@@ -13,7 +13,8 @@ from ..masks import Dense, Separable
 if TYPE_CHECKING:
     from nvidia.dali.pipeline import DataNode
 
-    from ..arguments import DrawArguments, ImageArguments, LabelArguments
+    from ..arguments import DrawArguments, ImageArguments
+    from ..common_arguments import LabelArguments
     from ..draws import Draws
 
 

@@ -15,8 +15,9 @@ import numpy as np
 from nvidia.dali import fn, math, types
 from nvidia.dali.pipeline import DataNode, Pipeline
 
-from ..arguments import DrawArguments, ImageArguments, LabelArguments
+from ..arguments import DrawArguments, ImageArguments
 from ..checks import LONGEST_SIDE, check_fault, check_label_range, with_layout
+from ..common_arguments import LabelArguments
 from ..draws import Draws, float64_constant
 from ..dtypes import as_type, static_dtype
 from ..fault_codes import LAYOUT_DIFFERS, MASK_DIFFERS, SIZES_DIFFER

@@ -11,8 +11,9 @@ from numba import carray  # type: ignore[attr-defined]
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import DataNode
 
-from ...arguments import DrawArguments, ImageArguments, LabelArguments
+from ...arguments import DrawArguments, ImageArguments
 from ...checks import check_label_range
+from ...common_arguments import LabelArguments
 from ...draws import Draws
 from ...fault_codes import IMAGES_MOVED
 from ...masks import Separable

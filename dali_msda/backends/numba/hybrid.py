@@ -12,8 +12,9 @@ import numpy as np
 from nvidia.dali import fn, math, types
 from nvidia.dali.pipeline import DataNode
 
-from ...arguments import DrawArguments, ImageArguments, LabelArguments
+from ...arguments import DrawArguments, ImageArguments
 from ...checks import check_fault, pass_unless_fault, with_layout
+from ...common_arguments import LabelArguments
 from ...draws import Draws
 from ...layouts import is_sequence, mask_layout
 from ...masks import Dense, Separable
