@@ -146,6 +146,11 @@ def check_device(name: str, tensor: Tensor, device: torch.device) -> None:
         raise ValueError(f"{name} must be on {device}, like the images; got a tensor on {tensor.device}")
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A few numbers of the host on another device, without waiting for it."""
+    return tensor.to(device, non_blocking=True)
+
+
 def given_lam(lam: object, count: int, device: torch.device) -> Tensor:
     """The caller's lam: float64, [1] or [N]. Numbers must be in [0, 1]; values of a tensor are clipped."""
     if is_number(lam):
@@ -154,7 +159,7 @@ def given_lam(lam: object, count: int, device: torch.device) -> Tensor:
     if isinstance(lam, Sequence) and not isinstance(lam, str) and lam:
         for one in lam:
             check_fraction("lam", one)
-        lam = torch.tensor(lam, dtype=torch.float64, device=device)
+        lam = to_device(torch.tensor(lam, dtype=torch.float64), device)
     if not isinstance(lam, Tensor):
         raise ArgumentTypeError("lam", "a number in [0, 1], or one per sample", lam)
     check_device("lam", lam, device)
@@ -178,7 +183,7 @@ def given_center(center: object, count: int, device: torch.device) -> Tensor:
             raise ArgumentTypeError(name, "a pixel index of at least 0", value)
         if not 0 <= value < float("inf") or value != int(value):
             raise ArgumentValueError(name, "a pixel index of at least 0", value)
-    return torch.tensor([center], dtype=torch.float64, device=device)
+    return to_device(torch.tensor([center], dtype=torch.float64), device)
 
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -198,7 +203,7 @@ def given_partner(partner: object, count: int, device: torch.device) -> Tensor:
             raise ArgumentTypeError("partner", expected, partner)
         if not all(0 <= one < count for one in several):
             raise ArgumentValueError("partner", expected, partner)
-        partner = torch.tensor(several, dtype=torch.int64, device=device)
+        partner = to_device(torch.tensor(several, dtype=torch.int64), device)
     if not isinstance(partner, Tensor) or not is_integer(partner):
         got = f"a tensor of {partner.dtype}" if isinstance(partner, Tensor) else partner
         raise ArgumentTypeError("partner", expected, got)

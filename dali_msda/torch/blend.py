@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..common_arguments import normalization_factors
-from .arguments import Normalization
+from ..factors import fold_factors
+from .arguments import Normalization, to_device
 from .masks import Masks
 
 
@@ -99,11 +99,11 @@ def _mix_with_operators(
 
 def normalize(images: Tensor, normalization: Normalization) -> Tensor:
     """Normalise images [N, C, H, W] as ``fn.crop_mirror_normalize`` does."""
-    mean, scale = normalization_factors(
-        normalization.mean, normalization.std, normalization.scale, normalization.shift
-    )
-    means, scales = (torch.tensor(one.tolist(), device=images.device)[:, None, None] for one in (mean, scale))
-    return ((images.to(torch.float32) - means) * scales).to(normalization.dtype)
+    n = normalization
+    factors = to_device(torch.tensor(fold_factors(n.mean, n.std, n.scale, n.shift).tolist()), images.device)
+    mean, scale = factors[:, :, None, None]
+    normalized: Tensor = (images.to(torch.float32) - mean) * scale
+    return normalized.to(n.dtype)
 
 
 def select_nearest(images: Tensor, source: Tensor, partner: Tensor, masks: Masks) -> Tensor:
