@@ -19,7 +19,7 @@ from nvidia.dali import fn, types
 
 from benchmarks.loaders import Settings as Loading
 from dali_msda import masks, methods, processors
-from dali_msda.backends import graph as _backend_graph
+from dali_msda.backends import blending as _blending
 from dali_msda.backends.numba import entry_points as _entry_points
 from dali_msda.backends.numba import mix as _backend_kernel
 from dali_msda.backends.numba.compiled import data_of, shape1
@@ -159,7 +159,7 @@ def _darker_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _larger_pi(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_backend_graph._Functions, "pi", np.pi * 1.0001)
+    monkeypatch.setattr(_blending.Functions, "pi", np.pi * 1.0001)
 
 
 @pytest.mark.parametrize(

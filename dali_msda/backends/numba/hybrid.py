@@ -19,6 +19,7 @@ from ...draws import Draws
 from ...layouts import is_sequence, mask_layout
 from ...masks import Dense, Separable
 from .. import Mixed, graph
+from ..blending import Mask
 from .entry_points import mix_targets
 from .faults import find_faults, shape_of
 from .profiles import Profiles, given_profiles, mask_profiles
@@ -74,12 +75,12 @@ def _sized_parts(weights: Weights | Separable | Dense) -> list[DataNode]:
     return [weights.values] if isinstance(weights, Dense) else [weights.rows, weights.columns]
 
 
-def _to_mask(profiles: Profiles, cut: bool, device: str) -> graph.Mask:
+def _to_mask(profiles: Profiles, cut: bool, device: str) -> Mask:
     """The mask on the device of the images."""
     base, rows, columns, dense = (
         None if part is None else graph.to_device(part, device) for part in profiles[1:]
     )
-    return graph.Mask(base, rows, columns, dense, cut)
+    return Mask(base, rows, columns, dense, cut)
 
 
 def _convert_on_gpu(mask: Dense, layout: str, check: DataNode) -> Profiles:
