@@ -31,6 +31,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "both": {"mixup_alpha": 0.8, "cutmix_alpha": 1.0},
     "rarely": {"mixup_alpha": 0.2, "cutmix_alpha": 1.0, "prob": 0.4, "switch_prob": 0.7},
     "minmax": {"mixup_alpha": 0.3, "cutmix_minmax": (0.2, 0.8)},
+    "often exactly 1": {"mixup_alpha": 0.02, "cutmix_alpha": 0.02},
     "drawn lam": {"cutmix_alpha": 1.0, "correct_lam": False, "label_smoothing": 0.0},
 }
 
