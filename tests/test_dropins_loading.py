@@ -104,7 +104,7 @@ def test_in_a_module(device: str) -> None:
             assert batch[0].dtype == torch.float32
             loss = module.training_step(batch, index)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             losses.append(loss.item())
     assert sum(losses[-8:]) < 0.95 * sum(losses[:8])
