@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ..methods import TABLE
+from .arguments import to_device
 from .draws import Draws
 from .masks import Masks, make_masks
 
@@ -35,9 +36,11 @@ class GivenMasks:
         height, width = size
         self.size = size
         self.lam = np.ones(count)
-        self._base = np.ones(count, np.float32)
-        self._rows = np.zeros((count, height), np.float32)
-        self._columns = np.zeros((count, width), np.float32)
+        # One array, so that it moves to a device at once.
+        self._numbers = np.zeros((count, 1 + height + width), np.float32)
+        self._base, self._rows = self._numbers[:, 0], self._numbers[:, 1 : 1 + height]
+        self._columns = self._numbers[:, 1 + height :]
+        self._base[:] = 1.0
 
     @property
     def mix(self) -> bool:
@@ -87,14 +90,13 @@ class GivenMasks:
         """The masks on a device, one for each index in `order`."""
 
         def place(values: np.ndarray[Any, Any]) -> torch.Tensor:
-            chosen = values[order].astype(np.float32, copy=False)
-            return torch.from_numpy(chosen).to(device, non_blocking=True)
+            single = len(values) == 1  # for all samples: the device repeats it
+            placed = to_device(torch.from_numpy(values if single else values[order]), device)
+            return placed.expand(len(order), *placed.shape[1:]).contiguous()
 
-        boxes = self._boxes
-        return Masks(
-            lam=place(self.lam),
-            base=place(self._base),
-            rows=place(self._rows) if boxes else None,
-            columns=place(self._columns) if boxes else None,
-            dense=None,
-        )
+        lam = place(self.lam.astype(np.float32))
+        if not self._boxes:
+            return Masks(lam, place(self._base), None, None, None)
+        numbers = place(self._numbers)
+        base, rows, columns = numbers.split([1, *self.size], dim=1)
+        return Masks(lam, base[:, 0].contiguous(), rows.contiguous(), columns.contiguous(), None)
