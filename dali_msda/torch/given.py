@@ -98,5 +98,5 @@ class GivenMasks:
         if not self._boxes:
             return Masks(lam, place(self._base), None, None, None)
         numbers = place(self._numbers)
-        base, rows, columns = numbers.split([1, *self.size], dim=1)
-        return Masks(lam, base[:, 0].contiguous(), rows.contiguous(), columns.contiguous(), None)
+        base, (rows, columns) = numbers[:, 0], torch.split(numbers[:, 1:], list(self.size), dim=1)
+        return Masks(lam, base.contiguous(), rows.contiguous(), columns.contiguous(), None)
