@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
-import importlib.util
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ..factors import fold_factors
+from ..validation import ArgumentValueError
+from . import compiled
 from .arguments import Normalization, to_device
 from .masks import Masks
 
@@ -39,7 +36,7 @@ def mix_images(
     masks : Masks
     normalization : Normalization, optional
     backend : {"auto", "kernel", "torch"}, optional
-        "torch": PyTorch's operators.
+        Compiled code (see :mod:`.compiled`) or PyTorch's operators.
 
     Returns
     -------
@@ -47,33 +44,12 @@ def mix_images(
         Shape, memory format and device of the images; their type, integers rounded to nearest, or that of
         the normalization.
     """
-    if _uses_triton(images, source, backend):
-        return _mix_with_triton(images, source, partner, masks, normalization)
+    reason = "'torch'" if backend == "torch" else compiled.why_not(images, source)
+    if reason is None:
+        return compiled.mix_images(images, source, partner, masks, normalization)
+    if backend == "kernel":
+        raise ArgumentValueError("backend", f"'auto' or 'torch' with {reason}", backend)
     return _mix_with_operators(images, source, partner, masks, normalization)
-
-
-@functools.cache
-def has_triton() -> bool:
-    """Whether Triton is installed."""
-    return importlib.util.find_spec("triton") is not None
-
-
-def _uses_triton(images: Tensor, source: Tensor, backend: str) -> bool:
-    differentiable = torch.is_grad_enabled() and (images.requires_grad or source.requires_grad)
-    return images.device.type == "cuda" and backend != "torch" and not differentiable and has_triton()
-
-
-def _mix_with_triton(
-    images: Tensor, source: Tensor, partner: Tensor, masks: Masks, normalization: Normalization | None
-) -> Tensor:
-    kernel = importlib.import_module(".triton_kernel", __package__)
-    asked: dict[str, Any] = {}
-    if normalization is not None:
-        asked = {name: getattr(normalization, name) for name in ("mean", "std", "scale", "shift")}
-        asked["out_dtype"] = normalization.dtype
-    _, base, rows, columns, dense = masks
-    mixed: Tensor = kernel.mix_images(images, source, partner, base, rows, columns, dense, **asked)
-    return mixed
 
 
 def _mix_with_operators(

@@ -15,7 +15,7 @@ from ..common_arguments import LabelArguments, check_known
 from ..methods import TABLE, Beta, Method, check_method, methods_with
 from ..signatures import PerChannel
 from ..validation import ArgumentTypeError, ArgumentValueError, check_choice, check_flag
-from . import blend
+from . import blend, compiled
 from .arguments import (
     BackendName,
     DrawArguments,
@@ -287,7 +287,7 @@ class Mix(nn.Module):
             draws=draws,
             partner=draw_partner(arguments, count, device, chosen),
             size=size,
-            masks=make_masks(arguments.entry, draws, count, size, device),
+            masks=self._make_masks(draws, count, size, device),
             device=device,
         )
 
@@ -390,7 +390,13 @@ class Mix(nn.Module):
                 for name, here, there in zip(("_row", "_column"), size, drawn.size, strict=True)
             )
             draws = draws.with_center(row, column)
-        return make_masks(self.draw_arguments.entry, draws, len(images), size, drawn.device)
+        return self._make_masks(draws, len(images), size, drawn.device)
+
+    def _make_masks(self, draws: Draws, count: int, size: tuple[int, int], device: torch.device) -> Masks:
+        method = self.draw_arguments.entry
+        if self.backend != "torch" and compiled.writes_masks(device, list(draws.values.values())):
+            return compiled.write_masks(method, draws, count, size)
+        return make_masks(method, draws, count, size, device)
 
     def _mix(self, images: Tensor, drawn: Drawn, source: Tensor) -> Tensor:
         normalization = self.normalization

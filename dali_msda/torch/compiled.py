@@ -1,0 +1,206 @@
+"""Masks and mixed images by compiled code: the kernels of pipelines on the CPU, Triton on a GPU.
+
+On the CPU the kernels work on NumPy views of the tensors, so nothing is copied.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..factors import fold_factors
+from ..methods import Method
+from . import buffers
+from .arguments import Normalization
+from .draws import Draws
+from .masks import Masks
+
+# Types of images that the kernels on the CPU take; others are converted to float32 and back.
+_KERNEL_DTYPES = (torch.uint8, torch.int16, torch.uint16, torch.float32)
+
+# Bytes below which a second thread costs more time than it saves.
+_LITTLE = 1 << 18
+
+
+@functools.cache
+def has_triton() -> bool:
+    """Whether Triton is installed."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def why_not(images: Tensor, source: Tensor) -> str | None:
+    """Why compiled code cannot mix these images, for an error; None if it can."""
+    kind = images.device.type
+    if torch.is_grad_enabled() and (images.requires_grad or source.requires_grad):
+        return "images that require a gradient"
+    if kind not in ("cpu", "cuda"):
+        return f"images on {images.device}"
+    if kind == "cuda" and not has_triton():
+        return "images on a GPU without Triton"
+    if not torch.compiler.is_compiling() and type(images) is not Tensor:
+        return f"images of type {type(images).__name__}"
+    return None
+
+
+def writes_masks(device: torch.device, values: Sequence[Tensor]) -> bool:
+    """Whether :func:`write_masks` can run: on the CPU, with tensors that hold numbers."""
+    plain = all(type(value) is Tensor for value in values)
+    return device.type == "cpu" and plain and not torch.compiler.is_compiling()
+
+
+def write_masks(method: Method, draws: Draws, count: int, size: tuple[int, int]) -> Masks:
+    """Make the masks of `count` images of a size on the CPU, to the bit as the pipeline's kernel does."""
+    columns = {name: value.detach().expand(count).numpy() for name, value in draws.values.items()}
+    columns["_paper"], columns["_given"] = (
+        np.full(count, flag, float) for flag in (draws.paper, draws.given)
+    )
+    slots = {name: slot for slot, name in enumerate(columns)}
+    arrays = importlib.import_module("..backends.numba.arrays", __package__)
+    numbers = np.stack(list(columns.values()), axis=1)
+    written = arrays.write_masks(method, numbers, slots, size, threads=_threads(4 * count * sum(size)))
+    weights = torch.from_numpy(written.weights)
+    if written.lam is None:
+        dense = weights.clamp(0.0, 1.0)
+        lam = dense.mean(dim=(1, 2), dtype=torch.float64).to(torch.float32)
+        return Masks(lam, torch.zeros_like(lam), None, None, dense)
+    height = 2 + size[0]
+    return Masks(
+        torch.from_numpy(written.lam), weights[:, 0], weights[:, 2:height], weights[:, height:], None
+    )
+
+
+def _threads(work: int) -> int:
+    """How many threads to use for `work` bytes: a loader's worker has one."""
+    return 1 if work < _LITTLE else torch.get_num_threads()
+
+
+def mix_images(
+    images: Tensor, source: Tensor, partner: Tensor, masks: Masks, normalization: Normalization | None
+) -> Tensor:
+    """See :func:`.blend.mix_images`."""
+    _, base, rows, columns, dense = masks
+    n = normalization
+    asked: dict[str, Any] = {}
+    if n is not None:
+        factors = fold_factors(n.mean, n.std, n.scale, n.shift).tolist()
+        asked = {"mean": factors[0], "factor": factors[1], "dtype": n.dtype}
+    # As one operator, a compiled graph does not break here.
+    mix = _mix_operator if torch.compiler.is_compiling() else _mix
+    mixed: Tensor = mix(images, source, partner, base, rows, columns, dense, **asked)
+    return mixed
+
+
+def _mix(
+    images: Tensor,
+    source: Tensor,
+    partner: Tensor,
+    base: Tensor,
+    rows: Tensor | None,
+    columns: Tensor | None,
+    dense: Tensor | None,
+    mean: Sequence[float] | None = None,
+    factor: Sequence[float] | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Mix, and normalise to ``(mixed - mean) * factor`` if they are given."""
+    if images.device.type == "cuda":
+        asked: dict[str, Any] = {}
+        if mean is not None and factor is not None:
+            asked = {"mean": mean, "std": [1.0 / one for one in factor], "out_dtype": dtype}
+        kernel = importlib.import_module(".triton_kernel", __package__)
+        mixed: Tensor = kernel.mix_images(images, source, partner, base, rows, columns, dense, **asked)
+        return mixed
+    return _mix_on_cpu(
+        images, source, partner, _join(images, base, rows, columns, dense), mean, factor, dtype
+    )
+
+
+_mix_operator = torch.library.custom_op("dali_msda::mix_images", _mix, mutates_args=())
+
+
+@_mix_operator.register_fake
+def _(
+    images: Tensor,
+    source: Tensor,
+    partner: Tensor,
+    base: Tensor,
+    rows: Tensor | None,
+    columns: Tensor | None,
+    dense: Tensor | None,
+    mean: Sequence[float] | None = None,
+    factor: Sequence[float] | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    return torch.empty_like(images, memory_format=_memory_format(images), dtype=dtype or images.dtype)
+
+
+def _join(
+    images: Tensor, base: Tensor, rows: Tensor | None, columns: Tensor | None, dense: Tensor | None
+) -> Any:
+    """The masks as the kernels take them."""
+    arrays = importlib.import_module("..backends.numba.arrays", __package__)
+    if dense is not None:
+        return arrays.Masks(dense.contiguous().numpy(), None)
+    height, width = images.shape[-2:]
+    weights = torch.zeros((len(base), 2 + height + width))
+    weights[:, 0], weights[:, 1] = base, height
+    if rows is not None and columns is not None:
+        weights[:, 2 : 2 + height], weights[:, 2 + height :] = rows, columns
+    return arrays.Masks(weights.numpy(), base.contiguous().numpy())
+
+
+def _memory_format(images: Tensor) -> torch.memory_format:
+    channels_last = images.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if channels_last and not images.is_contiguous() else torch.contiguous_format
+
+
+def _mix_on_cpu(
+    images: Tensor,
+    source: Tensor,
+    partner: Tensor,
+    masks: Any,
+    mean: Sequence[float] | None,
+    factor: Sequence[float] | None,
+    dtype: torch.dtype | None,
+) -> Tensor:
+    arrays = importlib.import_module("..backends.numba.arrays", __package__)
+    form = _memory_format(images)
+    channels_first = form == torch.contiguous_format
+    normalizes = mean is not None and factor is not None
+    # One pass does all for uint8 with the channels last; else the normalisation comes behind.
+    fused = normalizes and images.dtype == torch.uint8 and not channels_first
+    kind = images.dtype if images.dtype in _KERNEL_DTYPES else torch.float32
+    own, other = (tensor.detach().to(kind).contiguous(memory_format=form) for tensor in (images, source))
+    mixed = buffers.empty_like(own, form, torch.float32 if fused else kind)
+    asked = {}
+    if fused:
+        pairs = np.asarray([mean, factor], np.float32)
+        asked["normalization"] = np.repeat(pairs, images.shape[1], axis=1) if pairs.shape[1] == 1 else pairs
+    views = [
+        (tensor if channels_first else tensor.permute(0, 2, 3, 1)).numpy() for tensor in (own, mixed, other)
+    ]
+    arrays.mix_batch(
+        views[0],
+        partner.numpy(),
+        masks,
+        views[1],
+        source=None if source is images else views[2],
+        channels_first=channels_first,
+        threads=_threads(own.nbytes),
+        **asked,
+    )
+    mixed = mixed if fused else mixed.to(images.dtype)
+    if not normalizes:
+        return mixed
+    if not fused:
+        shifts, factors = torch.tensor([mean, factor])[:, :, None, None]
+        mixed = buffers.empty_like(own, form, torch.float32).copy_(mixed).sub_(shifts).mul_(factors)
+    assert dtype is not None
+    return mixed.to(dtype)
