@@ -88,16 +88,21 @@ def mix_images(
     _, base, rows, columns, dense = masks
     n = normalization
     asked: dict[str, Any] = {}
-    if n is not None:
-        factors = fold_factors(n.mean, n.std, n.scale, n.shift).tolist()
-        asked = {"mean": factors[0], "factor": factors[1], "dtype": n.dtype}
-    # As one operator, a compiled graph does not break here.
-    mix = _mix_operator if torch.compiler.is_compiling() else _mix
+    if images.device.type == "cuda":
+        if n is not None:
+            asked = {"mean": n.mean, "std": n.std, "scale": n.scale, "shift": n.shift, "out_dtype": n.dtype}
+        mix = importlib.import_module(".triton_kernel", __package__).mix_images
+    else:
+        if n is not None:
+            factors = fold_factors(n.mean, n.std, n.scale, n.shift).tolist()
+            asked = {"mean": factors[0], "factor": factors[1], "dtype": n.dtype}
+        # As one operator, a compiled graph does not break here.
+        mix = _mix_operator if torch.compiler.is_compiling() else _mix_on_cpu
     mixed: Tensor = mix(images, source, partner, base, rows, columns, dense, **asked)
     return mixed
 
 
-def _mix(
+def _mix_on_cpu(
     images: Tensor,
     source: Tensor,
     partner: Tensor,
@@ -110,35 +115,40 @@ def _mix(
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Mix, and normalise to ``(mixed - mean) * factor`` if they are given."""
-    if images.device.type == "cuda":
-        asked: dict[str, Any] = {}
-        if mean is not None and factor is not None:
-            asked = {"mean": mean, "std": [1.0 / one for one in factor], "out_dtype": dtype}
-        kernel = importlib.import_module(".triton_kernel", __package__)
-        mixed: Tensor = kernel.mix_images(images, source, partner, base, rows, columns, dense, **asked)
-        return mixed
-    return _mix_on_cpu(
-        images, source, partner, _join(images, base, rows, columns, dense), mean, factor, dtype
+    arrays = importlib.import_module("..backends.numba.arrays", __package__)
+    form = _memory_format(images)
+    channels_first = form == torch.contiguous_format
+    normalizes = mean is not None and factor is not None
+    # One pass does all for uint8 with the channels last; else the normalisation comes behind.
+    fused = normalizes and images.dtype == torch.uint8 and not channels_first
+    kind = images.dtype if images.dtype in _KERNEL_DTYPES else torch.float32
+    own, other = (tensor.detach().to(kind).contiguous(memory_format=form) for tensor in (images, source))
+    mixed = buffers.empty_like(own, form, torch.float32 if fused else kind)
+    asked = {}
+    if fused:
+        pairs = np.asarray([mean, factor], np.float32)
+        asked["normalization"] = np.repeat(pairs, images.shape[1], axis=1) if pairs.shape[1] == 1 else pairs
+    views = [
+        (tensor if channels_first else tensor.permute(0, 2, 3, 1)).numpy() for tensor in (own, mixed, other)
+    ]
+    arrays.mix_batch(
+        views[0],
+        partner.numpy(),
+        _join(images, base, rows, columns, dense),
+        views[1],
+        source=None if source is images else views[2],
+        channels_first=channels_first,
+        threads=_threads(own.nbytes),
+        **asked,
     )
-
-
-_mix_operator = torch.library.custom_op("dali_msda::mix_images", _mix, mutates_args=())
-
-
-@_mix_operator.register_fake
-def _(
-    images: Tensor,
-    source: Tensor,
-    partner: Tensor,
-    base: Tensor,
-    rows: Tensor | None,
-    columns: Tensor | None,
-    dense: Tensor | None,
-    mean: Sequence[float] | None = None,
-    factor: Sequence[float] | None = None,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
-    return torch.empty_like(images, memory_format=_memory_format(images), dtype=dtype or images.dtype)
+    mixed = mixed if fused else mixed.to(images.dtype)
+    if not normalizes:
+        return mixed
+    if not fused:
+        shifts, factors = torch.tensor([mean, factor])[:, :, None, None]
+        mixed = buffers.empty_like(own, form, torch.float32).copy_(mixed).sub_(shifts).mul_(factors)
+    assert dtype is not None
+    return mixed.to(dtype)
 
 
 def _join(
@@ -161,46 +171,20 @@ def _memory_format(images: Tensor) -> torch.memory_format:
     return torch.channels_last if channels_last and not images.is_contiguous() else torch.contiguous_format
 
 
-def _mix_on_cpu(
+_mix_operator = torch.library.custom_op("dali_msda::mix_images", _mix_on_cpu, mutates_args=())
+
+
+@_mix_operator.register_fake
+def _(
     images: Tensor,
     source: Tensor,
     partner: Tensor,
-    masks: Any,
-    mean: Sequence[float] | None,
-    factor: Sequence[float] | None,
-    dtype: torch.dtype | None,
+    base: Tensor,
+    rows: Tensor | None,
+    columns: Tensor | None,
+    dense: Tensor | None,
+    mean: Sequence[float] | None = None,
+    factor: Sequence[float] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
-    arrays = importlib.import_module("..backends.numba.arrays", __package__)
-    form = _memory_format(images)
-    channels_first = form == torch.contiguous_format
-    normalizes = mean is not None and factor is not None
-    # One pass does all for uint8 with the channels last; else the normalisation comes behind.
-    fused = normalizes and images.dtype == torch.uint8 and not channels_first
-    kind = images.dtype if images.dtype in _KERNEL_DTYPES else torch.float32
-    own, other = (tensor.detach().to(kind).contiguous(memory_format=form) for tensor in (images, source))
-    mixed = buffers.empty_like(own, form, torch.float32 if fused else kind)
-    asked = {}
-    if fused:
-        pairs = np.asarray([mean, factor], np.float32)
-        asked["normalization"] = np.repeat(pairs, images.shape[1], axis=1) if pairs.shape[1] == 1 else pairs
-    views = [
-        (tensor if channels_first else tensor.permute(0, 2, 3, 1)).numpy() for tensor in (own, mixed, other)
-    ]
-    arrays.mix_batch(
-        views[0],
-        partner.numpy(),
-        masks,
-        views[1],
-        source=None if source is images else views[2],
-        channels_first=channels_first,
-        threads=_threads(own.nbytes),
-        **asked,
-    )
-    mixed = mixed if fused else mixed.to(images.dtype)
-    if not normalizes:
-        return mixed
-    if not fused:
-        shifts, factors = torch.tensor([mean, factor])[:, :, None, None]
-        mixed = buffers.empty_like(own, form, torch.float32).copy_(mixed).sub_(shifts).mul_(factors)
-    assert dtype is not None
-    return mixed.to(dtype)
+    return torch.empty_like(images, memory_format=_memory_format(images), dtype=dtype or images.dtype)
