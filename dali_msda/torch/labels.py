@@ -70,6 +70,6 @@ def mix_labels(own: Tensor, partners: Tensor, lam: Tensor, arguments: LabelArgum
     own, partners = own[:, None], partners[:, None]
     same, span = own == partners, float(on - off)
     whole = torch.full_like(weight, float(on))
-    targets.scatter_(1, own, torch.where(same, whole, float(off) + span * weight))
+    targets.scatter_(1, own, float(off) + span * weight)
     targets.scatter_(1, partners, torch.where(same, whole, float(off) + span * (1.0 - weight)))
     return targets
