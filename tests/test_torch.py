@@ -114,7 +114,8 @@ def test_both_backends_select_and_round_the_same() -> None:
             for backend in ("kernel", "torch"):
                 torch.manual_seed(1)
                 results.append(torch_msda.Mix(method, backend=backend)(images, **given()))
-            np.testing.assert_array_equal(*map(numbers, results), err_msg=f"{method}, {dtype}")
+            by_kernel, by_torch = map(numbers, results)
+            np.testing.assert_array_equal(by_kernel, by_torch, err_msg=f"{method}, {dtype}")
 
 
 @pytest.mark.parametrize("method", ["mixup", "cutmix", "hmix", "gmix"])
