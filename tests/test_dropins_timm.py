@@ -251,6 +251,13 @@ def test_no_active_method(mode: str) -> None:
         Mixup(mixup_alpha=0.0, num_classes=CLASSES, mode=mode)(*batch())
 
 
+@pytest.mark.parametrize("mode", ["batch", "elem"])
+def test_images_only(mode: str) -> None:
+    images, labels = batch()
+    with pytest.raises(ValueError, match=r"^x must be images \[N, C, H, W\]; got \[8, 23, 34\]$"):
+        Mixup(num_classes=CLASSES, mode=mode)(images[:, 0], labels)
+
+
 def test_collates_uint8_only() -> None:
     images, labels = batch()
     with pytest.raises(TypeError, match=r"^images must be uint8; got torch\.float32$"):
@@ -271,9 +278,24 @@ def test_devices_types_and_layouts(device: str, mode: str, dtype: torch.dtype) -
         mixed, targets = seeded(mix, seed, placed, labels.to(to))
         assert (mixed.device, mixed.dtype) == (placed.device, dtype)
         assert mixed.is_contiguous(memory_format=torch.channels_last)
-        bound = 0.501 if dtype == torch.uint8 else torch.finfo(dtype).eps * float(images.float().abs().max())
+        bound = 0.501 if dtype == torch.uint8 else 2 * torch.finfo(dtype).eps * float(images.abs().max())
         assert (mixed.float().cpu() - expected).abs().max() <= bound
         torch.testing.assert_close(targets.cpu(), expected_targets)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
+def test_a_gpu_is_not_waited_for(mode: str) -> None:
+    images, labels = (tensor.cuda() for tensor in batch())
+    mix = Mixup(num_classes=CLASSES, mode=mode, cutmix_alpha=1.0, hmix_alpha=1.0)
+    for seed in range(6):  # compiles
+        seeded(mix, seed, images, labels)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for seed in range(6):
+            seeded(mix, seed, images, labels)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_training_loop_of_timm() -> None:

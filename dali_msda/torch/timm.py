@@ -66,7 +66,8 @@ class Mixup(original.Mixup):
     Raises
     ------
     ValueError, TypeError
-        `mode`, an alpha of this library or `ratio` is not valid. When called: no method is active.
+        `mode`, `hmix_alpha`, `gmix_alpha` or `ratio` is not valid. When called: no method is active, or the
+        images are not [N, C, H, W].
 
     Notes
     -----
@@ -132,6 +133,8 @@ class Mixup(original.Mixup):
         (Tensor, Tensor)
             The images, of the same type and layout; the targets, float32 [N, num_classes].
         """
+        if x.ndim != 4:
+            raise ArgumentValueError("x", "images [N, C, H, W]", list(x.shape))
         masks, order = self._draw_masks(len(x), x.shape)
         if masks.mix:
             x = mix_images(x, x, _partners(len(x), x.device), masks.on(x.device, order))
