@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dali_msda.backends.numba.builders import build_mix
 from dali_msda.backends.numba.compiled import RUN, compiled
-from dali_msda.backends.numba.entry_points import _build_mix
 from dali_msda.fault_codes import IMAGES_MOVED, SIZES_DIFFER
 
 Tables = tuple[int, int, int, int]
@@ -34,7 +34,7 @@ def mixed(own: Image, partner: Image, own_address: int) -> tuple[Image, int]:
     out, fault, lam = np.zeros_like(own), np.zeros(1, np.int32), np.zeros(1, np.float32)
     kept: list[np.ndarray] = []
     run = ctypes.CFUNCTYPE(None, *([ctypes.c_uint64] * 3 + [ctypes.c_int32]) * 2)(
-        compiled(_build_mix, RUN, np.uint8 if own.dtype == np.uint8 else np.float32, False, False).address
+        compiled(build_mix, RUN, np.uint8 if own.dtype == np.uint8 else np.float32, False, False).address
     )
     inputs = [own, weights, view, np.zeros(0, np.uint8), np.zeros(2, np.uint8)]  # no layout, no flags
     run(*tables([out, fault, lam], kept), *tables(inputs, kept))

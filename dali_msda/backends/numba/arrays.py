@@ -1,8 +1,8 @@
 """The compiled kernels on arrays in memory: a batch at a time, by several threads, without DALI.
 
-Images, masks and results are views of the caller's memory, so nothing is copied. All that compiled code has
-to know of a sample is one row of a table: addresses and shapes. Results have the bits of the pipeline's
-"kernel" backend.
+Images, masks and results are views of the caller's memory, so nothing is copied. The compiled functions are
+those of the pipeline's "kernel" backend (:mod:`.builders`), called for each sample as DALI calls them, so
+results have the same bits, and nothing is compiled twice.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
-from numba import carray  # type: ignore[attr-defined]
 from numba.core import types as numba_types
 
 from ...fault_codes import MASK_DIFFERS, SIZES_DIFFER
 from ...methods import Method
 from ...processors import usable_processors
 from ...validation import ArgumentTypeError, ArgumentValueError, check_integer
-from .compiled import compiled, integers
+from .builders import build_joined, build_mix, build_mix_normalized, build_targets, build_weights
+from .compiled import RUN, compiled
 from .formulas import fingerprint
-from .intrinsics import address_as_void_pointer
-from .kernels import join_mask, mask_writer, mix_image, mix_normalized, write_targets
+from .intrinsics import call_run
+from .kernels import mask_writer
 
 Array = np.ndarray[Any, Any]
 # One array with a batch axis, or one array per sample.
@@ -32,16 +32,42 @@ Batch = Array | Sequence[Array]
 
 ELEMENTS = {np.dtype(kind): kind for kind in (np.uint8, np.int16, np.uint16, np.float32)}
 
-# Columns of the table of samples.
-_OWN, _PARTNER, _MIXED, _WEIGHTS, _OWN_SHAPE, _PARTNER_SHAPE, _SIZE, _COLUMNS = 0, 1, 2, 3, 4, 7, 10, 12
-
 # Bytes below which a second thread costs more time than it saves.
 _LITTLE = 1 << 18
 
-# How the functions are called: addresses of the table, of an input and of the results (label weights and
-# faults), four settings, and the first sample and the one after the last.
-_ADDRESS, _INT = numba_types.int64, numba_types.int64
-_SIGNATURE = numba_types.void(*[_ADDRESS] * 4, *[_INT] * 4, _INT, _INT)
+
+class _Column(NamedTuple):
+    """One array of every sample."""
+
+    addresses: Array
+    """int64 [N]"""
+    shapes: Array
+    """int64 [N, dimensions], or [1, dimensions] if all are the same."""
+
+    def shape(self, sample: int) -> tuple[int, ...]:
+        """The shape of one."""
+        found: tuple[int, ...] = tuple(self.shapes[sample if len(self.shapes) > 1 else 0].tolist())
+        return found
+
+    def take(self, index: Array) -> _Column:
+        """Those of other samples."""
+        return _Column(self.addresses[index], self.shapes[index] if len(self.shapes) > 1 else self.shapes)
+
+
+# Address of the function, what it takes, the first sample and the one after the last.
+_LOOP = numba_types.void(*[numba_types.int64] * 9)
+
+
+def _build_loop(version: int) -> Callable[..., None]:
+    """A loop over samples, because a call from Python takes as long as mixing a small image."""
+
+    def run(function, out, out_shapes, outs, data, shapes, ins, start, stop):  # type: ignore[no-untyped-def]
+        _source = version
+        for i in range(start, stop):
+            row, column = 8 * outs * i, 8 * ins * i
+            call_run(function, out + row, out_shapes + row, outs, data + column, shapes + column, ins)
+
+    return run
 
 
 class Masks(NamedTuple):
@@ -52,79 +78,6 @@ class Masks(NamedTuple):
     [N, H, W]. A list if the sizes differ."""
     lam: Array | None
     """Their means, float32 [N]; None with a weight for every pixel: :func:`mix_batch` averages them."""
-
-
-# Every builder below makes a function that closes over numbers and types only; see `compiled`.
-
-
-def _build_mix(version: int, element: type, dense: bool) -> Callable[..., None]:
-    def run(table, given, lam, faults, channels, first_axis, clips, unused, start, stop):  # type: ignore[no-untyped-def]
-        _source = version
-        layout = np.empty(0, np.uint8)
-        for i in range(start, stop):
-            row = integers(table + 8 * _COLUMNS * i, _COLUMNS)
-            shape = (row[_OWN_SHAPE], row[_OWN_SHAPE + 1], row[_OWN_SHAPE + 2])
-            other = (row[_PARTNER_SHAPE], row[_PARTNER_SHAPE + 1], row[_PARTNER_SHAPE + 2])
-            size = (row[_SIZE], row[_SIZE + 1]) if dense else row[_SIZE]
-            mix_image(
-                carray(address_as_void_pointer(row[_MIXED]), shape, element),
-                carray(address_as_void_pointer(lam + 4 * i), 1, np.float32),
-                carray(address_as_void_pointer(faults + 4 * i), 1, np.int32),
-                carray(address_as_void_pointer(row[_OWN]), shape, element),
-                carray(address_as_void_pointer(row[_WEIGHTS]), size, np.float32),
-                carray(address_as_void_pointer(row[_PARTNER]), other, element),
-                first_axis != 0,
-                layout,
-                clips != 0,
-            )
-
-    return run
-
-
-def _build_mix_normalized(version: int, dense: bool) -> Callable[..., None]:
-    def run(table, given, lam, faults, channels, first_axis, clips, unused, start, stop):  # type: ignore[no-untyped-def]
-        _source = version
-        layout = np.empty(0, np.uint8)
-        for i in range(start, stop):
-            row = integers(table + 8 * _COLUMNS * i, _COLUMNS)
-            shape = (row[_OWN_SHAPE], row[_OWN_SHAPE + 1], row[_OWN_SHAPE + 2])
-            other = (row[_PARTNER_SHAPE], row[_PARTNER_SHAPE + 1], row[_PARTNER_SHAPE + 2])
-            size = (row[_SIZE], row[_SIZE + 1]) if dense else row[_SIZE]
-            mix_normalized(
-                carray(address_as_void_pointer(row[_MIXED]), shape, np.float32),
-                carray(address_as_void_pointer(lam + 4 * i), 1, np.float32),
-                carray(address_as_void_pointer(faults + 4 * i), 1, np.int32),
-                carray(address_as_void_pointer(row[_OWN]), shape, np.uint8),
-                carray(address_as_void_pointer(row[_WEIGHTS]), size, np.float32),
-                carray(address_as_void_pointer(row[_PARTNER]), other, np.uint8),
-                layout,
-                carray(address_as_void_pointer(given), (2, channels), np.float32),
-                first_axis != 0,
-            )
-
-    return run
-
-
-# `compiled` replaces this with the kernel that writes a method's masks.
-_write: Any = None
-
-
-def _build_masks(version: int, dense: bool) -> Callable[..., None]:
-    def run(table, given, lam, faults, count, a, b, c, start, stop):  # type: ignore[no-untyped-def]
-        _source = version
-        for i in range(start, stop):
-            row = integers(table + 8 * _COLUMNS * i, _COLUMNS)
-            height, width = row[_SIZE], row[_SIZE + 1]
-            shape = (height, width) if dense else 2 + height + width
-            _write(
-                carray(address_as_void_pointer(row[_WEIGHTS]), shape, np.float32),
-                carray(address_as_void_pointer(lam + 4 * i), 1, np.float32),
-                carray(address_as_void_pointer(given + 8 * count * i), count, np.float64),
-                height,
-                width,
-            )
-
-    return run
 
 
 def write_masks(
@@ -159,18 +112,20 @@ def write_masks(
     lengths = each.prod(1) if dense else 2 + each.sum(1)
     flat, lam = np.empty(int(lengths.sum()), np.float32), np.empty(samples, np.float32)
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    table = np.zeros((samples, _COLUMNS), np.int64)
-    table[:, _WEIGHTS] = flat.ctypes.data + 4 * starts[:-1]
-    table[:, _SIZE : _SIZE + 2] = each
-    key = tuple(slots.items())
+    written = _Column(flat.ctypes.data + 4 * starts[:-1], each if dense else lengths[:, None])
+    no_images = _Column(np.zeros(samples, np.int64), np.pad(each, ((0, 0), (0, 1))))  # only their shape
+    key, count = tuple(slots.items()), numbers.shape[1]
     run = compiled(
-        _build_masks,
-        _SIGNATURE,
+        build_weights,
+        RUN,
+        0,
         dense,
+        (1, 1),
+        count,
         called=("_write", mask_writer(method, key), fingerprint(method.mask, key)),
     )
-    settings = (table.ctypes.data, numbers.ctypes.data, lam.ctypes.data, 0, numbers.shape[1], 0, 0, 0)
-    _in_threads(run, settings, samples, flat.nbytes, threads)
+    drawn = _Column(numbers.ctypes.data + 8 * count * np.arange(samples), np.array([[count]]))
+    _call(run, [written, _single(lam)], [no_images, drawn], flat.nbytes, threads)
     weights: Batch
     if same:
         weights = flat.reshape((samples, *sizes) if dense else (samples, 2 + sum(sizes)))
@@ -204,8 +159,10 @@ def join_masks(
     weights: Any = (
         np.empty((samples, *lengths[:1]), np.float32) if same else [np.empty(n, np.float32) for n in lengths]
     )
-    for i in range(samples):
-        join_mask(weights[i], lam[i : i + 1], float(base[i]), float(scale[i]), rows[i], columns[i])
+    base, scale = (np.ascontiguousarray(numbers, np.float64) for numbers in (base, scale))
+    profiles = [[np.ascontiguousarray(one, np.float32) for one in many] for many in (rows, columns)]
+    inputs = [_single(base), _single(scale), *(_Column(*_locate(many, 1)) for many in profiles)]
+    _call(compiled(build_joined, RUN), [_Column(*_locate(weights, 1)), _single(lam)], inputs, 0, 1)
     return Masks(weights, lam)
 
 
@@ -255,39 +212,32 @@ def mix_batch(
         An array has a type, shape or order in memory that the kernels do not take, or a partner is out of
         range. Partners and masks of another size are found on the way: `out` holds anything then.
     """
-    own_at, shapes, kind = _addresses("own", own)
-    source_at, source_shapes, source_kind = (
-        (own_at, shapes, kind) if source is None else _addresses("source", source)
-    )
+    images, kind = _images("own", own)
+    sources, source_kind = (images, kind) if source is None else _images("source", source)
     if source_kind != kind:
         raise ArgumentTypeError("source", f"{kind}, as own is", str(source_kind))
-    samples, fused = len(shapes), normalization is not None
-    out_at, out_shapes, out_kind = _addresses("out", out, writes=True)
-    _check_out(shapes, out_shapes, kind, out_kind, transposed=fused and channels_first, fused=fused)
-    index = _check_partners(partners, samples, len(source_shapes))
+    samples, fused = len(images.addresses), normalization is not None
+    mixed, out_kind = _images("out", out, writes=True)
+    _check_out(images, mixed, kind, out_kind, transposed=fused and channels_first, fused=fused)
+    partner = sources.take(_check_partners(partners, samples, len(sources.addresses)))
     dense = masks.lam is None
-    weights_at, sizes = _weights(masks, samples, 2 if dense else 1)
-    table = np.empty((samples, _COLUMNS), np.int64)
-    table[:, _OWN], table[:, _MIXED], table[:, _WEIGHTS] = own_at, out_at, weights_at
-    table[:, _PARTNER] = source_at[index]
-    table[:, _OWN_SHAPE : _OWN_SHAPE + 3] = shapes
-    table[:, _PARTNER_SHAPE : _PARTNER_SHAPE + 3] = source_shapes[index]
-    table[:, _SIZE : _SIZE + sizes.shape[1]] = sizes
+    weights = _weights(masks, samples, 2 if dense else 1)
     lam = np.empty(samples, np.float32) if masks.lam is None else masks.lam.copy()
     faults = np.zeros(samples, np.int32)
-    factors = np.ascontiguousarray(np.zeros((2, 0)) if normalization is None else normalization, np.float32)
-    run = (
-        compiled(_build_mix_normalized, _SIGNATURE, dense)
-        if fused
-        else compiled(_build_mix, _SIGNATURE, ELEMENTS[kind], dense)
-    )
-    settings = (
-        *(array.ctypes.data for array in (table, factors, lam, faults)),
-        *(factors.shape[1], int(channels_first), int(clips), 0),
-    )
-    _in_threads(run, settings, samples, int(shapes.prod(1).sum()) * kind.itemsize, threads)
+    flags = np.array([channels_first, clips], np.uint8)
+    # The layout's letters, none here, and what to know of it.
+    inputs = [images, weights, partner, _shared(np.zeros(0, np.uint8), samples), _shared(flags, samples)]
+    if normalization is None:
+        run = compiled(build_mix, RUN, ELEMENTS[kind], dense, True)
+    else:
+        factors = np.ascontiguousarray(normalization, np.float32).reshape(-1)
+        inputs.append(_shared(factors, samples))
+        run = compiled(build_mix_normalized, RUN, channels_first, dense, True)
+    work = int(images.shapes.prod(1).mean()) * samples * kind.itemsize if samples else 0
+    _call(run, [mixed, _single(faults), _single(lam)], inputs, work, threads)
     if found := faults.nonzero()[0].tolist():
-        _raise_fault(int(faults[found[0]]), table[found[0]].tolist(), factors, found[0])
+        first = found[0]
+        _raise_fault(int(faults[first]), images.shape(first), partner.shape(first), normalization, first)
     return lam
 
 
@@ -310,34 +260,19 @@ def mix_targets(
     ndarray
         float32 [N, num_classes].
     """
-    targets = np.empty((len(labels), num_classes), np.float32)
+    samples = len(labels)
+    targets = np.empty((samples, num_classes), np.float32)
     own, other = (np.ascontiguousarray(ids, np.int32) for ids in (labels, partner_labels))
     weights = np.ascontiguousarray(lam, np.float32)
-    run = compiled(_build_targets, _SIGNATURE)
-    smoothing = np.array([label_smoothing], np.float32)
-    addresses = (array.ctypes.data for array in (targets, own, other, weights))
-    run.ctypes(*addresses, smoothing.ctypes.data, num_classes, 0, 0, 0, len(targets))
+    # As long as the targets, and behind that the label smoothing: what the pipeline's operator takes.
+    numbers = np.array([0] * num_classes + [label_smoothing], np.float32)
+    inputs = [_shared(numbers, samples), *map(_single, (own, other, weights))]
+    _call(compiled(build_targets, RUN), [_Column(*_locate(targets, 1))], inputs, 0, 1)
     return targets
 
 
-def _build_targets(version: int) -> Callable[..., None]:
-    def run(targets, own, other, lam, smoothing, classes, a, b, start, stop):  # type: ignore[no-untyped-def]
-        _source = version
-        share = carray(address_as_void_pointer(smoothing), 1, np.float32)[0]
-        for i in range(start, stop):
-            write_targets(
-                carray(address_as_void_pointer(targets + 4 * classes * i), classes, np.float32),
-                carray(address_as_void_pointer(lam + 4 * i), 1, np.float32),
-                carray(address_as_void_pointer(own + 4 * i), 1, np.int32),
-                carray(address_as_void_pointer(other + 4 * i), 1, np.int32),
-                share,
-            )
-
-    return run
-
-
-def _addresses(name: str, arrays: Batch, *, writes: bool = False) -> tuple[Array, Array, np.dtype[Any]]:
-    """Address and shape of every image, int64 [N] and [N, 3], and their type."""
+def _images(name: str, arrays: Batch, *, writes: bool = False) -> tuple[_Column, np.dtype[Any]]:
+    """Where every image is, and their type; raise unless the kernels can take them."""
     each = arrays[:1] if isinstance(arrays, np.ndarray) else arrays
     if not all(isinstance(image, np.ndarray) and image.ndim == 3 for image in each):
         raise ArgumentTypeError(
@@ -352,17 +287,28 @@ def _addresses(name: str, arrays: Batch, *, writes: bool = False) -> tuple[Array
         raise ArgumentValueError(name, "C-contiguous images", "others")
     if writes and not all(image.flags.writeable for image in each):
         raise ArgumentValueError(name, "writable", "arrays that are not")
-    return *_locate(arrays, 3), kind
+    return _Column(*_locate(arrays, 3)), kind
 
 
 def _locate(arrays: Batch, sides: int) -> tuple[Array, Array]:
-    """Address and shape of every array, int64 [N] and [N, sides]."""
+    """Address and shape of every array, int64 [N] and [N or 1, sides]."""
     if isinstance(arrays, np.ndarray):
         count = len(arrays)
         at = arrays.ctypes.data + arrays.strides[0] * np.arange(count, dtype=np.int64)
-        return at, np.broadcast_to(np.array(arrays.shape[1:], np.int64), (count, sides))
+        return at, np.array([arrays.shape[1:]], np.int64)
     at = np.array([array.ctypes.data for array in arrays], np.int64)
     return at, np.array([array.shape for array in arrays], np.int64).reshape(-1, sides)
+
+
+def _single(numbers: Array) -> _Column:
+    """One number for every sample, of a vector."""
+    places = np.arange(len(numbers), dtype=np.int64)
+    return _Column(numbers.ctypes.data + numbers.itemsize * places, np.array([[1]]))
+
+
+def _shared(vector: Array, samples: int) -> _Column:
+    """The same vector for every sample."""
+    return _Column(np.full(samples, vector.ctypes.data, np.int64), np.array([[len(vector)]]))
 
 
 def _shown(arrays: Any) -> Any:
@@ -370,8 +316,8 @@ def _shown(arrays: Any) -> Any:
 
 
 def _check_out(
-    shapes: Array,
-    found: Array,
+    images: _Column,
+    mixed: _Column,
     kind: np.dtype[Any],
     out_kind: np.dtype[Any],
     *,
@@ -384,19 +330,22 @@ def _check_out(
     expected = np.dtype(np.float32) if fused else kind
     if out_kind != expected:
         raise ArgumentTypeError("out", f"arrays of {expected}", str(out_kind))
-    if not np.array_equal(shapes[:, [2, 0, 1]] if transposed else shapes, found):
+    shapes = images.shapes[:, [2, 0, 1]] if transposed else images.shapes
+    if len(images.addresses) != len(mixed.addresses) or not (shapes == mixed.shapes).all():
         raise ArgumentValueError("out", "arrays of the shapes of own", "others")
 
 
-def _raise_fault(fault: int, row: list[int], factors: Array, sample: int) -> NoReturn:
-    """Raise for a fault that compiled code found in a sample."""
-    own, partner = (tuple(row[at : at + 3]) for at in (_OWN_SHAPE, _PARTNER_SHAPE))
+def _raise_fault(
+    fault: int, own: tuple[int, ...], partner: tuple[int, ...], normalization: Array | None, sample: int
+) -> NoReturn:
+    """Raise for a fault that compiled code found in a sample, whose images have these shapes."""
     where = f"for sample {sample}"
     if fault == SIZES_DIFFER:
         raise ArgumentValueError("partners", f"images of the shape {own} {where}", partner)
     if fault == MASK_DIFFERS:
         raise ArgumentValueError("masks", f"of the size of the images, {own}, {where}", "another size")
-    raise ArgumentValueError("normalization", f"of shape (2, {own[2]}) {where}", factors.shape)
+    found = () if normalization is None else normalization.shape
+    raise ArgumentValueError("normalization", f"of shape (2, {own[2]}) {where}", found)
 
 
 def _check_partners(partners: Array, samples: int, count: int) -> Array:
@@ -409,15 +358,15 @@ def _check_partners(partners: Array, samples: int, count: int) -> Array:
     return index.astype(np.int64, copy=False)
 
 
-def _weights(masks: Masks, samples: int, sides: int) -> tuple[Array, Array]:
-    """Address and shape of every mask, int64 [N] and [N, sides]."""
+def _weights(masks: Masks, samples: int, sides: int) -> _Column:
+    """Where every mask is; raise unless the kernels can take them."""
     weights = masks.weights
     if len(weights) != samples:
         raise ArgumentValueError("masks", f"{samples}, one per image", len(weights))
     for mask in weights[:1] if isinstance(weights, np.ndarray) else weights:
         if mask.dtype != np.float32 or mask.ndim != sides or not mask.flags.c_contiguous:
             raise ArgumentTypeError("masks", f"C-contiguous float32 with {sides} sides", _shown(mask))
-    return _locate(weights, sides)
+    return _Column(*_locate(weights, sides))
 
 
 @functools.cache
@@ -426,17 +375,50 @@ def _pool(process: int) -> tuple[ThreadPoolExecutor, int]:
     return ThreadPoolExecutor(os.cpu_count() or 1, f"dali_msda-{process}"), usable_processors()
 
 
-def _in_threads(run: Any, settings: Sequence[int], samples: int, work: int, threads: int | None) -> None:
-    """Call a compiled function, which releases the GIL, for ranges of samples; `work` is in bytes."""
+def _tables(columns: Sequence[_Column]) -> tuple[list[Array], int, int]:
+    """For each sample a row of pointers to its arrays, and one of pointers to their shapes.
+
+    Returns
+    -------
+    kept : list of ndarray
+        What the pointers lead to.
+    data, shapes : int
+        Addresses of the rows.
+    """
+    samples, each = len(columns[0].addresses), []
+    data, shapes = np.empty((2, samples, len(columns)), np.int64)
+    places = np.arange(samples, dtype=np.int64)
+    for i, column in enumerate(columns):
+        shape = np.ascontiguousarray(column.shapes)
+        each.append(shape)
+        data[:, i] = column.addresses
+        shapes[:, i] = shape.ctypes.data + 8 * shape.shape[1] * (places if len(shape) > 1 else 0)
+    return [*each, data, shapes], data.ctypes.data, shapes.ctypes.data
+
+
+def _call(
+    run: Any, outputs: Sequence[_Column], inputs: Sequence[_Column], work: int, threads: int | None
+) -> None:
+    """Call a compiled function for every sample, by several threads; `work` is in bytes.
+
+    It releases the GIL.
+    """
     if threads is not None:
         check_integer("threads", threads, 1)
+    samples, outs, ins = len(outputs[0].addresses), len(outputs), len(inputs)
+    kept, out, out_shapes = _tables(outputs)
+    more, data, shapes = _tables(inputs)
+    kept += more
+    call = functools.partial(
+        compiled(_build_loop, _LOOP).ctypes, run.address, out, out_shapes, outs, data, shapes, ins
+    )
     if samples < 2 or threads == 1 or (threads is None and work < _LITTLE):
-        run.ctypes(*settings, 0, samples)
+        call(0, samples)
         return
     pool, processors = _pool(os.getpid())
     parts = min(threads or processors, samples)
     bounds = [samples * i // parts for i in range(parts + 1)]
-    waiting = [pool.submit(run.ctypes, *settings, *bounds[i : i + 2]) for i in range(1, parts)]
-    run.ctypes(*settings, bounds[0], bounds[1])
+    waiting = [pool.submit(call, *bounds[i : i + 2]) for i in range(1, parts)]
+    call(bounds[0], bounds[1])
     for part in waiting:
         part.result()

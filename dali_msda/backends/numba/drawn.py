@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numba
-import numpy as np
-from numba import carray  # type: ignore[attr-defined]
 from nvidia.dali import types
 from nvidia.dali.pipeline import DataNode
 
 from ...draws import Draws, byte_constant
-from .compiled import data_of, shape1
 
 # The limit of DALI's plugin.
 _MAX_INPUTS = 6
@@ -35,17 +31,3 @@ def parts_of(draws: Draws) -> list[Part]:
         Part(byte_constant(part), types.UINT8, 8) if isinstance(part, bytes) else Part(part, types.FLOAT64, 1)
         for part in parts
     ]
-
-
-@numba.njit
-def numbers_of(data: Any, shapes: Any, inputs: Any, widths: Any, total: Any) -> Any:
-    """All numbers in one vector, float64 [total], from the inputs after the first.
-
-    `widths` are :attr:`Part.width`, after a placeholder for the first input.
-    """
-    numbers, at = np.empty(total, np.float64), 0
-    for part in range(1, inputs):
-        count = shape1(shapes, part)[0] // widths[part]
-        numbers[at : at + count] = carray(data_of(data, part), count, np.float64)
-        at += count
-    return numbers

@@ -18,9 +18,10 @@ from nvidia.dali.pipeline import DataNode
 from ...arguments import DrawArguments
 from ...draws import Draws
 from ...masks import Dense, Separable
+from .builders import numbers_of
 from .compat import CompiledOperator
 from .compiled import RUN, SETUP, compiled, data_of, integers, shape1, shape2, shape4
-from .drawn import numbers_of, parts_of
+from .drawn import parts_of
 from .formulas import fingerprint
 from .kernels import join_mask, mask_writer
 
