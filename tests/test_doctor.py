@@ -196,7 +196,7 @@ def _swapped_targets(version: int) -> Callable[..., None]:
 
 
 def test_wrong_compiled_kernel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_entry_points, "_build_targets", _swapped_targets)
+    monkeypatch.setattr(_entry_points, "build_targets", _swapped_targets)
     found = _selfcheck.measure_errors("cutmix", "reference", "CPU kernel")
     assert found.targets > 0.5
     assert found.image <= 0.5
