@@ -15,6 +15,7 @@ from ..common_arguments import (
     check_scale_and_shift,
     per_channel,
 )
+from ..factors import fold_factors
 from ..methods import TABLE, Argument, Beta, Method, check_method
 from ..mixing import Convention, Granularity, check_argument, check_random, method_arguments
 from ..signatures import PerChannel
@@ -81,6 +82,8 @@ class Normalization:
     scale: float
     shift: float
     dtype: torch.dtype
+    factors: tuple[tuple[float, ...], tuple[float, ...]]
+    """a and b of ``(mixed - a) * b``, which is the same: one number for all channels, or one for each."""
 
     @classmethod
     def from_call(
@@ -104,7 +107,15 @@ class Normalization:
             return None
         mean, std = per_channel("mean", mean), per_channel("std", std)
         check_same_length(mean, std)
-        return cls(mean=mean, std=std, scale=scale, shift=shift, dtype=dtype or torch.float32)
+        a, b = fold_factors(mean, std, scale, shift).tolist()
+        return cls(
+            mean=mean,
+            std=std,
+            scale=scale,
+            shift=shift,
+            dtype=dtype or torch.float32,
+            factors=(tuple(a), tuple(b)),
+        )
 
     @property
     def channels(self) -> int | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..factors import fold_factors
 from ..validation import ArgumentValueError
 from . import compiled
 from .arguments import Normalization, to_device
@@ -75,11 +74,10 @@ def _mix_with_operators(
 
 def normalize(images: Tensor, normalization: Normalization) -> Tensor:
     """Normalise images [N, C, H, W] as ``fn.crop_mirror_normalize`` does."""
-    n = normalization
-    factors = to_device(torch.tensor(fold_factors(n.mean, n.std, n.scale, n.shift).tolist()), images.device)
+    factors = to_device(torch.tensor(normalization.factors), images.device)
     mean, scale = factors[:, :, None, None]
     normalized: Tensor = (images.to(torch.float32) - mean) * scale
-    return normalized.to(n.dtype)
+    return normalized.to(normalization.dtype)
 
 
 def select_nearest(images: Tensor, source: Tensor, partner: Tensor, masks: Masks) -> Tensor:

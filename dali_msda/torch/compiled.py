@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..factors import fold_factors
 from ..methods import Method
 from . import buffers
 from .arguments import Normalization
@@ -94,8 +93,7 @@ def mix_images(
         mix = importlib.import_module(".triton_kernel", __package__).mix_images
     else:
         if n is not None:
-            factors = fold_factors(n.mean, n.std, n.scale, n.shift).tolist()
-            asked = {"mean": factors[0], "factor": factors[1], "dtype": n.dtype}
+            asked = {"mean": n.factors[0], "factor": n.factors[1], "dtype": n.dtype}
         # As one operator, a compiled graph does not break here.
         mix = _mix_operator if torch.compiler.is_compiling() else _mix_on_cpu
     mixed: Tensor = mix(images, source, partner, base, rows, columns, dense, **asked)
