@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from ..arguments import ImageArguments
 from ..backends import blending
 from ..factors import fold_factors
 from ..layouts import is_sequence, mask_layout, picture_layout
+from ..methods import Method
 from ..normalization import channel_count, fits_kernel, run_operator
 from ..validation import ArgumentValueError
 from .batches import Array, Arrays, as_batch, check_same_shapes, device_of, shapes_of, stacked, view
@@ -111,20 +111,26 @@ def make_weights(images: Images, drawing: Drawing, draws: Draws) -> Weights:
     return Weights(sizes, compiled=arrays.write_masks(drawing.entry, draws.numbers, draws.slots, size))
 
 
-def _for_operators(weights: Weights, cut: bool) -> blending.Weights:
+def _for_operators(weights: Weights, method: Method) -> blending.Weights:
     """Compiled masks in the form that operators take."""
     if weights.operators is not None:
         return weights.operators
-    masks, sizes = weights.compiled, weights.sizes
+    masks, heights = weights.compiled, weights.sizes[:, 0].tolist()
+    lam = as_batch(weights.lam[:, None])
     if masks.lam is None:
-        clipped = [np.clip(mask, np.float32(0), np.float32(1)) for mask in masks.weights]
-        return blending.Weights(lam=as_batch(weights.lam[:, None]), dense=as_batch(clipped))
-    parts: list[list[Array]] = [[], [], []]
-    for mask, height in zip(masks.weights, sizes[:, 0].tolist(), strict=True):
-        for part, values in zip(parts, (mask[:1], mask[2 : 2 + height], mask[2 + height :]), strict=True):
-            part.append(np.ascontiguousarray(values))
+        clipped = _each(lambda mask: mask.clip(0, 1), masks.weights)
+        return blending.Weights(lam, dense=as_batch(clipped))
+    if isinstance(masks.weights, np.ndarray):
+        base, _, rows, columns = np.split(masks.weights, (1, 2, 2 + heights[0]), axis=1)
+        parts = [np.ascontiguousarray(part) for part in (base, rows, columns)]
+    else:
+        several = zip(masks.weights, heights, strict=True)
+        cut = [(mask[:1], mask[2 : 2 + height], mask[2 + height :]) for mask, height in several]
+        parts = [list(part) for part in zip(*cut, strict=True)]
     base, rows, columns = map(as_batch, parts)
-    return blending.Weights(as_batch(masks.lam[:, None]), base, rows, columns, cut=cut)
+    if method.kind == "constant":
+        return blending.Weights(lam, base)
+    return blending.Weights(lam, base, rows, columns, cut=method.cuts)
 
 
 def _to_kernel(samples: Arrays) -> Arrays:
@@ -199,10 +205,10 @@ def _empty(shapes: Array, kind: np.dtype[Any]) -> Arrays:
 
 
 def mix_by_operators(
-    images: Images, source: Images, draws: Draws, weights: Weights, form: Form, cut: bool
+    images: Images, source: Images, draws: Draws, weights: Weights, form: Form, method: Method
 ) -> tuple[Batch, Array]:
     """Mix images with the operators of dynamic mode, on any device; see :func:`mix_compiled`."""
-    given = _for_operators(weights, cut)
+    given = _for_operators(weights, method)
     own, other = _pictures(images), _pictures(source)
     if source is images:
         other = own
@@ -229,7 +235,7 @@ def mix_images(
     if drawing.entry.name == "none":
         return normalized(images.batch, images, form), weights.lam
     if images.on_gpu or weights.compiled is None or drawing.checked.backend == "hybrid":
-        return mix_by_operators(images, source, draws, weights, form, drawing.entry.cuts)
+        return mix_by_operators(images, source, draws, weights, form, drawing.entry)
     return mix_compiled(images, source, draws, weights, form)
 
 
@@ -255,7 +261,7 @@ def normalized(batch: Batch, images: Images, form: Form) -> Batch:
     return ndd.squeeze(made, axes=[2]) if arguments.result_layout == "HW" else made
 
 
-def nearest(images: Images, source: Images, draws: Draws, weights: Weights) -> Batch:
+def select_heavier(images: Images, source: Images, draws: Draws, weights: Weights) -> Batch:
     """Each pixel of whoever weighs more there, the own one of both where they weigh the same."""
     check_same_shapes(images.name, images.shapes, source.shapes, draws.partner)
     mask = full_mask(images, weights)
@@ -269,18 +275,12 @@ def nearest(images: Images, source: Images, draws: Draws, weights: Weights) -> B
 def full_mask(images: Images, weights: Weights) -> Batch:
     """The weight of every pixel, float32 HxWx1 (1xHxW for CHW), on the images' device."""
     layout = mask_layout(images.layout)
-    if weights.compiled is None:
+    if weights.operators is not None:
         device = device_of(images.batch)
-        mask = BLENDING.shape_mask(_for_operators(weights, False), layout, device)
+        mask = BLENDING.shape_mask(weights.operators, layout, device)
         return BLENDING.expand_mask(mask, as_batch(images.shapes), images.layout)
     arrays = choose_compiled("kernel")
     assert arrays is not None
     full = arrays.full_masks(weights.compiled, weights.sizes)
     with_channel = _each(lambda a: a[..., None] if layout == "HWC" else a[:, None], full)
     return as_batch(with_channel, layout, images.batch.device)
-
-
-def check_type(name: str, batch: Batch, known: Sequence[types.DALIDataType], expected: str) -> None:
-    """Raise unless the samples are of one of the types."""
-    if batch.dtype.type_id not in known:
-        raise TypeError(f"{name} must be {expected}; got a batch of type {batch.dtype.type_id.name}")

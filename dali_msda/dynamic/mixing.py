@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,20 +12,17 @@ import nvidia.dali.experimental.dynamic as ndd
 from nvidia.dali import types
 from nvidia.dali.experimental.dynamic import Batch
 
-from ..arguments import DrawArguments, ImageArguments
-from ..checks import IMAGE_TYPES
 from ..common_arguments import LabelArguments
-from ..layouts import choose_layout
 from ..method_functions import common_parameters, make_function
-from ..methods import Beta, Method, check_method
-from ..mixing import argument_of, check_argument
+from ..methods import Beta, Method
 from ..signatures import MixParams, Pair, PerChannel
-from ..validation import ArgumentTypeError, ArgumentValueError, check_flag, check_fraction
-from .batches import Array, as_batch, check_batch, device_of, stacked, values_of
+from ..validation import ArgumentTypeError, ArgumentValueError, check_flag
+from .arguments import check_alike, check_drawing, check_form, check_images, check_views, read_both
+from .batches import Array, as_batch, stacked
 from .draws import Drawing, Draws, check_rng, draw_numbers
-from .images import Form, Images, Weights, full_mask, make_weights, mix_images, nearest
+from .images import Images, Weights, full_mask, make_weights, mix_images, select_heavier
 from .labels import mix_labels as mix_read_labels
-from .labels import read_labels
+from .operators import BLENDING
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,95 +48,6 @@ class Drawn:
     def lam(self) -> Batch:
         """Label weight of the own image, the mean of its mask: float32 scalars, CPU."""
         return as_batch(self.weights.lam)
-
-
-def _drawing(
-    method: str,
-    alpha: Any,
-    own: Mapping[str, Any],
-    count: int,
-    others: Sequence[str] = (),
-    **common: Any,
-) -> Drawing:
-    """Check how masks and partners are drawn; arguments may be batches or arrays, a value per sample."""
-    check_method(method)
-    given: dict[str, Array] = {}
-
-    def first(name: str, value: Any, shape: tuple[int, ...] = ()) -> Any:
-        """The value, or the first of several, which are kept."""
-        values = values_of(name, value, count, shape)
-        if values is None:
-            return value
-        given[name] = values
-        return values[0].tolist()
-
-    alpha = first("alpha", alpha)
-    own = {name: first(name, value) for name, value in own.items()}
-    for name in ("probability", "lam", "partner"):
-        common[name] = first(name, common[name])
-    common["center"] = first("center", common["center"], (2,))
-    checked = DrawArguments.from_call(method, alpha, own, others, seed=None, **common)
-    if "alpha" in given and "alpha" not in checked.entry.defaults:
-        given.update(dict.fromkeys(checked.entry.alphas, given["alpha"]))
-    for name, values in given.items():
-        _check_values(checked, name, values)
-    if checked.partner is not None and checked.partner >= count:
-        raise ArgumentValueError("partner", f"in [0, {count}), an index within the batch", checked.partner)
-    return Drawing(checked, given)
-
-
-def _check_values(checked: DrawArguments, name: str, values: Array) -> None:
-    """Raise unless all values per sample are valid."""
-    if name == "partner":
-        if values.dtype.kind not in "iu":
-            raise ArgumentTypeError("partner", "integers", f"values of {values.dtype}")
-        if (wrong := (values < 0) | (values >= len(values))).any():
-            i = int(wrong.nonzero()[0][0])
-            raise ArgumentValueError("partner", f"in [0, {len(values)})", f"{values[i]} in sample {i}")
-    elif name == "center":
-        if (wrong := ~(values >= 0) | (values != np.floor(values)) | np.isinf(values)).any():
-            i = int(wrong.any(1).nonzero()[0][0])
-            raise ArgumentValueError("center", "pixel indices of at least 0", f"{values[i]} in sample {i}")
-    elif name in ("probability", "lam"):
-        for value in np.unique(values).tolist():
-            check_fraction(name, value)
-    elif name in checked.entry.defaults:
-        for value in np.unique(values).tolist():
-            check_argument(argument_of(checked.entry, name), value)
-
-
-def _views(name: str, images: Any, count: int | None, backend: str) -> list[Batch]:
-    """Images, or several views of them, as a list of batches of the same number of samples."""
-    views = list(images) if isinstance(images, tuple | list) else [images]
-    if not views:
-        raise ArgumentValueError(name, "a Batch or a sequence of them", "an empty one")
-    for view in views:
-        count = check_batch(name, view).batch_size if count is None else count
-        if check_batch(name, view).batch_size != count:
-            raise ArgumentValueError(name, f"of {count} samples, like images", view.batch_size)
-        if backend == "kernel" and device_of(view) != "cpu":
-            expected = "on the CPU with backend='kernel' ('auto', 'hybrid' and 'graph' mix there)"
-            raise ArgumentValueError(name, expected, "a GPU batch")
-    return views
-
-
-def _images(name: str, batch: Batch, layout: str | None, *, maps: bool = False) -> Images:
-    """A batch of images with its layout, checked."""
-    if not maps and batch.dtype.type_id not in IMAGE_TYPES:
-        expected = "uint8, int16, uint16, float16 or float32"
-        raise ArgumentTypeError(name, expected, f"a batch of {batch.dtype.type_id.name}")
-    form = choose_layout(name, batch.layout or None, layout, device_of(batch), "the batch")
-    return Images.of(name, batch, form)
-
-
-def _form(layout: str, count: int, mirror: Any, **others: Any) -> Form:
-    """Check how images are normalised; `mirror` may be a value per sample."""
-    values = values_of("mirror", mirror, count)
-    if values is None:
-        return Form(ImageArguments(layout=layout, mirror=mirror, **others), mirror)
-    if values.dtype.kind not in "iu" or not np.isin(values, (0, 1)).all():
-        raise ArgumentValueError("mirror", "0 or 1 for every sample", f"values of {values.dtype}")
-    return Form(ImageArguments(layout=layout, mirror=1, **others), as_batch(values.astype(np.int32)))
 
 
 def mix(
@@ -239,9 +147,9 @@ def mix(
     Park, Yun, Chun: "A Unified Analysis of Mixed Sample Data Augmentation", NeurIPS 2022, equation 1 and
     section 4. A batch of one has no partner and comes back unchanged.
     """
-    views = _views("images", images, None, backend)
+    views = check_views("images", images, None, backend)
     count = views[0].batch_size
-    drawing = _drawing(
+    drawing = check_drawing(
         method,
         alpha,
         arguments,
@@ -261,43 +169,38 @@ def mix(
     )
     check_flag("return_params", return_params)
     rng = check_rng(rng)
-    own = [_images("images", view, layout) for view in views]
+    own = [check_images("images", view, layout) for view in views]
     source = own
     if partner_images is not None:
-        others = _views("partner_images", partner_images, count, backend)
+        others = check_views("partner_images", partner_images, count, backend)
         if len(others) != len(own):
             raise ArgumentValueError("partner_images", f"as many as images, {len(own)}", len(others))
         source = [
-            _images("partner_images", view, image.layout) for view, image in zip(others, own, strict=True)
+            check_images("partner_images", view, image.layout)
+            for view, image in zip(others, own, strict=True)
         ]
         for one, image in zip(source, own, strict=True):
-            _check_alike(one.batch, image.batch)
+            check_alike(one.batch, image.batch)
     normalization = {
         **{"mean": mean, "std": std, "scale": scale, "shift": shift, "output_layout": output_layout},
         **{"output_dtype": output_dtype, "pad_output": pad_output},
     }
-    forms = [_form(image.layout, count, mirror, **normalization) for image in own]
-    ids = _read_both(labels, partner_labels, partner_images is not None, count, label_arguments)
+    forms = [check_form(image.layout, count, mirror, **normalization) for image in own]
+    ids = read_both(labels, partner_labels, partner_images is not None, count, label_arguments)
     draws = draw_numbers(drawing, count, rng)
-    if not correct_lam:
-        _drawn_lam(drawing, draws)  # a method without is an error before any work
-    mixed, lam = [], None
-    for image, other, form in zip(own, source, forms, strict=True):
-        weights = make_weights(image, drawing, draws)
-        batch, weight = mix_images(image, other, drawing, draws, weights, form)
-        mixed.append(batch)
-        if lam is None:
-            lam, kept = weight, weights
-    assert lam is not None
-    results: list[Any] = [mixed if isinstance(images, tuple | list) else mixed[0]]
-    lam = lam if correct_lam else _drawn_lam(drawing, draws)
-    device = views[0].device
+    drawn_lam = None if correct_lam else _drawn_lam(drawing, draws)
+    drawn = Drawn(drawing=drawing, draws=draws, images=own[0], weights=make_weights(own[0], drawing, draws))
+    mixed = [
+        mix_images(image, other, drawing, draws, _weights_for(image, drawn), form)
+        for image, other, form in zip(own, source, forms, strict=True)
+    ]
+    lam = mixed[0][1] if drawn_lam is None else drawn_lam
+    batches = [one for one, _ in mixed]
+    results: list[Any] = [batches if isinstance(images, tuple | list) else batches[0]]
     if ids is not None:
-        partners = ids[1][draws.partner]
-        compiled = kept.compiled is not None
-        results.append(mix_read_labels(ids[0], partners, lam, label_arguments, device, compiled))
+        results.append(_targets(*ids, lam, drawn, label_arguments))
     if return_params:
-        mask = full_mask(own[0], kept)
+        mask = full_mask(own[0], drawn.weights)
         if not isinstance(forms[0].mirror, int) or forms[0].mirror:
             mask = ndd.flip(mask, horizontal=forms[0].mirror)
         mask = ndd.squeeze(mask, axes=[2]) if own[0].layout == "HW" else mask
@@ -305,43 +208,8 @@ def mix(
     return tuple(results) if len(results) > 1 else results[0]
 
 
-def _check_alike(source: Batch, own: Batch) -> None:
-    """Raise unless partners have the device and the type of the images."""
-    if device_of(source) != device_of(own):
-        raise ArgumentValueError(
-            "partner_images", f"on the {device_of(own).upper()}, as images are", device_of(source)
-        )
-    if source.dtype != own.dtype:
-        expected = f"of type {own.dtype.type_id.name}, as images are"
-        raise ArgumentTypeError("partner_images", expected, source.dtype.type_id.name)
-
-
-def _read_both(
-    labels: Any, partner_labels: Any, second: bool, count: int, arguments: LabelArguments
-) -> tuple[Array, Array] | None:
-    """Labels, and those that partners come from; None without any."""
-    if partner_labels is not None and (not second or labels is None):
-        without = "partner_images" if not second else "labels"
-        raise ArgumentValueError("partner_labels", f"left out without {without}", "labels")
-    if labels is None:
-        return None
-    if second and partner_labels is None:
-        expected = "given with partner_images; labels=None mixes the images alone"
-        raise ArgumentValueError("partner_labels", expected, None)
-    own = read_labels("labels", labels, arguments)
-    other = own if partner_labels is None else read_labels("partner_labels", partner_labels, arguments)
-    for name, values in (("labels", own), ("partner_labels", other)):
-        if len(values) != count:
-            raise ArgumentValueError(name, f"of {count} samples, as images are", len(values))
-    if own.shape[1:] != other.shape[1:]:
-        raise ArgumentTypeError("partner_labels", "of the kind and length of labels", list(other.shape[1:]))
-    return own, other
-
-
 def _drawn_lam(drawing: Drawing, draws: Draws) -> Array:
     """The lam that was drawn, for ``correct_lam=False``; 1 where a sample is not mixed: float32 [N]."""
-    from .operators import BLENDING
-
     return stacked(BLENDING.drawn_lam(draws, drawing)).reshape(-1)
 
 
@@ -387,8 +255,8 @@ def draw(
     TypeError, ValueError
         See :func:`mix`.
     """
-    (batch,) = _views("images", [images], None, backend)
-    drawing = _drawing(
+    (batch,) = check_views("images", [images], None, backend)
+    drawing = check_drawing(
         method,
         alpha,
         arguments,
@@ -403,15 +271,15 @@ def draw(
         backend=backend,
     )
     rng = check_rng(rng)
-    own = _images("images", batch, layout, maps=True)
+    own = check_images("images", batch, layout, maps=True)
     draws = draw_numbers(drawing, batch.batch_size, rng)
     return Drawn(drawing=drawing, draws=draws, images=own, weights=make_weights(own, drawing, draws))
 
 
-def _weights_for(images: Images, drawn: Drawn) -> tuple[Draws, Weights]:
+def _weights_for(images: Images, drawn: Drawn) -> Weights:
     """The same masks at the size of other images."""
-    if np.array_equal(images.sizes, drawn.images.sizes):
-        return drawn.draws, drawn.weights
+    if np.array_equal(images.sizes, drawn.images.sizes) and images.on_gpu == drawn.images.on_gpu:
+        return drawn.weights
     draws = drawn.draws
     if drawn.drawing.center is not None:
         # In pixels of the original images.
@@ -419,7 +287,13 @@ def _weights_for(images: Images, drawn: Drawn) -> tuple[Draws, Weights]:
         ratio = images.sizes / drawn.images.sizes
         numbers[:, row : row + 2] = np.floor((numbers[:, row : row + 2] + 0.5) * ratio)
         draws = Draws(numbers, draws.slots, draws.partner)
-    return draws, make_weights(images, drawn.drawing, draws)
+    return make_weights(images, drawn.drawing, draws)
+
+
+def _targets(own: Array, source: Array, lam: Array, drawn: Drawn, arguments: LabelArguments) -> Batch | Pair:
+    """Targets, from labels read by :func:`.labels.read_labels`, with `lam` (float32 [N])."""
+    compiled, device = drawn.weights.compiled is not None, drawn.images.batch.device
+    return mix_read_labels(own, source[drawn.draws.partner], lam, arguments, device, compiled)
 
 
 def apply(
@@ -470,13 +344,13 @@ def apply(
     if nearest and mean is not None:
         raise ArgumentValueError("mean", "left out with nearest=True", mean)
     count, backend = len(drawn.draws.partner), drawn.drawing.checked.backend
-    (batch,) = _views("images", [images], count, backend)
-    own = source = _images("images", batch, layout, maps=nearest)
+    (batch,) = check_views("images", [images], count, backend)
+    own = source = check_images("images", batch, layout, maps=nearest)
     if partner_images is not None:
-        (other,) = _views("partner_images", [partner_images], count, backend)
-        _check_alike(other, batch)
-        source = _images("partner_images", other, own.layout, maps=nearest)
-    form = _form(
+        (other,) = check_views("partner_images", [partner_images], count, backend)
+        check_alike(other, batch)
+        source = check_images("partner_images", other, own.layout, maps=nearest)
+    form = check_form(
         own.layout,
         count,
         mirror,
@@ -488,13 +362,10 @@ def apply(
         output_dtype=output_dtype,
         pad_output=pad_output,
     )
-    draws, weights = _weights_for(own, drawn)
+    weights = _weights_for(own, drawn)
     if nearest:
-        return _nearest(own, source, draws, weights)
-    return mix_images(own, source, drawn.drawing, draws, weights, form)[0]
-
-
-_nearest = nearest
+        return select_heavier(own, source, drawn.draws, weights)
+    return mix_images(own, source, drawn.drawing, drawn.draws, weights, form)[0]
 
 
 def mix_labels(
@@ -531,12 +402,10 @@ def mix_labels(
     if labels is None:
         raise ArgumentTypeError("labels", "a Batch of dynamic mode or an array", None)
     count = len(drawn.draws.partner)
-    found = _read_both(labels, partner_labels, partner_labels is not None, count, arguments)
+    found = read_both(labels, partner_labels, partner_labels is not None, count, arguments)
     assert found is not None
     lam = drawn.weights.lam if correct_lam else _drawn_lam(drawn.drawing, drawn.draws)
-    compiled = drawn.weights.compiled is not None
-    partners = found[1][drawn.draws.partner]
-    return mix_read_labels(found[0], partners, lam, arguments, drawn.images.batch.device, compiled)
+    return _targets(*found, lam, drawn, arguments)
 
 
 _COMMON = common_parameters(mix)
