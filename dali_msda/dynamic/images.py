@@ -122,7 +122,7 @@ def _for_operators(weights: Weights, method: Method) -> blending.Weights:
         return blending.Weights(lam, dense=as_batch(clipped))
     if isinstance(masks.weights, np.ndarray):
         base, _, rows, columns = np.split(masks.weights, (1, 2, 2 + heights[0]), axis=1)
-        parts = [np.ascontiguousarray(part) for part in (base, rows, columns)]
+        parts: list[Any] = [np.ascontiguousarray(part) for part in (base, rows, columns)]
     else:
         several = zip(masks.weights, heights, strict=True)
         cut = [(mask[:1], mask[2 : 2 + height], mask[2 + height :]) for mask, height in several]
