@@ -5,10 +5,9 @@ On the CPU the kernels work on NumPy views of the tensors, so nothing is copied.
 
 from __future__ import annotations
 
-import functools
 import importlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,17 +20,14 @@ from .arguments import Normalization
 from .draws import Draws
 from .masks import Masks
 
+# Triton comes with PyTorch's builds for GPUs.
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+
 # Types of images that the kernels on the CPU take; others are converted to float32 and back.
 _KERNEL_DTYPES = (torch.uint8, torch.int16, torch.uint16, torch.float32)
 
 # Bytes below which a second thread costs more time than it saves.
 _LITTLE = 1 << 18
-
-
-@functools.cache
-def has_triton() -> bool:
-    """Whether Triton is installed."""
-    return importlib.util.find_spec("triton") is not None
 
 
 def why_not(images: Tensor, source: Tensor) -> str | None:
@@ -41,7 +37,7 @@ def why_not(images: Tensor, source: Tensor) -> str | None:
         return "images that require a gradient"
     if kind not in ("cpu", "cuda"):
         return f"images on {images.device}"
-    if kind == "cuda" and not has_triton():
+    if kind == "cuda" and not HAS_TRITON:
         return "images on a GPU without Triton"
     if not torch.compiler.is_compiling() and type(images) is not Tensor:
         return f"images of type {type(images).__name__}"
@@ -90,7 +86,10 @@ def mix_images(
     if images.device.type == "cuda":
         if n is not None:
             asked = {"mean": n.mean, "std": n.std, "scale": n.scale, "shift": n.shift, "out_dtype": n.dtype}
-        mix = importlib.import_module(".triton_kernel", __package__).mix_images
+        # Not by importlib, which torch.compile does not trace.
+        from . import triton_kernel
+
+        mix: Callable[..., Tensor] = triton_kernel.mix_images
     else:
         if n is not None:
             asked = {"mean": n.factors[0], "factor": n.factors[1], "dtype": n.dtype}

@@ -164,15 +164,6 @@ def _mix(  # type: ignore[no-untyped-def]
         out += out_plane
 
 
-def _fold(mean: PerChannel, std: PerChannel, scale: float, shift: float, channels: int) -> list[float]:
-    """a of every channel, then b, for ``(image - a) * b``."""
-    folded = fold_factors(mean, std, scale, shift)
-    if folded.shape[1] not in (1, channels):
-        raise ValueError(f"mean and std must be for {channels} channels; got {folded.shape[1]}")
-    factors: list[float] = np.broadcast_to(folded, (2, channels)).reshape(-1).tolist()
-    return factors
-
-
 def _check(name: str, tensor: Tensor, expected: Sequence[int], device: torch.device) -> None:
     """Raise unless a tensor has the expected shape, on the device of the images."""
     if tuple(tensor.shape) != tuple(expected) or tensor.device != device:
@@ -250,15 +241,22 @@ def mix_images(
     ):
         if tensor is not None:
             _check(name, tensor, expected, images.device)
-    factors = [] if mean is None or std is None else _fold(mean, std, scale, shift, channels)
+    norm = (
+        [] if mean is None or std is None else [*_per_channel(mean, channels), *_per_channel(std, channels)]
+    )
+    if len(norm) not in (0, 2 * channels):
+        raise ValueError(f"mean and std must be for {channels} channels; got {len(norm)} numbers in all")
+    given = (images, source, partner, base, rows, columns, dense, norm, scale, shift, out_dtype)
     if out is not None:
         _check_out(out, images, source, out_dtype or images.dtype)
-    if torch.compiler.is_compiling() and out is None:
-        mixed: Tensor = _mix_as_operator(
-            images, source, partner, base, rows, columns, dense, factors, out_dtype
-        )
+    elif torch.compiler.is_compiling():
+        mixed: Tensor = _mix_as_operator(*given)
         return mixed
-    return _launch(images, source, partner, base, rows, columns, dense, factors, out_dtype, out)
+    return _launch(*given, out=out)
+
+
+def _per_channel(given: PerChannel, channels: int) -> list[float]:
+    return [given] * channels if isinstance(given, int | float) else list(given)
 
 
 def _check_out(out: Tensor, images: Tensor, source: Tensor, dtype: torch.dtype) -> None:
@@ -288,10 +286,13 @@ def _launch(
     rows: Tensor | None,
     columns: Tensor | None,
     dense: Tensor | None,
-    factors: Sequence[float],
-    out_dtype: torch.dtype | None = None,
+    norm: Sequence[float],
+    scale: float,
+    shift: float,
+    out_dtype: torch.dtype | None,
     out: Tensor | None = None,
 ) -> Tensor:
+    """:func:`mix_images`, checked; `norm` is the mean of every channel and then their std, or nothing."""
     channels_last = is_channels_last(images)
     if out is None:
         out = _empty_result(images, out_dtype)
@@ -300,6 +301,8 @@ def _launch(
     own, other = (in_lines(one, channels_last) for one in (images, source))
     weights = (base, rows, columns, None) if dense is None else (None, None, None, dense)
     tiling = cut(images.shape, images.dtype, channels_last)
+    mean, std = np.reshape(norm, (2, -1))
+    factors = tuple(fold_factors(mean, std, scale, shift).ravel().tolist())
     device = torch.cuda.device(images.device) if images.is_cuda else contextlib.nullcontext()
     with device:
         _mix[(len(images) * tiling.tiles, tiling.planes // tiling.planes_at_once)](
@@ -308,7 +311,7 @@ def _launch(
             other,
             partner.contiguous(),
             *(None if part is None else part.contiguous() for part in weights),
-            tuple(factors),
+            factors,
             tiling.height,
             tiling.length,
             tiling.tiles,
@@ -326,7 +329,7 @@ def _launch(
 
 
 # For torch.compile, which does not trace the launch.
-@torch.library.custom_op("dali_msda::mix_images", mutates_args=())
+@torch.library.custom_op("dali_msda::mix_images_on_gpu", mutates_args=())
 def _mix_as_operator(
     images: Tensor,
     source: Tensor,
@@ -335,10 +338,12 @@ def _mix_as_operator(
     rows: Tensor | None,
     columns: Tensor | None,
     dense: Tensor | None,
-    factors: list[float],
+    norm: list[float],
+    scale: float,
+    shift: float,
     out_dtype: torch.dtype | None,
 ) -> Tensor:
-    return _launch(images, source, partner, base, rows, columns, dense, factors, out_dtype)
+    return _launch(images, source, partner, base, rows, columns, dense, norm, scale, shift, out_dtype)
 
 
 @_mix_as_operator.register_fake
@@ -350,7 +355,9 @@ def _(
     rows: Tensor | None,
     columns: Tensor | None,
     dense: Tensor | None,
-    factors: list[float],
+    norm: list[float],
+    scale: float,
+    shift: float,
     out_dtype: torch.dtype | None,
 ) -> Tensor:
     return _empty_result(images, out_dtype)
