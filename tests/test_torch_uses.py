@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -50,24 +51,26 @@ def test_the_modules_stay_light() -> None:
     assert run.stdout.split() == []
 
 
+@on_each_device
 @pytest.mark.parametrize("method", ["CutMix", "Stochastic", "GMix"])
-def test_a_compiled_graph_has_no_breaks(method: str) -> None:
+def test_a_compiled_graph_has_no_breaks(method: str, device: str) -> None:
     torch._dynamo.reset()
-    make = getattr(torch_msda, method)
-    eager = make(K, label_smoothing=0.1, return_params=True)
+    images, labels = IMAGES.to(on(device)), LABELS.to(on(device))
+    eager = getattr(torch_msda, method)(K, label_smoothing=0.1, return_params=True)
     compiled: Any = torch.compile(eager, backend="aot_eager", fullgraph=True)
     torch.manual_seed(3)
-    images, targets, params = compiled(IMAGES, LABELS)
+    mixed, targets, params = compiled(images, labels)
     torch.manual_seed(3)
-    wanted, wanted_targets, wanted_params = eager(IMAGES, LABELS)
-    assert torch.allclose(images.float(), wanted.float(), atol=1.0)  # a mask's last bit may round a pixel
+    wanted, wanted_targets, wanted_params = eager(images, labels)
+    assert torch.allclose(mixed.float(), wanted.float(), atol=1.0)  # a mask's last bit may round a pixel
     assert torch.allclose(targets, wanted_targets, atol=1e-6)
     assert torch.allclose(params.mask, wanted_params.mask, atol=1e-6)
-    first, second = (compiled(IMAGES, LABELS)[2] for _ in range(2))
+    first, second = (compiled(images, labels)[2] for _ in range(2))
     assert not torch.equal(first.mask, second.mask)
     assert sorted(first.partner.tolist()) == list(range(N))
-    with pytest.raises(ValueError, match=r"labels must be in \[0, 10\); got 10 in sample 2"):
-        compiled(IMAGES, torch.tensor([0, 1, 10, 3, 4, 5]))
+    if device == "cpu":
+        with pytest.raises(ValueError, match=r"labels must be in \[0, 10\); got 10 in sample 2"):
+            compiled(IMAGES, torch.tensor([0, 1, 10, 3, 4, 5]))
 
 
 def test_a_compiled_graph_normalises() -> None:
@@ -198,6 +201,8 @@ def test_views_and_maps_share_draws(device: str) -> None:
         assert np.abs(numbers(other)[i] - exact).max() < 1e-6
         assert selected[i].tolist() == np.where(mask < 0.5, int(PARTNER[i]), i).tolist()
     assert torch.allclose(params.mask.mean((1, 2, 3)), params.lam, atol=1e-6)
+    equal = MixUp().draw(images, lam=0.5, partner=PARTNER.to(on(device)))
+    assert torch.equal(MixUp().mix_images(ids, equal, nearest=True), ids)
     clip = images[:, :, None].expand(-1, -1, 4, -1, -1).contiguous()
     assert torch.equal(mix.mix_images(clip, drawn), small[:, :, None].expand_as(clip))
 
@@ -233,6 +238,16 @@ def test_targets() -> None:
     nothing = torch_msda.GMix(K, probability=0.0)(IMAGES, LABELS)
     assert torch.equal(nothing[0], IMAGES)
     assert torch.equal(nothing[1], one_hot)
+
+
+def test_the_page_runs() -> None:
+    text = (ROOT / "docs/torch.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(block, names)
+    assert (names["targets"].shape, names["maps"].dtype) == ((8, 1000), torch.int64)
 
 
 Call = Callable[[], Any]

@@ -19,6 +19,7 @@ from . import buffers
 from .arguments import Normalization
 from .draws import Draws
 from .masks import Masks
+from .tiling import is_channels_last, memory_format
 
 # Triton comes with PyTorch's builds for GPUs.
 HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -113,11 +114,11 @@ def _mix_on_cpu(
 ) -> Tensor:
     """Mix, and normalise to ``(mixed - mean) * factor`` if they are given."""
     arrays = importlib.import_module("..backends.numba.arrays", __package__)
-    form = _memory_format(images)
-    channels_first = form == torch.contiguous_format
+    channels_last = is_channels_last(images)
+    form = memory_format(channels_last)
     normalizes = mean is not None and factor is not None
     # One pass does all for uint8 with the channels last; else the normalisation comes behind.
-    fused = normalizes and images.dtype == torch.uint8 and not channels_first
+    fused = normalizes and images.dtype == torch.uint8 and channels_last
     kind = images.dtype if images.dtype in _KERNEL_DTYPES else torch.float32
     own, other = (tensor.detach().to(kind).contiguous(memory_format=form) for tensor in (images, source))
     mixed = buffers.empty_like(own, form, torch.float32 if fused else kind)
@@ -126,7 +127,7 @@ def _mix_on_cpu(
         pairs = np.asarray([mean, factor], np.float32)
         asked["normalization"] = np.repeat(pairs, images.shape[1], axis=1) if pairs.shape[1] == 1 else pairs
     views = [
-        (tensor if channels_first else tensor.permute(0, 2, 3, 1)).numpy() for tensor in (own, mixed, other)
+        (tensor.permute(0, 2, 3, 1) if channels_last else tensor).numpy() for tensor in (own, mixed, other)
     ]
     arrays.mix_batch(
         views[0],
@@ -134,7 +135,7 @@ def _mix_on_cpu(
         _join(images, base, rows, columns, dense),
         views[1],
         source=None if source is images else views[2],
-        channels_first=channels_first,
+        channels_first=not channels_last,
         threads=_threads(own.nbytes),
         **asked,
     )
@@ -163,11 +164,6 @@ def _join(
     return arrays.Masks(weights.numpy(), base.contiguous().numpy())
 
 
-def _memory_format(images: Tensor) -> torch.memory_format:
-    channels_last = images.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if channels_last and not images.is_contiguous() else torch.contiguous_format
-
-
 _mix_operator = torch.library.custom_op("dali_msda::mix_images", _mix_on_cpu, mutates_args=())
 
 
@@ -184,4 +180,5 @@ def _(
     factor: Sequence[float] | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    return torch.empty_like(images, memory_format=_memory_format(images), dtype=dtype or images.dtype)
+    form = memory_format(is_channels_last(images))
+    return torch.empty_like(images, memory_format=form, dtype=dtype or images.dtype)
