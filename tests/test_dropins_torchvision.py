@@ -197,7 +197,7 @@ BAD_INPUTS: dict[str, tuple[dict[str, Any], tuple[Any, ...]]] = {
 def test_errors_are_those_of_torchvision(name: str, case: str) -> None:
     """The same kind of error; the same words where torchvision raises it."""
     # torch.compile turns them off for the whole process.
-    torch.distributions.Distribution.set_default_validate_args(True)  # type: ignore[no-untyped-call]
+    torch.distributions.Distribution.set_default_validate_args(True)
     options, inputs = BAD_INPUTS[case]
     with pytest.raises((ValueError, RuntimeError)) as expected:
         getattr(v2, name if name == "MixUp" else "CutMix")(**options)(*inputs)
