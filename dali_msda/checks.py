@@ -22,7 +22,7 @@ _INTEGERS = {
 }  # fmt: skip
 
 # float32 holds all of their numbers. DALI 2.4 has no bfloat16.
-_IMAGE_TYPES = (types.UINT8, types.INT16, types.UINT16, types.FLOAT16, types.FLOAT)
+IMAGE_TYPES = (types.UINT8, types.INT16, types.UINT16, types.FLOAT16, types.FLOAT)
 
 # A slice of one number of a vector.
 _ONE = {"shape": [1], "axes": [0]}
@@ -95,7 +95,7 @@ def check_image_dtype(name: str, images: DataNode) -> None:
     Where it shows none there is no check: that would take five operators. Images are mixed as float32 then.
     """
     dtype = static_dtype(images)
-    if dtype is not None and dtype not in _IMAGE_TYPES:
+    if dtype is not None and dtype not in IMAGE_TYPES:
         expected = "uint8, int16, uint16, float16 or float32"
         raise TypeError(f"{name} must be {expected}; got a node of type {dtype.name}")
 

@@ -1,4 +1,4 @@
-"""Everything that uses private names of DALI's pipelines, which a new version may remove.
+"""Everything that uses private names of DALI's pipelines and dynamic mode, which a new version may remove.
 
 Checked with DALI 2.4. For the compiled operators see ``backends/numba/compat.py``.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from nvidia.dali.pipeline import Pipeline
 
 
@@ -48,3 +49,14 @@ def declared_dtype(pipeline: Pipeline, place: int) -> Any:
 def origin_of(node: Any) -> tuple[str, int]:
     """The operator class that made a node, and the index of the output."""
     return type(getattr(node.source, "_op", None)).__name__, node.index or 0
+
+
+def samples_of(batch: Any) -> Any:
+    """The memory of a batch of dynamic mode on the CPU: an array [N, ...], or a list of arrays.
+
+    The public way makes a tensor object for every sample, which takes as long as mixing small images.
+    """
+    storage = batch.evaluate()._storage
+    if storage.is_dense_tensor():
+        return np.asarray(storage.as_tensor())
+    return [np.asarray(storage[i]) for i in range(len(storage))]

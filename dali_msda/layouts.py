@@ -224,16 +224,20 @@ def layout_of(name: str, images: DataNode, given: str | None) -> str:
     ArgumentValueError
         The two differ; neither is known, on the GPU; the layout is none that can be mixed.
     """
+    return choose_layout(name, static_layout(images), given, images.device, "the graph")
+
+
+def choose_layout(name: str, seen: str | None, given: str | None, device: str, witness: str) -> str:
+    """:func:`layout_of` images of which `witness` shows the layout `seen`, or none."""
     if given is not None:
         check_choice("layout", given, LAYOUTS)
-    seen = static_layout(images)
     if given is None and seen is None:
-        if images.device == "cpu":
+        if device == "cpu":
             return "HWC"
-        expected = f"given for {name} on the GPU whose layout the graph does not show"
+        expected = f"given for {name} on the GPU whose layout {witness} does not show"
         raise ArgumentValueError("layout", expected, None)
     if given is not None and seen is not None and given != seen:
-        raise ArgumentValueError("layout", f"{seen!r}, which the graph shows for {name}", given)
+        raise ArgumentValueError("layout", f"{seen!r}, which {witness} shows for {name}", given)
     layout = given or str(seen)
     check_choice("layout", layout, LAYOUTS)
     return layout

@@ -392,7 +392,7 @@ def methods_with(argument: str) -> tuple[str, ...]:
 COMMON = frozenset(
     (
         "images", "labels", "num_classes", "method", "probability", "label_smoothing", "convention",
-        "granularity", "layout", "seed", "lam", "center", "partner", "mean", "std", "scale", "shift",
+        "granularity", "layout", "seed", "rng", "lam", "center", "partner", "mean", "std", "scale", "shift",
         "mirror", "output_layout", "output_dtype", "pad_output", "return_params", "backend", "mask", "output",
         "correct_lam", "allow_self", "partner_images", "partner_labels", "name",
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import DataNode
@@ -15,21 +17,26 @@ def normalize_if_asked(images: DataNode, arguments: ImageArguments) -> DataNode:
     """The images; normalised by DALI's operator if the arguments ask for it, on any device."""
     if not arguments.normalizes:
         return images
+    return run_operator(fn, images, arguments, _checked_mean(images, arguments), _mirror(arguments))
+
+
+def run_operator(operators: Any, images: Any, arguments: ImageArguments, mean: Any, mirror: Any) -> Any:
+    """Normalise with the operator of a pipeline's graph (``fn``) or of dynamic mode (``ndd``)."""
     output_layout = arguments.result_layout
     if arguments.layout == "DHWC":  # which DALI's operator does not take
-        images = fn.reshape(images, layout="FHWC")
-    normalized = fn.crop_mirror_normalize(
+        images = operators.reshape(images, layout="FHWC")
+    normalized = operators.crop_mirror_normalize(
         images,
         dtype=arguments.output_dtype,
         output_layout=output_layout.replace("D", "F"),
-        mean=_checked_mean(images, arguments),
+        mean=mean,
         std=arguments.std,
         scale=arguments.scale,
         shift=arguments.shift,
-        mirror=_mirror(arguments),
+        mirror=mirror,
         pad_output=arguments.pad_output,
     )
-    return fn.reshape(normalized, layout=output_layout) if arguments.layout == "DHWC" else normalized
+    return operators.reshape(normalized, layout=output_layout) if arguments.layout == "DHWC" else normalized
 
 
 def mirror_if_asked(mask: DataNode, arguments: ImageArguments) -> DataNode:
@@ -54,13 +61,13 @@ def linear_factors(images: DataNode, arguments: ImageArguments) -> DataNode:
     assert arguments.mean is not None
     assert arguments.std is not None
     factors = fold_factors(arguments.mean, arguments.std, arguments.scale, arguments.shift)
-    if _count(arguments) is not None:
+    if channel_count(arguments) is not None:
         return types.Constant(factors.reshape(-1), device="cpu")
     many = types.Constant(np.repeat(factors, LONGEST_SIDE, axis=1), device="cpu")
     return fn.reshape(fn.slice(many, start=[0], shape=_channels(images, arguments), axes=[1]), shape=[-1])
 
 
-def _count(arguments: ImageArguments) -> int | None:
+def channel_count(arguments: ImageArguments) -> int | None:
     """How many channels the normalisation is for; None if it is for any number."""
     lengths = [len(values) for values in (arguments.mean, arguments.std) if isinstance(values, tuple)]
     return lengths[0] if lengths else None
@@ -77,7 +84,7 @@ def _checked_mean(images: DataNode, arguments: ImageArguments) -> float | DataNo
 
     On the GPU DALI's operator does not notice that there are more or fewer numbers than channels.
     """
-    n = _count(arguments)
+    n = channel_count(arguments)
     if n is None:
         assert isinstance(arguments.mean, float)
         return arguments.mean

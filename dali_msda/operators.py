@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,12 +19,13 @@ from .arguments import (
     is_node,
 )
 from .checks import check_image_dtype
-from .common_arguments import LabelArguments, check_known
+from .common_arguments import LabelArguments
 from .draws import as_vector, float64_constant
 from .dtypes import as_type
 from .labels import unmixed_labels
 from .layouts import from_pictures, layouts_of, mask_layout
 from .masks import Dense, Separable
+from .method_functions import common_parameters, make_function
 from .methods import Beta, Method
 from .normalization import mirror_if_asked
 from .signatures import MixFunction, MixParams, PerChannel
@@ -452,47 +452,11 @@ def _as_mask(mask: Any, device: str, layout: str) -> Separable | Dense:
 
 
 # The arguments that all methods take, with the defaults of :func:`mix`.
-_COMMON = {
-    name: parameter
-    for name, parameter in inspect.signature(mix).parameters.items()
-    if parameter.kind == parameter.KEYWORD_ONLY and name not in ("method", "alpha")
-}
+_COMMON = common_parameters(mix)
 
 
 @functools.cache
 def function(method: Method) -> MixFunction:
-    """The function of a method, with signature and help text from the table's entry."""
-
-    def mixing(images: Any, labels: Any, num_classes: int | None = None, **arguments: Any) -> Any:
-        check_known(method, [name for name in arguments if name not in signature.parameters], _COMMON)
-        return mix(images, labels, num_classes, method=method.name, **arguments)
-
-    of_mix = inspect.signature(mix).parameters
-    own = [
-        inspect.Parameter(
-            argument.name, inspect.Parameter.KEYWORD_ONLY, default=argument.default, annotation=float
-        )
-        for argument in method.arguments
-    ]
-    shared = [of_mix[name] for name in ("images", "labels", "num_classes")]
-    signature = inspect.Signature([*shared, *own, *_COMMON.values()], return_annotation=Any)
-    mixing.__name__ = mixing.__qualname__ = method.name
-    mixing.__doc__ = _help_text(method)
-    mixing.__signature__ = signature  # type: ignore[attr-defined]
-    return mixing
-
-
-def _help_text(method: Method) -> str:
-    """That of :func:`mix`, with the method's own arguments in place of those of all methods."""
-    before, _, rest = inspect.cleandoc(str(mix.__doc__)).partition("method : str, optional\n")
-    common = rest[rest.index("probability : ") :]
-    common = common[: common.index("**arguments")] + common[common.index("\nReturns\n") :]
-    summary = method.summary.replace("`", "")
-    own = []
-    for argument in method.arguments:
-        cifar = "" if argument.cifar100 is None else f" (CIFAR-100: {argument.cifar100})"
-        kinds = "float, DataNode or Beta" if argument.fraction else "float or DataNode"
-        own += [f"{argument.name} : {kinds}, {argument.expected}, optional"]
-        own += [f"    {argument.help} By default {argument.default}{cifar}."]
-    text = f"{method.title}: the own image's weight is {summary}.\n\n{before}" + "\n".join([*own, common])
-    return text + (f"\n\nThe method in the paper: {method.paper}.\n" if method.paper else "\n")
+    """The function of a method in a pipeline, with signature and help text from the table's entry."""
+    made: MixFunction = make_function(mix, method, "DataNode")
+    return made

@@ -323,7 +323,8 @@ def test_register_takes_only_methods() -> None:
 
 def test_names_that_arguments_must_not_have() -> None:
     """The arguments of the library's functions."""
+    from dali_msda import dynamic
     from dali_msda.methods import COMMON
 
-    taken = set(inspect.signature(msda.mix).parameters) | set(inspect.signature(msda.blend).parameters)
+    taken = set().union(*(inspect.signature(one).parameters for one in (msda.mix, msda.blend, dynamic.mix)))
     assert taken - {"alpha", "arguments"} == COMMON

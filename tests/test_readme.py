@@ -1,4 +1,4 @@
-"""The README and three pages of docs: their Python runs; their commands, options and files exist."""
+"""The README and four pages of docs: their Python runs; their commands, options and files exist."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 PAGES = {
     "README": README,
-    **{name: (ROOT / "docs" / f"{name}.md").read_text() for name in ("methods", "pipelines", "theory")},
+    **{
+        name: (ROOT / "docs" / f"{name}.md").read_text()
+        for name in ("methods", "pipelines", "theory", "dynamic")
+    },
 }
 PYTHON: dict[str, str] = {
     f"{page}-{number}": block
@@ -59,6 +62,7 @@ CHECKS = {
     "msda.draw(": "assert shapes == [(4, 224, 224, 3), (4, 224, 224), (4, 1000)], shapes",
     "msda.blend(": "assert shapes == [(4, 224, 224, 3), (4, 1000)], shapes",
     "regularizers(": "assert found['mixup'].r1 == found['hmix'].r1 and found['mixup'].r2 != found['hmix'].r2",
+    "ndd.checkpoint": "assert len(losses) == 6 and torch.tensor(losses).isfinite().all(), losses",
     "msda.hmix(": "assert shapes == [(4, 3, 224, 224), (4, 1000)], shapes",
 }
 

@@ -303,8 +303,14 @@ def _follow(plans: list[dict[str, Any]]) -> None:
 
 
 def _serve() -> None:
-    import training.commands  # noqa: F401, children have it
+    # Children have what is imported or computed here.
+    import dali_msda.backends.numba.headers
+    import dali_msda.backends.numba.mix
+    import dali_msda.operators  # noqa: F401
+    import training.commands  # noqa: F401
+    from training.options import options
 
+    options()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for line, port in zip(sys.stdin, _ports(), strict=False):
         order = json.loads(line)

@@ -13,7 +13,7 @@ import inspect
 import itertools
 import json
 import operator
-import textwrap
+import sys
 import types
 import typing
 from collections import Counter
@@ -366,11 +366,17 @@ def _parsed_type(hint: Any) -> Any:
     return functools.reduce(operator.or_, (k for k in kinds if typing.get_origin(k) is not Callable))
 
 
-@functools.cache  # it parses a file
+@functools.cache
+def _classes(module: str) -> dict[str, ast.ClassDef]:
+    """The classes of a module's source, by name: `inspect.getsource` parses the file once for each."""
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    return {part.name: part for part in tree.body if isinstance(part, ast.ClassDef)}
+
+
+@functools.cache
 def _field_docs(record: type) -> dict[str, str]:
     """The text below each field of a class."""
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(record))).body
-    assert isinstance(tree, ast.ClassDef)
+    tree = _classes(record.__module__)[record.__name__]
     return {
         field.target.id: " ".join(text.value.value.split())
         for field, text in itertools.pairwise(tree.body)

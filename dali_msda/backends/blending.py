@@ -14,10 +14,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from nvidia.dali import types
 
-from ..arguments import DrawArguments
 from ..checks import LONGEST_SIDE
 from ..layouts import mask_layout
 from ..masks import Axis, Dense, Grid, Separable, chosen
+from ..methods import Method
 from ..validation import ArgumentValueError
 
 # A DataNode of a pipeline, or a Batch of dynamic mode.
@@ -61,6 +61,19 @@ class Operators(Protocol):
 
     def to_gpu(self, node: Node, axes: Sequence[int] = ()) -> Node:
         """A copy of a CPU node on the GPU, with new axes of length 1."""
+
+
+class Settings(Protocol):
+    """What masks depend on besides the draws; :class:`..arguments.DrawArguments` of a pipeline."""
+
+    @property
+    def entry(self) -> Method: ...
+    @property
+    def convention(self) -> str: ...
+    @property
+    def center(self) -> object: ...
+    @property
+    def mixes_all(self) -> bool: ...
 
 
 class Drawn(Protocol):
@@ -167,7 +180,7 @@ class Blending:
         pixels = self.fn.slice(ramp, start=[0], shape=length, axes=[0])  # a side must be at most 65536 pixels
         return self.fn.expand_dims(pixels, axes=[0 if columns else 1])
 
-    def make_mask(self, images: Node, layout: str, draws: Drawn, arguments: DrawArguments) -> Weights:
+    def make_mask(self, images: Node, layout: str, draws: Drawn, arguments: Settings) -> Weights:
         """The masks of a batch from what was drawn; see :class:`..backends.Backend`."""
         method = arguments.entry
         size = self.height_and_width(self.ops.shape_of(images), layout)
@@ -193,7 +206,7 @@ class Blending:
             base, scale, self._float(self._flat(mask.rows)), self._float(self._flat(mask.columns)), cut
         )
 
-    def drawn_lam(self, draws: Drawn, arguments: DrawArguments) -> Node:
+    def drawn_lam(self, draws: Drawn, arguments: Settings) -> Node:
         """The lam that was drawn, whatever the mask made of it; 1 where a sample is not mixed: float32 [1].
 
         Raises
@@ -219,7 +232,7 @@ class Blending:
         rows, columns = (self.math.clamp(profile, 0.0, 1.0) for profile in (mask.rows, mask.columns))
         return self._separable_weights(base, scale, rows, columns)._replace(given=True)
 
-    def _choose_if_mixed(self, value: Any, otherwise: float, draws: Drawn, arguments: DrawArguments) -> Node:
+    def _choose_if_mixed(self, value: Any, otherwise: float, draws: Drawn, arguments: Settings) -> Node:
         """`value` where a sample is mixed at all, else `otherwise`, float64."""
         # Where all are mixed a node is the answer already; a number is not yet one per sample.
         if arguments.mixes_all and self.ops.is_node(value):

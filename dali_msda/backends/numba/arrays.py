@@ -241,6 +241,22 @@ def mix_batch(
     return lam
 
 
+def full_masks(masks: Masks, sizes: Array) -> Batch:
+    """The weight of every pixel, float32 [N, H, W]; `sizes` are int64 [N, 2]. A list if they differ."""
+    weights: Any = masks.weights
+    if masks.lam is None:
+        return [mask.clip(0, 1) for mask in weights] if isinstance(weights, list) else np.clip(weights, 0, 1)
+    if isinstance(weights, list):
+        return [
+            full_masks(Masks(weights[i][None], masks.lam[i : i + 1]), sizes[i : i + 1])[0]
+            for i in range(len(weights))
+        ]
+    height = int(sizes[0, 0])
+    rows, columns = weights[:, 2 : 2 + height, None], weights[:, None, 2 + height :]
+    full: Array = weights[:, :1, None] + rows * columns
+    return full
+
+
 def mix_targets(
     labels: Array, partner_labels: Array, lam: Array, num_classes: int, label_smoothing: float = 0.0
 ) -> Array:
