@@ -207,6 +207,21 @@ def test_views_share_memory_with_the_batch() -> None:
     del filler
 
 
+def test_memory_is_used_again_only_when_nothing_shares_it() -> None:
+    """Neither a batch, nor an array or a tensor of PyTorch made from one, changes by later calls."""
+    own = ndd.as_batch(np.full((4, 600, 600, 3), 7, np.uint8), layout="HWC")
+    rng = ndd.random.RNG(seed=1)
+    other = ndd.as_batch(np.full((4, 600, 600, 3), 9, np.uint8), layout="HWC")
+    holders = [msda.mixup(own, None, rng=rng), msda.mixup(own, None, rng=rng).torch()]
+    holders += [np.asarray(ndd.as_tensor(msda.mixup(own, None, rng=rng)))]
+    for _ in range(6):
+        assert (numpy_of(msda.mixup(other, None, rng=rng)) == 9).all()
+    assert (numpy_of(holders[0]) == 7).all()
+    assert all((holder == 7).all() for holder in holders[1:])
+    addresses = {view(msda.mixup(other, None, rng=rng)).__array_interface__["data"] for _ in range(5)}  # type: ignore[union-attr]
+    assert len(addresses) == 1
+
+
 def test_images_apart_in_memory_give_the_same_bits() -> None:
     whole = data("HWC")
     results = [

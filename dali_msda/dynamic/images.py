@@ -19,7 +19,7 @@ from ..layouts import is_sequence, mask_layout, picture_layout
 from ..methods import Method
 from ..normalization import channel_count, fits_kernel, run_operator
 from ..validation import ArgumentValueError
-from .batches import Array, Arrays, as_batch, check_same_shapes, device_of, shapes_of, stacked, view
+from .batches import Array, Arrays, as_batch, check_same_shapes, device_of, empty, shapes_of, stacked, view
 from .draws import Drawing, Draws
 from .operators import BLENDING
 
@@ -176,7 +176,7 @@ def mix_compiled(
         given = fold_factors(arguments.mean, arguments.std, arguments.scale, arguments.shift)  # type: ignore[arg-type]
         factors = np.broadcast_to(given, (2, images.channels)) if channel_count(arguments) is None else given
         shapes = shapes[:, [2, 0, 1]] if first else shapes
-    out = _empty(shapes, np.dtype(np.float32) if fused or kind == np.float16 else kind)
+    out = empty(shapes, np.dtype(np.float32) if fused or kind == np.float16 else kind)
     lam = arrays.mix_batch(
         own,
         draws.partner,
@@ -195,13 +195,6 @@ def mix_compiled(
     if arguments.output_dtype != types.FLOAT:
         mixed = ndd.cast(mixed, dtype=arguments.output_dtype)
     return mixed, lam
-
-
-def _empty(shapes: Array, kind: np.dtype[Any]) -> Arrays:
-    """Memory for images of these shapes."""
-    if (shapes == shapes[0]).all():
-        return np.empty((len(shapes), *shapes[0].tolist()), kind)
-    return [np.empty(tuple(shape), kind) for shape in shapes.tolist()]
 
 
 def mix_by_operators(
