@@ -15,7 +15,9 @@ import dali_msda as pipeline_msda
 from dali_msda import dynamic as msda
 from dali_msda import methods
 from dali_msda.dynamic.batches import view
+from dali_msda.dynamic.images import thread_limit
 from dali_msda.methods import MIXING
+from dali_msda.processors import allowed_processors
 from tests.devices import on_each_device
 from tests.dynamic import COUNT, Arrays, batch, data, flat, numpy_of
 from tests.running import outputs, source
@@ -220,6 +222,15 @@ def test_memory_is_used_again_only_when_nothing_shares_it() -> None:
     assert all((holder == 7).all() for holder in holders[1:])
     addresses = {view(msda.mixup(other, None, rng=rng)).__array_interface__["data"] for _ in range(5)}  # type: ignore[union-attr]
     assert len(addresses) == 1
+
+
+def test_threads_are_those_that_dynamic_mode_may_use() -> None:
+    own = ndd.as_batch(np.random.default_rng(0).integers(0, 256, (6, 200, 200, 3), np.uint8), layout="HWC")
+    several = numpy_of(msda.gmix(own, None, rng=ndd.random.RNG(seed=1)))
+    with ndd.EvalContext(num_threads=1):
+        assert thread_limit() == (1 if allowed_processors() > 1 else None)
+        one = numpy_of(msda.gmix(own, None, rng=ndd.random.RNG(seed=1)))
+    np.testing.assert_array_equal(one, several)
 
 
 def test_images_apart_in_memory_give_the_same_bits() -> None:

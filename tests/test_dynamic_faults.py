@@ -12,7 +12,7 @@ import pytest
 import dali_msda as pipeline_msda
 from dali_msda import dynamic as msda
 from dali_msda import methods
-from dali_msda.masks import Separable
+from dali_msda.masks import Dense, Separable
 from dali_msda.methods import MIXING, Argument, Method
 from tests.dynamic import batch, data, numpy_of
 
@@ -23,17 +23,34 @@ def test_registered_methods_have_a_function() -> None:
         title="Veil",
         summary="`level`",
         arguments=(Argument(name="level", default=0.25, fraction=True, help="The level."),),
-        mask=lambda f, grid, level: Separable(level),
+        mask=lambda f, grid, level: Separable(f.minimum(2.0 * f.sqrt(f.constant(0.25)) * level, 1.0)),
     )
-    pipeline_msda.register(method)
+    ramp = Method(
+        name="ramp",
+        title="Ramp",
+        summary="from the top down",
+        mask=lambda f, grid: Dense(
+            (grid.rows.pixels + 0.0 * grid.columns.pixels) / f.maximum(grid.rows.size - 1.0, 1.0)
+        ),
+    )
+    for one in (method, ramp):
+        pipeline_msda.register(one)
     try:
-        own = data("HWC", "float32")
-        found = numpy_of(msda.veil(batch(own), None, partner=np.array([1, 2, 0]), level=0.5))
-        np.testing.assert_array_equal(found, 0.5 * own + 0.5 * own[[1, 2, 0]])
+        own, partner = data("HWC", "float32"), [1, 2, 0]
+        weight = (np.arange(8) / 7).astype(np.float32)[:, None, None]
+        for backend in ("kernel", "hybrid", "graph"):
+            common = {"partner": np.array(partner), "backend": backend}
+            found = numpy_of(msda.veil(batch(own), None, level=0.5, **common))
+            np.testing.assert_array_equal(found, 0.5 * own + 0.5 * own[partner])
+            images, targets = msda.ramp(batch(own), np.arange(3), 3, **common)
+            np.testing.assert_allclose(
+                numpy_of(images), weight * own + (1 - weight) * own[partner], rtol=0, atol=6e-5
+            )
+            np.testing.assert_allclose(numpy_of(targets), (np.eye(3) + np.eye(3)[partner]) / 2, atol=1e-6)
         assert "Veil" in msda.veil.__doc__
         assert "level : float, Batch or Beta" in msda.veil.__doc__
     finally:
-        del methods.TABLE["veil"]
+        del methods.TABLE["veil"], methods.TABLE["ramp"]
     with pytest.raises(AttributeError, match=r"module 'dali_msda.dynamic' has no attribute 'veil'"):
         _ = msda.veil
 

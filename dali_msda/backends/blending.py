@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -36,7 +37,7 @@ class Operators(Protocol):
     math: Any
 
     def is_node(self, value: object) -> bool:
-        """Whether `value` is a node, not a number."""
+        """Whether `value` is a node with a value per sample, not a number or a constant."""
 
     def float64(self, values: Sequence[float]) -> Node:
         """The exact numbers, [n], CPU."""
@@ -89,7 +90,9 @@ class Functions:
     def __init__(self, ops: Operators) -> None:
         def accept_numbers(function: Callable[..., Node]) -> Any:
             """Make an arithmetic operator accept plain numbers too, by turning them into nodes."""
-            return lambda *values: function(*(x if ops.is_node(x) else ops.float64([x]) for x in values))
+            return lambda *values: function(
+                *(ops.float64([float(x)]) if isinstance(x, Real) else x for x in values)
+            )
 
         of = ops.math
         self.sqrt, self.exp, self.log, self.sin, self.cos = map(

@@ -18,6 +18,7 @@ from ..factors import fold_factors
 from ..layouts import is_sequence, mask_layout, picture_layout
 from ..methods import Method
 from ..normalization import channel_count, fits_kernel, run_operator
+from ..processors import allowed_processors
 from ..validation import ArgumentValueError
 from .batches import Array, Arrays, as_batch, check_same_shapes, device_of, empty, shapes_of, stacked, view
 from .draws import Drawing, Draws
@@ -186,6 +187,7 @@ def mix_compiled(
         channels_first=first,
         normalization=factors,
         clips=is_sequence(layout),
+        threads=thread_limit(),
     )
     if kind == np.float16 and not fused:
         out = _each(lambda a: a.astype(np.float16), out)
@@ -195,6 +197,12 @@ def mix_compiled(
     if arguments.output_dtype != types.FLOAT:
         mixed = ndd.cast(mixed, dtype=arguments.output_dtype)
     return mixed, lam
+
+
+def thread_limit() -> int | None:
+    """The number of threads that the caller allows dynamic mode, if those are fewer than processors."""
+    threads = ndd.EvalContext.current().num_threads
+    return threads if threads < allowed_processors() else None
 
 
 def mix_by_operators(
