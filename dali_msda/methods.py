@@ -10,6 +10,7 @@ Perspective", NeurIPS 2022.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import keyword
 import math
@@ -170,17 +171,17 @@ class Method(Entry):
     binary: bool = False
     drawn_lam: Callable[..., Value] | None = None
 
-    @property
+    @functools.cached_property
     def values(self) -> tuple[str, ...]:
         """The draws and arguments that the formula takes, in its order."""
         return tuple(inspect.signature(self.mask).parameters)[2:]
 
-    @property
+    @functools.cached_property
     def lam_values(self) -> tuple[str, ...]:
         """The draws and arguments that :attr:`drawn_lam` takes, in its order."""
         return () if self.drawn_lam is None else tuple(inspect.signature(self.drawn_lam).parameters)[1:]
 
-    @property
+    @functools.cached_property
     def kind(self) -> str:
         """The kind of mask: "constant", "separable" or "dense". Runs the formula, on a single pixel."""
         numbers = {**dict.fromkeys(self.draws, 0.5), **self.defaults}

@@ -114,16 +114,8 @@ def write_masks(
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     written = _Column(flat.ctypes.data + 4 * starts[:-1], each if dense else lengths[:, None])
     no_images = _Column(np.zeros(samples, np.int64), np.pad(each, ((0, 0), (0, 1))))  # only their shape
-    key, count = tuple(slots.items()), numbers.shape[1]
-    run = compiled(
-        build_weights,
-        RUN,
-        0,
-        dense,
-        (1, 1),
-        count,
-        called=("_write", mask_writer(method, key), fingerprint(method.mask, key)),
-    )
+    count = numbers.shape[1]
+    run = _weights_writer(method, tuple(slots.items()), count)
     drawn = _Column(numbers.ctypes.data + 8 * count * np.arange(samples), np.array([[count]]))
     _call(run, [written, _single(lam)], [no_images, drawn], flat.nbytes, threads)
     weights: Batch
@@ -133,6 +125,13 @@ def write_masks(
         parts = [flat[starts[i] : starts[i + 1]] for i in range(samples)]
         weights = [part.reshape(each[i]) for i, part in enumerate(parts)] if dense else parts
     return Masks(weights, None if dense else lam)
+
+
+@functools.cache
+def _weights_writer(method: Method, slots: tuple[tuple[str, int], ...], count: int) -> Any:
+    """The compiled function that writes a sample's mask from `count` numbers."""
+    called = ("_write", mask_writer(method, slots), fingerprint(method.mask, slots))
+    return compiled(build_weights, RUN, 0, method.kind == "dense", (1, 1), count, called=called)
 
 
 def join_masks(
