@@ -20,7 +20,7 @@ from dali_msda import reference
 from dali_msda import torch as torch_msda
 from dali_msda.methods import MIXING
 from dali_msda.torch import HMix, Mix, MixUp
-from dali_msda.torch.mixers import class_name
+from dali_msda.torch.classes import class_name
 from tests.devices import on_each_device
 from tests.test_torch import CENTER, LABELS, LAM, PARTNER, SIZE, given, numbers, on, random_images
 from tests.trainer_process import ROOT
@@ -201,6 +201,9 @@ def test_views_and_maps_share_draws(device: str) -> None:
         assert np.abs(numbers(other)[i] - exact).max() < 1e-6
         assert selected[i].tolist() == np.where(mask < 0.5, int(PARTNER[i]), i).tolist()
     assert torch.allclose(params.mask.mean((1, 2, 3)), params.lam, atol=1e-6)
+    for kind in (torch.bool, torch.uint16, torch.uint32, torch.uint64, torch.float64):
+        as_kind = mix.mix_images(ids.to(kind), drawn, nearest=True).cpu()
+        assert torch.equal(as_kind, selected.to(kind)), kind
     equal = MixUp().draw(images, lam=0.5, partner=PARTNER.to(on(device)))
     assert torch.equal(MixUp().mix_images(ids, equal, nearest=True), ids)
     clip = images[:, :, None].expand(-1, -1, 4, -1, -1).contiguous()

@@ -19,8 +19,9 @@ from .. import methods
 if importlib.util.find_spec("torch") is None:
     raise ImportError("dali_msda.torch needs PyTorch: pip install torch")
 
+from .classes import class_name, mixer_class
 from .labels import Pair
-from .mixers import Drawn, Mix, MixParams, class_name, mixer_class
+from .mixers import Drawn, Mix, MixParams
 
 if TYPE_CHECKING:
     from collections.abc import Callable

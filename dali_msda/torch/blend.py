@@ -10,6 +10,9 @@ from . import compiled
 from .arguments import Normalization, to_device
 from .masks import Masks
 
+# PyTorch has few operators for these types, and all for the others.
+_SAME_BITS = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+
 
 def mix_images(
     images: Tensor,
@@ -55,7 +58,7 @@ def _mix_with_operators(
     images: Tensor, source: Tensor, partner: Tensor, masks: Masks, normalization: Normalization | None
 ) -> Tensor:
     weight = masks.pixels((images.shape[-2], images.shape[-1]))[:, None]
-    own, other = images.to(torch.float32), source.index_select(0, partner).to(torch.float32)
+    own, other = images.to(torch.float32), source.to(torch.float32).index_select(0, partner)
     mixed = weight * own + (1.0 - weight) * other
     if images.dtype.is_floating_point:
         # Two equal pixels mix to themselves, and 0 * NaN is NaN.
@@ -84,4 +87,6 @@ def select_nearest(images: Tensor, source: Tensor, partner: Tensor, masks: Masks
     """Each pixel of whoever weighs more there, the own one where both weigh the same: maps of any type."""
     weight = masks.pixels((images.shape[-2], images.shape[-1]))
     weight = weight.reshape(len(images), *[1] * (images.ndim - 3), *weight.shape[1:])
-    return torch.where(weight < 0.5, source.index_select(0, partner), images)
+    kind = images.dtype
+    own, other = (tensor.view(_SAME_BITS.get(kind, kind)) for tensor in (images, source))
+    return torch.where(weight < 0.5, other.index_select(0, partner), own).view(kind)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..common_arguments import LabelArguments, check_known
-from ..methods import TABLE, Beta, Method, check_method, methods_with
+from ..methods import TABLE, Beta, check_method, methods_with
 from ..signatures import PerChannel
 from ..validation import ArgumentTypeError, ArgumentValueError, check_choice, check_flag
 from . import blend, compiled
@@ -156,7 +155,7 @@ class Mix(nn.Module):
         super().__init__()
         check_method(method)
         unknown = [name for name in arguments if not methods_with(name)]
-        check_known(TABLE[method], unknown, ["num_classes", *_COMMON])
+        check_known(TABLE[method], unknown, ["num_classes", *COMMON])
         given = {"alpha": alpha, **arguments}
         self.draw_arguments = DrawArguments(
             method=method,
@@ -422,41 +421,9 @@ def _is_batch(images: Any) -> bool:
     return isinstance(second, Tensor) and second.ndim <= 2
 
 
-_COMMON = {
+# The arguments that all methods take.
+COMMON = {
     name: parameter
     for name, parameter in inspect.signature(Mix.__init__).parameters.items()
     if parameter.kind == parameter.KEYWORD_ONLY
 }
-
-_NAMES = {"mixup": "MixUp", "cutmix": "CutMix", "hmix": "HMix", "gmix": "GMix"}
-
-
-def class_name(method: str) -> str:
-    """The name of a method's class: that of the paper, or the method's own in CamelCase."""
-    return _NAMES.get(method, "".join(part[:1].upper() + part[1:] for part in method.split("_")))
-
-
-@functools.cache
-def mixer_class(method: Method) -> type[Mix]:
-    """The class of a method: :class:`Mix` with a fixed method, and that method's own arguments."""
-
-    def __init__(self: Mix, num_classes: int | None = None, **arguments: Any) -> None:
-        check_known(method, [name for name in arguments if name not in parameters], parameters)
-        Mix.__init__(self, method.name, num_classes, **arguments)
-
-    of_mix = inspect.signature(Mix.__init__).parameters
-    own = [
-        inspect.Parameter(
-            argument.name, inspect.Parameter.KEYWORD_ONLY, default=argument.default, annotation=float
-        )
-        for argument in method.arguments
-    ]
-    common = [parameter for name, parameter in _COMMON.items() if name not in method.defaults]
-    parameters = [parameter.name for parameter in (*own, *common)]
-    __init__.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [of_mix["self"], of_mix["num_classes"], *own, *common]
-    )
-    name = class_name(method.name)
-    summary = method.summary.replace("`", "")
-    doc = f"{method.title}: the own image's weight is {summary}. See :class:`Mix`."
-    return type(name, (Mix,), {"__init__": __init__, "__doc__": doc, "__module__": __package__})
