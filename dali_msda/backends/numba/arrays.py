@@ -32,6 +32,9 @@ Batch = Array | Sequence[Array]
 
 ELEMENTS = {np.dtype(kind): kind for kind in (np.uint8, np.int16, np.uint16, np.float32)}
 
+# What every mask depends on, besides the values of its formula.
+_COMMON = ("_row", "_column", "_coin", "_probability", "_paper", "_given")
+
 # Bytes below which a second thread costs more time than it saves.
 _LITTLE = 1 << 18
 
@@ -106,7 +109,8 @@ def write_masks(
     -------
     Masks
     """
-    numbers = np.ascontiguousarray(numbers, np.float64)
+    names = (*method.values, *_COMMON)
+    numbers = np.ascontiguousarray(numbers[:, [slots[name] for name in names]], np.float64)
     samples, dense, same = len(numbers), method.kind == "dense", isinstance(sizes, tuple)
     each = np.broadcast_to(np.asarray(sizes, np.int64), (samples, 2))
     lengths = each.prod(1) if dense else 2 + each.sum(1)
@@ -114,8 +118,8 @@ def write_masks(
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     written = _Column(flat.ctypes.data + 4 * starts[:-1], each if dense else lengths[:, None])
     no_images = _Column(np.zeros(samples, np.int64), np.pad(each, ((0, 0), (0, 1))))  # only their shape
-    count = numbers.shape[1]
-    run = _weights_writer(method, tuple(slots.items()), count)
+    count = len(names)
+    run = _weights_writer(method)
     drawn = _Column(numbers.ctypes.data + 8 * count * np.arange(samples), np.array([[count]]))
     _call(run, [written, _single(lam)], [no_images, drawn], flat.nbytes, threads)
     weights: Batch
@@ -128,10 +132,11 @@ def write_masks(
 
 
 @functools.cache
-def _weights_writer(method: Method, slots: tuple[tuple[str, int], ...], count: int) -> Any:
-    """The compiled function that writes a sample's mask from `count` numbers."""
+def _weights_writer(method: Method) -> Any:
+    """The compiled function that writes a sample's mask from numbers in this order, one for all callers."""
+    slots = tuple((name, slot) for slot, name in enumerate((*method.values, *_COMMON)))
     called = ("_write", mask_writer(method, slots), fingerprint(method.mask, slots))
-    return compiled(build_weights, RUN, 0, method.kind == "dense", (1, 1), count, called=called)
+    return compiled(build_weights, RUN, 0, method.kind == "dense", (1, 1), len(slots), called=called)
 
 
 def join_masks(
