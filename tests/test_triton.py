@@ -255,9 +255,11 @@ def test_views(view: str, layout: str, device: str, mix: Mix) -> None:
 
 
 @on_each_device
-def test_a_source_of_another_layout(device: str, mix: Mix) -> None:
+@pytest.mark.parametrize("layout", ["another", "the same, in parts"])
+def test_a_source_of_another_form(layout: str, device: str, mix: Mix) -> None:
     images, masks = random_images(torch.uint8), random_masks("hmix")
-    source = random_images(torch.uint8, "channels_last", (5, 3, HEIGHT, WIDTH)).flip(0)
+    larger = random_images(torch.uint8, shape=(7, 5, HEIGHT + 1, WIDTH + 5)).flip(0)[2:, 1:4, 1:, 5:]
+    source = larger.contiguous(memory_format=torch.channels_last) if layout == "another" else larger
     mixed = mix(images, source, PARTNER, *parts(masks))
     assert torch.equal(mixed, mix_on_the_cpu(images, masks, source))
 
