@@ -171,12 +171,12 @@ class Method(Entry):
     binary: bool = False
     drawn_lam: Callable[..., Value] | None = None
 
-    @functools.cached_property
+    @property
     def values(self) -> tuple[str, ...]:
         """The draws and arguments that the formula takes, in its order."""
         return tuple(inspect.signature(self.mask).parameters)[2:]
 
-    @functools.cached_property
+    @property
     def lam_values(self) -> tuple[str, ...]:
         """The draws and arguments that :attr:`drawn_lam` takes, in its order."""
         return () if self.drawn_lam is None else tuple(inspect.signature(self.drawn_lam).parameters)[1:]

@@ -66,10 +66,11 @@ def draw_numbers(
     uniform = torch.rand(
         (lines, 1 if shared else count), dtype=torch.float64, device=device, generator=arguments.generator
     )
+    taken = (*method.values, *method.lam_values)
     values = {
         name: torch.full((1,), value, dtype=torch.float64, device=device)
         for name, value in arguments.values.items()
-        if not isinstance(value, Beta) and (name in method.values or name in method.lam_values)
+        if not isinstance(value, Beta) and name in taken
     }
     line = 0
     for name, kind in kinds.items():
