@@ -3,9 +3,10 @@
     python -m benchmarks.bench_mix [--batch-sizes 64 256] [--cores 1 2]
     python -m benchmarks.bench_mix --device gpu
 
-On the CPU the kernel is called on arrays, as DALI calls it, one image after another on each core. Other
-libraries mix the same images as float32 tensors N x C x H x W, and as uint8 if they can. All take turns,
-round by round. On the GPU the DALI graph mixes uint8 batches that are already there.
+On the CPU the kernel is called on arrays, as DALI calls it, one image after another on each core.
+`dali_msda.torch` and other libraries mix the same images as float32 tensors N x C x H x W, and as uint8 if
+they can; these include labels. All take turns, round by round. On the GPU the DALI graph mixes uint8 batches
+that are already there.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
-import numba
 import numpy as np
 import torch
 import tyro
@@ -25,10 +25,14 @@ import tyro
 import dali_msda as msda
 from benchmarks.common import Record, mixing, save, spread
 from benchmarks.tables import show
-from dali_msda.backends.numba.kernels import mask_writer, mix_image
+from dali_msda.backends.numba.arrays import mix_batch, write_masks
 from dali_msda.methods import TABLE
+from dali_msda.torch import Mix
 
-Mix = Callable[[], Any]
+Run = Callable[[], Any]
+
+# PyTorch's threads go on looking for work for some ms, and would do so during the next contender's turn.
+_PAUSE_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -51,26 +55,23 @@ class Settings:
     """gpu: the DALI graph on the GPU, against a copy on the GPU."""
 
 
-def _compile_loop(method: str, count: int, size: int, rng: np.random.Generator) -> Callable[..., None]:
-    """Compile a loop over images: each one's mask, from draws like a pipeline's, and its mixing.
+def _kernel(
+    method: str, own: Any, partner: Any, mixed: Any, cores: int, rng: np.random.Generator
+) -> Callable[[], None]:
+    """The compiled kernels: every image's mask, from draws like a pipeline's, and its mixing.
 
     lam is uniform; the method's own arguments have their defaults.
     """
-    entry = TABLE[method]
+    entry, count, size = TABLE[method], len(own), own.shape[1]
     names = [*entry.values, "_row", "_column", "_coin", "_probability", "_paper", "_given"]
     drawn = {name: rng.uniform(size=count) for name in (*entry.draws, "_row", "_column", "_coin")}
     fixed = entry.defaults | {"_probability": 1.0, "_paper": 0.0, "_given": 0.0}
     numbers = np.stack([drawn.get(name, np.full(count, fixed.get(name, 0.0))) for name in names], axis=1)
-    write = mask_writer(entry, tuple((name, place) for place, name in enumerate(names)))
-    no_layout, shape = np.zeros(0, np.uint8), (size, size) if entry.kind == "dense" else 2 + 2 * size
+    slots = {name: place for place, name in enumerate(names)}
 
-    @numba.njit(nogil=True)
-    def mix(mixed: Any, own: Any, partner: Any, start: int, stop: int) -> None:
-        lam, fault = np.empty(1, np.float32), np.empty(1, np.int32)
-        weights = np.empty(shape, np.float32)
-        for i in range(start, stop):
-            write(weights, lam, numbers[i], size, size)
-            mix_image(mixed[i], lam, fault, own[i], weights, own[partner[i]], False, no_layout)
+    def mix() -> None:
+        masks = write_masks(entry, numbers, slots, (size, size), threads=cores)
+        mix_batch(own, partner, masks, mixed, channels_first=False, threads=cores)
 
     return mix
 
@@ -88,7 +89,7 @@ class Contender(NamedTuple):
     mix: str
     """A method, or "copy"."""
     dtype: str
-    run: Mix
+    run: Run
     mode: str | None = None
     """timm has two: a draw per "batch" or per "elem"."""
 
@@ -111,12 +112,7 @@ def contenders(
 
     found = [Contender("numpy", "copy", "uint8", lambda: _in_threads(copy, batch_size, pool, cores))]
     for method in mixing():
-        loop = _compile_loop(method, batch_size, size, rng)
-
-        def mix(start: int, stop: int, loop: Callable[..., None] = loop) -> None:
-            loop(mixed, own, partner, start, stop)
-
-        run = partial(_in_threads, mix, batch_size, pool, cores)
+        run = _kernel(method, own, partner, mixed, cores, rng)
         found.append(Contender("dali-msda", method, "uint8", run))
 
     if not peers:
@@ -128,9 +124,19 @@ def contenders(
     return [
         *found,
         Contender("torch", "copy", "float32", lambda: out.copy_(as_float)),
+        *_ours(as_float, as_uint8, labels),
         *_timm(as_float, labels),
         *_torchvision(as_float, as_uint8, labels),
         *_kornia(as_float, labels),
+    ]
+
+
+def _ours(as_float: torch.Tensor, as_uint8: torch.Tensor, labels: torch.Tensor) -> list[Contender]:
+    """This project on tensors."""
+    return [
+        Contender("dali-msda-torch", method, dtype, partial(Mix(method, num_classes=1000), images, labels))
+        for dtype, images in (("float32", as_float), ("uint8", as_uint8))
+        for method in mixing()
     ]
 
 
@@ -210,6 +216,7 @@ def in_turns(found: Sequence[Contender], rounds: int) -> list[list[float]]:
     seconds: list[list[float]] = [[] for _ in found]
     for number in range(rounds + 2):
         for contender, own in zip(found, seconds, strict=True):
+            time.sleep(_PAUSE_S)
             began = time.perf_counter()
             contender.run()
             if number >= 2:
@@ -240,7 +247,8 @@ def main() -> None:
                 for contender, seconds in zip(found, in_turns(found, settings.rounds), strict=True):
                     records.append(contender.fields() | where | {"seconds": spread(seconds)})
     path = save("bench_mix", vars(settings), records)
-    print(f"{show('mix', path)}\nwrote {path}")
+    tables = [show("mix", path), *([] if on_gpu else [show("mix_tensors", path)])]
+    print("\n\n".join([*tables, f"wrote {path}"]))
 
 
 if __name__ == "__main__":

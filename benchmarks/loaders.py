@@ -92,18 +92,82 @@ def _dali_plain(settings: Settings) -> Batches:
     return _run_plain_dali(settings, lambda labels: fn.one_hot(labels, num_classes=classes))
 
 
+def _dali_then_msda(mix: str) -> Callable[[Settings], Batches]:
+    """DALI decodes and normalises, then this project mixes the batches as tensors."""
+
+    def batches(settings: Settings) -> Batches:
+        from dali_msda.torch import Mix
+        from pipelines.folders import list_images
+
+        mixing = Mix(mix, num_classes=len(list_images(settings.data).classes))
+        for images, labels in _run_plain_dali(settings, _int64):
+            yield mixing(images, labels)
+
+    return batches
+
+
+def _dali_dynamic(mix: str) -> Callable[[Settings], Batches]:
+    """DALI's dynamic mode, with mixing and normalisation in one pass."""
+
+    def batches(settings: Settings) -> Batches:
+        import nvidia.dali.experimental.dynamic as ndd
+        from nvidia.dali import types
+
+        from dali_msda import dynamic as msda
+        from pipelines.constants import MEAN, STD
+        from pipelines.crops import decoder_arguments
+        from pipelines.folders import list_images
+        from pipelines.records import Execution
+
+        classes = len(list_images(settings.data).classes)
+        ndd.set_num_threads(settings.workers)
+        reader = ndd.readers.File(file_root=str(settings.data), random_shuffle=True, seed=0)
+        decoding = decoder_arguments(settings.device, Execution().hw_decoder_load)
+        rng = ndd.random.RNG(seed=0)
+        while True:
+            for encoded, labels in reader.next_epoch(batch_size=settings.batch_size):
+                if encoded.batch_size < settings.batch_size:
+                    continue
+                images = ndd.decoders.image_random_crop(
+                    encoded, **decoding, random_area=[0.08, 1.0], num_attempts=10, rng=rng
+                )
+                images = ndd.resize(
+                    images, size=[settings.image_size] * 2, interp_type=types.INTERP_LINEAR, antialias=True
+                )
+                mirror = ndd.random.coin_flip(batch_size=settings.batch_size, rng=rng)
+                images = ndd.flip(images, horizontal=mirror)
+                images, targets = msda.mix(
+                    images,
+                    labels,
+                    classes,
+                    method=mix,
+                    rng=rng,
+                    mean=list(MEAN),
+                    std=list(STD),
+                    output_layout="CHW",
+                )
+                yield images.torch(), targets.torch()
+
+    return batches
+
+
+def _int64(labels: Any) -> Any:
+    from nvidia.dali import fn, types
+
+    return fn.cast(labels, dtype=types.INT64)
+
+
 def _dali_then_torch(mix: str) -> Callable[[Settings], Batches]:
     """DALI decodes and normalises, then PyTorch mixes the batches, as in NVIDIA's examples."""
 
     def batches(settings: Settings) -> Batches:
-        from nvidia.dali import fn, types
         from torchvision.transforms import v2
 
         from pipelines.folders import list_images
 
         classes = len(list_images(settings.data).classes)
         mixing = {"mixup": v2.MixUp, "cutmix": v2.CutMix}[mix](num_classes=classes)
-        for images, labels in _run_plain_dali(settings, lambda labels: fn.cast(labels, dtype=types.INT64)):
+        for images, labels in _run_plain_dali(settings, _int64):
             yield mixing(images, labels)
 
     return batches
@@ -337,6 +401,8 @@ def contenders() -> dict[str, Contender]:
     """All contenders, by their names for ``--loaders``."""
     found = [
         *(Contender("dali", mix, _dali(mix)) for mix in TABLE),
+        *(Contender("dali-then-msda", mix, _dali_then_msda(mix)) for mix in TABLE if mix != "none"),
+        *(Contender("dali-dynamic", mix, _dali_dynamic(mix)) for mix in TABLE if mix != "none"),
         *(Contender("dali-then-torch", mix, _dali_then_torch(mix)) for mix in ("mixup", "cutmix")),
         *(Contender("torchvision", mix, _torchvision(mix)) for mix in ("none", "mixup", "cutmix")),
         *(Contender("timm", mix, _timm(mix)) for mix in ("none", "mixup", "cutmix")),

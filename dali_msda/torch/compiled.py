@@ -72,6 +72,18 @@ def write_masks(method: Method, draws: Draws, count: int, size: tuple[int, int])
     )
 
 
+def mix_targets(
+    own: Tensor, partners: Tensor, lam: Tensor, num_classes: int, label_smoothing: float
+) -> Tensor:
+    """Make the targets of class ids, int64 [N], on the CPU, to the bit as the pipeline's kernel does.
+
+    PyTorch's operators would wake its threads for them, which takes longer than mixing the images does.
+    """
+    arrays = importlib.import_module("..backends.numba.arrays", __package__)
+    ids = (labels.numpy() for labels in (own, partners))
+    return torch.from_numpy(arrays.mix_targets(*ids, lam.detach().numpy(), num_classes, label_smoothing))
+
+
 def _threads(work: int) -> int:
     """How many threads to use for `work` bytes: a loader's worker has one."""
     return 1 if work < _LITTLE else torch.get_num_threads()

@@ -237,11 +237,11 @@ class Mix(nn.Module):
             raise ValueError("images must be a tensor or a sequence of them; got an empty one")
         sources = self._check_sources(views, partner_images)
         drawn = self.draw(views[0], lam=lam, center=center, partner=partner)
-        targets = self._targets(labels, partner_labels, drawn, partner_images is not None)
+        checked = self._check_labels(labels, partner_labels, drawn, partner_images is not None)
         mixed = [self._mix(view, drawn, source) for view, source in zip(views, sources, strict=True)]
         results: list[Any] = [mixed if several else mixed[0]]
-        if targets is not None:
-            results.append(targets)
+        if checked is not None:
+            results.append(self._targets(*checked, drawn))
         if self.return_params:
             results.append(
                 MixParams(self._label_weight(drawn), drawn.partner, drawn.masks.pixels(drawn.size)[:, None])
@@ -325,9 +325,9 @@ class Mix(nn.Module):
         """Mix labels with masks and partners drawn before; see :meth:`forward`."""
         if not isinstance(drawn, Drawn):
             raise ArgumentTypeError("drawn", "what draw() returns", drawn)
-        targets = self._targets(labels, partner_labels, drawn, partner_labels is not None)
-        assert targets is not None
-        return targets
+        checked = self._check_labels(labels, partner_labels, drawn, partner_labels is not None)
+        assert checked is not None
+        return self._targets(*checked, drawn)
 
     def extra_repr(self) -> str:
         """The method and its arguments, for ``print``."""
@@ -348,9 +348,10 @@ class Mix(nn.Module):
             check_same("partner_images", source, view)
         return sources
 
-    def _targets(
+    def _check_labels(
         self, labels: Tensor | None, partner_labels: Tensor | None, drawn: Drawn, second_source: bool
-    ) -> Tensor | Pair | None:
+    ) -> tuple[Tensor, Tensor] | None:
+        """The labels, and those that the partners' are taken from; None without labels."""
         if partner_labels is not None and not second_source:
             raise ArgumentValueError("partner_labels", "left out without partner_images", "a tensor")
         if labels is None:
@@ -369,7 +370,16 @@ class Mix(nn.Module):
                 kind = "vectors" if own.dtype.is_floating_point else "class ids"
                 got = f"a tensor of {partner_labels.dtype}, shape {list(partner_labels.shape)}"
                 raise ArgumentTypeError("partner_labels", f"{kind}, as labels are", got)
-        return mix_labels(own, others.index_select(0, drawn.partner), self._label_weight(drawn), arguments)
+        return own, others
+
+    def _targets(self, own: Tensor, others: Tensor, drawn: Drawn) -> Tensor | Pair:
+        partners, lam = others.index_select(0, drawn.partner), self._label_weight(drawn)
+        arguments = self.label_arguments
+        by_kernel = self.backend != "torch" and compiled.writes_masks(drawn.device, (own, partners, lam))
+        if by_kernel and arguments.output == "dense" and not own.dtype.is_floating_point:
+            assert arguments.num_classes is not None
+            return compiled.mix_targets(own, partners, lam, arguments.num_classes, arguments.label_smoothing)
+        return mix_labels(own, partners, lam, arguments)
 
     def _label_weight(self, drawn: Drawn) -> Tensor:
         if self.label_arguments.correct_lam:
