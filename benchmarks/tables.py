@@ -18,6 +18,9 @@ Rows = list[list[str]]  # the first is the header
 LIBRARIES = {
     "dali": "this project",
     "dali-msda": "this project",
+    "dali-msda-torch": "this project on tensors",
+    "dali-then-msda": "DALI, then this project on tensors",
+    "dali-dynamic": "this project in dynamic mode",
     "dali-plain": "DALI without this project",
     "dali-then-torch": "DALI, then PyTorch",
     "ffcv": "FFCV",
@@ -64,7 +67,7 @@ def title(record: Record) -> str:
 
 def is_ours(record: Record) -> bool:
     """Whether the contender is this project."""
-    return record.get("loader") == "dali" or record.get("library") == "dali-msda"
+    return record.get("loader") == "dali" or record.get("library") in ("dali-msda", "dali-msda-torch")
 
 
 def _bold(record: Record) -> str:
@@ -147,6 +150,48 @@ def mix(content: Content, places: Sequence[tuple[int, int | None]] | None = None
             seconds = min(record["seconds"]["median"] for record in found)
             cells += [_digits(1e3 * seconds), _times(seconds / copy["seconds"]["median"])]
         rows.append(cells)
+    return rows
+
+
+def mix_tensors(content: Content) -> Rows:
+    """Mixing float32 tensors: ms of every library at each number of cores, and how many times ours it is."""
+    records = [
+        record
+        for record in select(content["results"], dtype="float32")
+        if record["batch_size"] == content["results"][0]["batch_size"]
+    ]
+    cores = list(dict.fromkeys(record["cores"] for record in records))
+    rows = [["mixing"]]
+    for count in cores:
+        rows[0] += [f"{count} core{'s' * (count > 1)}, ms", "times this project"]
+    for library, method in dict.fromkeys((record["library"], record["mix"]) for record in records):
+        cells = []
+        for count in cores:
+            here = {"mix": method, "cores": count}
+            found = select(records, library=library, **here)
+            seconds = min(record["seconds"]["median"] for record in found)
+            ours = select(records, library="dali-msda-torch", **here)
+            ratio = _times(seconds / ours[0]["seconds"]["median"]) if ours else ""
+            cells += [_digits(1e3 * seconds), ratio]
+        rows.append([_bold(found[0]), *cells])
+    return rows
+
+
+def triton(content: Content) -> Rows:
+    """Mixing on a GPU: the fused kernel, the same with PyTorch's operators, and other libraries."""
+    header = ["mixing", "GPU, ms", "of a copy's bandwidth", "PyTorch's operators, ms", "call, ms"]
+    rows = [header]
+    for record in select(content["results"], layout="NCHW"):
+        times = [
+            f"{record[key]['median'] * 1e3:.3f}" if key in record else ""
+            for key in ("gpu_s", "operators_gpu_s", "call_s")
+        ]
+        if "result" in record:
+            name = f"**{mix_title(record['mix'])}, {record['images']} to {record['result']}**"
+            share = f"{record['share_of_copy']:.0%}"
+        else:
+            name, share = f"{record['what']}, {record['images']}", ""
+        rows.append([name, times[0], share, *times[1:]])
     return rows
 
 
@@ -382,6 +427,8 @@ TABLES: dict[str, Callable[..., Rows]] = {
     "loader_short": loader_short,
     "operators": operators,
     "mix": mix,
+    "mix_tensors": mix_tensors,
+    "triton": triton,
     "mix_short": partial(mix, places=((64, 1), (256, 2))),
     "scale_loader": scale_loader,
     "scale_mix": scale_mix,
