@@ -11,10 +11,9 @@ import torch
 from nvidia.dali import types
 
 import dali_msda
-from dali_msda import reference
+from dali_msda import buffers, reference
 from dali_msda import torch as torch_msda
 from dali_msda.methods import MIXING, TABLE
-from dali_msda.torch import buffers
 from tests import running
 from tests.devices import on_each_device
 from tests.running import run_mix

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +9,7 @@ import numpy as np
 import nvidia.dali.experimental.dynamic as ndd
 from nvidia.dali.experimental.dynamic import Batch
 
+from .. import buffers
 from ..compat import samples_of
 from ..validation import ArgumentTypeError, ArgumentValueError
 
@@ -52,32 +51,14 @@ def as_batch(arrays: Arrays, layout: str | None = None, device: Any = None) -> B
     return batch if device is None or device == batch.device else batch.to_device(device)
 
 
-# Results kept to be used again, at most so many; and the smallest worth it, in bytes.
-_KEPT, _WORTH_KEEPING = 3, 1 << 22
-_kept: list[Array] = []
-_lock = threading.Lock()
-# References to an array that nothing else uses: the list's, the loop's and the argument's.
-_UNUSED = 3
-
-
 def empty(shapes: Array, kind: np.dtype[Any]) -> Arrays:
-    """Memory for images of these shapes, int64 [N, sides]: an earlier result's, if that is no longer used.
+    """Memory for images of these shapes, int64 [N, sides]: of earlier results that nothing uses any more.
 
-    The system clears new memory page by page, which takes longer than mixing. A batch, and what shares its
-    memory (arrays, tensors of PyTorch), holds a reference to the array.
+    A batch, and what shares its memory (arrays, tensors of PyTorch), uses it.
     """
     if not (shapes == shapes[0]).all():
         return [np.empty(tuple(shape), kind) for shape in shapes.tolist()]
-    shape = (len(shapes), *shapes[0].tolist())
-    with _lock:
-        for array in _kept:
-            if array.shape == shape and array.dtype == kind and sys.getrefcount(array) == _UNUSED:
-                return array
-        made = np.empty(shape, kind)
-        if made.nbytes >= _WORTH_KEEPING:
-            _kept.append(made)
-            del _kept[:-_KEPT]
-        return made
+    return buffers.empty((len(shapes), *shapes[0].tolist()), kind)
 
 
 def values_of(name: str, value: Any, count: int, shape: tuple[int, ...] = ()) -> Array | None:

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import buffers
 from ..methods import Method
-from . import buffers
 from .arguments import Normalization
 from .draws import Draws
 from .masks import Masks
@@ -112,6 +112,16 @@ def mix_images(
     return mixed
 
 
+def _empty_like(images: Tensor, form: torch.memory_format, dtype: torch.dtype) -> Tensor:
+    """Make images [N, C, H, W] of the same shape that are not set, in memory of earlier ones."""
+    memory = buffers.empty((images.numel() * dtype.itemsize,), np.uint8)  # NumPy has no bfloat16
+    flat = torch.from_numpy(memory).view(dtype)
+    if form == torch.contiguous_format:
+        return flat.view(images.shape)
+    count, channels, height, width = images.shape
+    return flat.view(count, height, width, channels).permute(0, 3, 1, 2)
+
+
 def _mix_on_cpu(
     images: Tensor,
     source: Tensor,
@@ -133,7 +143,7 @@ def _mix_on_cpu(
     fused = normalizes and images.dtype == torch.uint8 and channels_last
     kind = images.dtype if images.dtype in _KERNEL_DTYPES else torch.float32
     own, other = (tensor.detach().to(kind).contiguous(memory_format=form) for tensor in (images, source))
-    mixed = buffers.empty_like(own, form, torch.float32 if fused else kind)
+    mixed = _empty_like(own, form, torch.float32 if fused else kind)
     asked = {}
     if fused:
         pairs = np.asarray([mean, factor], np.float32)
@@ -156,7 +166,7 @@ def _mix_on_cpu(
         return mixed
     if not fused:
         shifts, factors = torch.tensor([mean, factor])[:, :, None, None]
-        mixed = buffers.empty_like(own, form, torch.float32).copy_(mixed).sub_(shifts).mul_(factors)
+        mixed = _empty_like(own, form, torch.float32).copy_(mixed).sub_(shifts).mul_(factors)
     assert dtype is not None
     return mixed.to(dtype)
 
