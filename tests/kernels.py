@@ -24,9 +24,8 @@ def mask_weights(
 ) -> tuple[np.ndarray[Any, Any], float]:
     """A mask in the kernels' form, and the label weight; `values` go to the method's formula."""
     entry = TABLE[method]
-    names = [*entry.values, "_row", "_column", "_coin", "_probability", "_paper", "_given"]
     numbers = np.array([*(values[name] for name in entry.values), *center, 0.0, probability, paper, True])
-    write = mask_writer(entry, tuple((name, place) for place, name in enumerate(names)))
+    write = mask_writer(entry)
     weights = np.full(size if entry.kind == "dense" else 2 + sum(size), fill, np.float32)
     lam = np.full(1, fill, np.float32)
     write(weights, lam, numbers, *size)

@@ -247,15 +247,9 @@ def test_another_formula_of_the_same_name_is_compiled_again() -> None:
 
 def test_code_compiled_by_several_processes_is_not_confused() -> None:
     """A process may load kernels of all methods, compiled by others: their names distinguish them."""
-    names = [
-        mask_writer(method, tuple((name, i) for i, name in enumerate((*method.values, *RESERVED)))).py_func
-        for method in TABLE.values()
-    ]
+    names = [mask_writer(method).py_func for method in TABLE.values()]
     assert len({function.__qualname__ for function in names}) == len(TABLE)
     assert len({fingerprint(method.mask) for method in TABLE.values()}) == len(TABLE)
-
-
-RESERVED = ("_row", "_column", "_coin", "_probability", "_paper", "_given")
 
 
 def with_closure(factor: float) -> Any:

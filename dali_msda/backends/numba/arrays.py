@@ -20,20 +20,23 @@ from ...fault_codes import MASK_DIFFERS, SIZES_DIFFER
 from ...methods import Method
 from ...processors import usable_processors
 from ...validation import ArgumentTypeError, ArgumentValueError, check_integer
-from .builders import build_joined, build_mix, build_mix_normalized, build_targets, build_weights
+from .builders import (
+    build_joined,
+    build_mix,
+    build_mix_normalized,
+    build_targets,
+    order,
+    weights_writer,
+)
 from .compiled import RUN, compiled
-from .formulas import fingerprint
 from .intrinsics import call_run
-from .kernels import mask_writer
+from .kernels import inputs_of
 
 Array = np.ndarray[Any, Any]
 # One array with a batch axis, or one array per sample.
 Batch = Array | Sequence[Array]
 
 ELEMENTS = {np.dtype(kind): kind for kind in (np.uint8, np.int16, np.uint16, np.float32)}
-
-# What every mask depends on, besides the values of its formula.
-_COMMON = ("_row", "_column", "_coin", "_probability", "_paper", "_given")
 
 # Bytes below which a second thread costs more time than it saves.
 _LITTLE = 1 << 18
@@ -109,7 +112,7 @@ def write_masks(
     -------
     Masks
     """
-    names = (*method.values, *_COMMON)
+    names = inputs_of(method)
     numbers = np.ascontiguousarray(numbers[:, [slots[name] for name in names]], np.float64)
     samples, dense, same = len(numbers), method.kind == "dense", isinstance(sizes, tuple)
     each = np.broadcast_to(np.asarray(sizes, np.int64), (samples, 2))
@@ -119,9 +122,10 @@ def write_masks(
     written = _Column(flat.ctypes.data + 4 * starts[:-1], each if dense else lengths[:, None])
     no_images = _Column(np.zeros(samples, np.int64), np.pad(each, ((0, 0), (0, 1))))  # only their shape
     count = len(names)
-    run = _weights_writer(method)
     drawn = _Column(numbers.ctypes.data + 8 * count * np.arange(samples), np.array([[count]]))
-    _call(run, [written, _single(lam)], [no_images, drawn], flat.nbytes, threads)
+    places = np.frombuffer(order((1, 8), range(count)), np.uint8)
+    inputs = [no_images, drawn, _shared(places, samples)]
+    _call(weights_writer(method, 0), [written, _single(lam)], inputs, flat.nbytes, threads)
     weights: Batch
     if same:
         weights = flat.reshape((samples, *sizes) if dense else (samples, 2 + sum(sizes)))
@@ -129,14 +133,6 @@ def write_masks(
         parts = [flat[starts[i] : starts[i + 1]] for i in range(samples)]
         weights = [part.reshape(each[i]) for i, part in enumerate(parts)] if dense else parts
     return Masks(weights, None if dense else lam)
-
-
-@functools.cache
-def _weights_writer(method: Method) -> Any:
-    """The compiled function that writes a sample's mask from numbers in this order, one for all callers."""
-    slots = tuple((name, slot) for slot, name in enumerate((*method.values, *_COMMON)))
-    called = ("_write", mask_writer(method, slots), fingerprint(method.mask, slots))
-    return compiled(build_weights, RUN, 0, method.kind == "dense", (1, 1), len(slots), called=called)
 
 
 def join_masks(

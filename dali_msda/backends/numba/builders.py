@@ -6,7 +6,8 @@ function closes over is part of its key in Numba's cache, and the version must b
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numba
@@ -14,9 +15,19 @@ import numpy as np
 from numba import carray  # type: ignore[attr-defined]
 
 from ...fault_codes import IMAGES_MOVED
-from .compiled import data_of, integers, shape1, shape2, shape3
+from ...methods import Method
+from .compiled import RUN, compiled, data_of, integers, shape1, shape2, shape3
+from .formulas import fingerprint
 from .intrinsics import address_as_void_pointer
-from .kernels import join_mask, mix_image, mix_normalized, write_mask, write_targets
+from .kernels import (
+    inputs_of,
+    join_mask,
+    mask_writer,
+    mix_image,
+    mix_normalized,
+    write_mask,
+    write_targets,
+)
 
 # The view of each sample, from :func:`build_views`: addresses of its own image and of its partner, and the
 # partner's shape.
@@ -35,31 +46,49 @@ def _find_partner(own: Any, view: Any, own_address: int) -> Any:
 
 
 @numba.njit
-def numbers_of(data: Any, shapes: Any, inputs: Any, widths: Any, total: Any) -> Any:
-    """All numbers in one vector, float64 [total], from the inputs after the first.
+def numbers_of(data: Any, shapes: Any, inputs: Any, count: Any) -> Any:
+    """The numbers of a sample's mask, float64 [count], in the order of :func:`.kernels.inputs_of`.
 
-    `widths` has the elements of each input per number (8 for bytes), after a placeholder for the first input.
+    They come in parts, in the inputs after the first. The last input, bytes, ends with :func:`order`, so that
+    compiled code does not depend on how the numbers are divided.
     """
-    numbers, at = np.empty(total, np.float64), 0
-    for part in range(1, inputs):
-        count = shape1(shapes, part)[0] // widths[part]
-        numbers[at : at + count] = carray(data_of(data, part), count, np.float64)
-        at += count
+    parts = inputs - 1
+    last = shape1(shapes, parts)[0] // 8
+    known = carray(data_of(data, parts), last, np.float64)
+    widths, places = known[last - parts - count : last - count], known[last - count :]
+    sizes = np.empty(parts, np.int64)
+    for part in range(parts):
+        sizes[part] = shape1(shapes, part + 1)[0] // int(widths[part])
+    sizes[parts - 1] -= parts + count
+    drawn, at = np.empty(sizes.sum(), np.float64), 0
+    for part in range(parts):
+        size = sizes[part]
+        drawn[at : at + size] = carray(data_of(data, part + 1), size, np.float64)
+        at += size
+    numbers = np.empty(count, np.float64)
+    for i in range(count):
+        numbers[i] = drawn[int(places[i])]
     return numbers
+
+
+def order(widths: Sequence[int], places: Sequence[int]) -> bytes:
+    """What the last input ends with: how to find each number.
+
+    `widths` has the elements of each part per number, 8 if it holds bytes; `places` the index of every number
+    among those of all parts.
+    """
+    return np.array([*widths, *places], "<f8").tobytes()
 
 
 # `compiled` replaces this with the kernel that writes a method's masks.
 _write: Any = None
 
 
-def build_weights(
-    version: int, height_axis: int, dense: bool, width: tuple[int, ...], total: int
-) -> Callable[..., None]:
-    # `width` has each input's elements per number: 8 if it holds bytes.
+def build_weights(version: int, height_axis: int, dense: bool, count: int) -> Callable[..., None]:
     def run(out, out_shapes, out_ndims, outs, data, shapes, ndims, ins):  # type: ignore[no-untyped-def]
         _source = version
         sides = shape3(shapes, 0)
-        numbers = numbers_of(data, shapes, ins, width, total)
+        numbers = numbers_of(data, shapes, ins, count)
         _write(
             carray(data_of(out, 0), shape2(out_shapes, 0) if dense else shape1(out_shapes, 0), np.float32),
             carray(data_of(out, 1), shape1(out_shapes, 1), np.float32),
@@ -69,6 +98,14 @@ def build_weights(
         )
 
     return run
+
+
+@functools.cache
+def weights_writer(method: Method, height_axis: int) -> Any:
+    """The compiled function that writes the masks of a method, as :func:`build_weights` makes it."""
+    called = ("_write", mask_writer(method), fingerprint(method.mask))
+    dense, count = method.kind == "dense", len(inputs_of(method))
+    return compiled(build_weights, RUN, height_axis, dense, count, called=called)
 
 
 def build_weights_shapes(version: int, height_axis: int, dense: bool) -> Callable[..., None]:

@@ -8,6 +8,9 @@ from nvidia.dali import types
 from nvidia.dali.pipeline import DataNode
 
 from ...draws import Draws, byte_constant
+from ...methods import Method
+from .builders import order
+from .kernels import inputs_of
 
 # The limit of DALI's plugin.
 _MAX_INPUTS = 6
@@ -20,14 +23,21 @@ class Part(NamedTuple):
     """One-dimensional, CPU."""
     dtype: types.DALIDataType
     """float64, or uint8 for the bytes of float64 numbers."""
-    width: int
-    """Elements per number."""
 
 
-def parts_of(draws: Draws) -> list[Part]:
-    """The parts of the draws, few enough for an operator with one other input."""
-    parts = draws.parts if len(draws.parts) < _MAX_INPUTS else [draws.numbers]
+def parts_of(draws: Draws, method: Method) -> list[Part]:
+    """The parts of the draws, few enough for an operator with one other input.
+
+    The last is bytes, and ends with what :func:`.builders.numbers_of` needs to find each number.
+    """
+    parts = list(draws.parts)
+    if not isinstance(parts[-1], bytes):
+        parts.append(b"")
+    if len(parts) >= _MAX_INPUTS:
+        parts = [draws.numbers, b""]
+    widths = [8 if isinstance(part, bytes) else 1 for part in parts]
+    parts[-1] += order(widths, [draws.slots[name] for name in inputs_of(method)])
     return [
-        Part(byte_constant(part), types.UINT8, 8) if isinstance(part, bytes) else Part(part, types.FLOAT64, 1)
+        Part(byte_constant(part), types.UINT8) if isinstance(part, bytes) else Part(part, types.FLOAT64)
         for part in parts
     ]

@@ -24,14 +24,12 @@ from .builders import (
     build_targets_shapes,
     build_views,
     build_views_shapes,
-    build_weights,
     build_weights_shapes,
+    weights_writer,
 )
 from .compat import CompiledOperator
 from .compiled import RUN, RUN_BATCH, SETUP, compiled
 from .drawn import parts_of
-from .formulas import fingerprint
-from .kernels import mask_writer
 
 # The types of images that the kernels take.
 ELEMENTS: dict[types.DALIDataType, type] = {
@@ -74,19 +72,9 @@ def mask_weights(
     """
     method, height_axis = arguments.entry, layout.index("H")
     dense = method.kind == "dense"
-    slots = tuple(draws.slots.items())
-    parts = parts_of(draws)
-    run = compiled(
-        build_weights,
-        RUN,
-        height_axis,
-        dense,
-        (1, *(part.width for part in parts)),
-        1 + max(draws.slots.values()),
-        called=("_write", mask_writer(method, slots), fingerprint(method.mask, slots)),
-    )
+    parts = parts_of(draws, method)
     operator = CompiledOperator(
-        run_fn=run,
+        run_fn=weights_writer(method, height_axis),
         setup_fn=compiled(build_weights_shapes, SETUP, height_axis, dense),
         out_types=[types.FLOAT, types.FLOAT],
         outs_ndim=[2 if dense else 1, 1],

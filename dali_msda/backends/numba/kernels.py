@@ -89,39 +89,41 @@ def _write_dense(weights: Any, lam: Any, mask: Any, coin: float, probability: fl
         weights[:] = _ONE
 
 
+# What every mask depends on, besides the values of its formula.
+_COMMON = ("_row", "_column", "_coin", "_probability", "_paper", "_given")
+
+
+def inputs_of(method: Method) -> tuple[str, ...]:
+    """What the kernel of a method's masks takes, in order: names of :attr:`dali_msda.draws.Draws.slots`."""
+    return (*method.values, *_COMMON)
+
+
 @functools.cache
-def mask_writer(method: Method, slots: tuple[tuple[str, int], ...]) -> Any:
+def mask_writer(method: Method) -> Any:
     """Make a kernel ``write(weights, lam, numbers, height, width)``: one sample's mask from its draws.
 
     Parameters
     ----------
     method : Method
-    slots : tuple of (str, int)
-        The index in `numbers`, float64 [n], of each draw: :attr:`dali_msda.draws.Draws.slots`.
+        `numbers`, float64 [n], are in the order of :func:`inputs_of`.
     """
-    at = dict(slots)
-    # Numba cannot index an empty tuple, hence a last element that is never read.
-    places, count = (*(at[name] for name in method.values), 0), len(method.values)
-    row, coin, probability = at["_row"], at["_coin"], at["_probability"]
-    paper, given = at["_paper"], at["_given"]
+    count = len(method.values)
+    row, column, coin, probability, paper, given = range(count, count + len(_COMMON))
     formula = compiled_formula(method.mask)
     write = {"constant": _write_constant, "separable": _write_separable, "dense": _write_dense}[method.kind]
 
     def write_weights(weights: Any, lam: Any, numbers: Any, height: int, width: int) -> None:
-        values = np.empty(count, np.float64)
-        for i in range(count):
-            values[i] = numbers[places[i]]
         down = np.arange(height).astype(np.float64).reshape(height, 1)
         across = np.arange(width).astype(np.float64).reshape(1, width)
         rows = Axis(float(height), down, numbers[row])
-        columns = Axis(float(width), across, numbers[row + 1])
+        columns = Axis(float(width), across, numbers[column])
         grid = Grid(rows, columns, numbers[paper] != 0.0, numbers[given] != 0.0)
-        mask = formula(functions, grid, *to_fixed_tuple(values, count))  # type: ignore[call-arg]
+        mask = formula(functions, grid, *to_fixed_tuple(numbers[:count], count))  # type: ignore[call-arg]
         write(weights, lam, mask, numbers[coin], numbers[probability])
         if weights.ndim == 1:
             weights[1] = height
 
-    write_weights.__qualname__ += f"_{fingerprint(method.mask, slots)}"  # see `compiled`
+    write_weights.__qualname__ += f"_{fingerprint(method.mask)}"  # see `compiled`
     return numba.njit(write_weights)
 
 

@@ -23,7 +23,7 @@ from .compat import CompiledOperator
 from .compiled import RUN, SETUP, compiled, data_of, integers, shape1, shape2, shape4
 from .drawn import parts_of
 from .formulas import fingerprint
-from .kernels import join_mask, mask_writer
+from .kernels import inputs_of, join_mask, mask_writer
 
 # `compiled` replaces this with the kernel that writes a method's masks.
 _write: Any = None
@@ -55,9 +55,7 @@ def _clip_and_average(weights: Any) -> Any:
     return total / weights.size
 
 
-def _build_profiles(
-    version: int, height_axis: int, kind: str, cut: bool, width: tuple[int, ...], total: int
-) -> Callable[..., None]:
+def _build_profiles(version: int, height_axis: int, kind: str, cut: bool, count: int) -> Callable[..., None]:
     dense, constant = kind == "dense", kind == "constant"
     element = np.uint8 if cut else np.float32
 
@@ -65,7 +63,7 @@ def _build_profiles(
         _source = version
         sides = shape4(shapes, 0)
         height, across = sides[height_axis], sides[height_axis + 1]
-        numbers = numbers_of(data, shapes, ins, width, total)
+        numbers = numbers_of(data, shapes, ins, count)
         lam = carray(data_of(out, 0), 1, np.float32)
         if dense:
             mask = carray(data_of(out, 1), (height, across), np.float32)
@@ -121,8 +119,7 @@ def mask_profiles(
         The mask is 0 inside a box and 1 outside: rows and columns as uint8, no base.
     """
     method, height_axis = arguments.entry, layout.index("H")
-    parts = parts_of(draws)
-    slots = tuple(draws.slots.items())
+    parts = parts_of(draws, method)
     names = {"dense": ["dense"], "constant": ["base"], "separable": ["rows", "columns", "base"]}[method.kind]
     names = names[:2] if cut else names
     element = types.UINT8 if cut else types.FLOAT
@@ -133,9 +130,8 @@ def mask_profiles(
             height_axis,
             method.kind,
             cut,
-            (1, *(part.width for part in parts)),
-            1 + max(draws.slots.values()),
-            called=("_write", mask_writer(method, slots), fingerprint(method.mask, slots)),
+            len(inputs_of(method)),
+            called=("_write", mask_writer(method), fingerprint(method.mask)),
         ),
         setup_fn=compiled(_build_profiles_shapes, SETUP, height_axis, method.kind, cut),
         out_types=[types.FLOAT, *[element] * len(names)],
