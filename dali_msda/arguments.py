@@ -18,6 +18,7 @@ from nvidia.dali.pipeline import DataNode
 from .common_arguments import (
     check_given_together,
     check_known,
+    check_partner_labels,
     check_same_length,
     check_scale_and_shift,
     per_channel,
@@ -256,10 +257,4 @@ def check_labels(labels: Any, partner_labels: Any, second_source: bool) -> None:
         check_node("labels", labels)
     if partner_labels is not None:
         check_node("partner_labels", partner_labels)
-    if partner_labels is not None and not second_source:
-        raise ArgumentValueError("partner_labels", "left out without partner_images", "a node")
-    if partner_labels is not None and labels is None:
-        raise ArgumentValueError("partner_labels", "left out with labels=None", "a node")
-    if second_source and labels is not None and partner_labels is None:
-        expected = "given with partner_images; labels=None mixes the images alone"
-        raise ArgumentValueError("partner_labels", expected, partner_labels)
+    check_partner_labels(labels, partner_labels, second_source, "a node")

@@ -85,3 +85,14 @@ def check_scale_and_shift(scale: Any, shift: Any) -> None:
             raise ArgumentTypeError(name, "a number", value)
         if not math.isfinite(value) or (name == "scale" and value == 0):
             raise ArgumentValueError(name, "finite and not 0" if name == "scale" else "finite", value)
+
+
+def check_partner_labels(labels: object, partner_labels: object, second_source: bool, kind: str) -> None:
+    """Raise unless those of partners come with a second source and only there; `kind` is what they are."""
+    if partner_labels is not None and not second_source:
+        raise ArgumentValueError("partner_labels", "left out without partner_images", kind)
+    if partner_labels is not None and labels is None:
+        raise ArgumentValueError("partner_labels", "left out with labels=None", kind)
+    if second_source and labels is not None and partner_labels is None:
+        expected = "given with partner_images; labels=None mixes the images alone"
+        raise ArgumentValueError("partner_labels", expected, None)

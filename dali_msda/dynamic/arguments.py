@@ -10,7 +10,7 @@ from nvidia.dali.experimental.dynamic import Batch
 
 from ..arguments import DrawArguments, ImageArguments
 from ..checks import IMAGE_TYPES
-from ..common_arguments import LabelArguments
+from ..common_arguments import LabelArguments, check_partner_labels
 from ..layouts import choose_layout
 from ..methods import check_method
 from ..mixing import argument_of, check_argument
@@ -125,14 +125,9 @@ def read_both(
     labels: Any, partner_labels: Any, second: bool, count: int, arguments: LabelArguments
 ) -> tuple[Array, Array] | None:
     """Labels, and those that partners come from; None without any."""
-    if partner_labels is not None and (not second or labels is None):
-        without = "partner_images" if not second else "labels"
-        raise ArgumentValueError("partner_labels", f"left out without {without}", "labels")
+    check_partner_labels(labels, partner_labels, second, "labels")
     if labels is None:
         return None
-    if second and partner_labels is None:
-        expected = "given with partner_images; labels=None mixes the images alone"
-        raise ArgumentValueError("partner_labels", expected, None)
     own = read_labels("labels", labels, arguments)
     other = own if partner_labels is None else read_labels("partner_labels", partner_labels, arguments)
     for name, values in (("labels", own), ("partner_labels", other)):

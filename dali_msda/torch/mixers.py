@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from ..common_arguments import LabelArguments, check_known
+from ..common_arguments import LabelArguments, check_known, check_partner_labels
 from ..methods import TABLE, Beta, check_method, methods_with
 from ..signatures import PerChannel
 from ..validation import ArgumentTypeError, ArgumentValueError, check_choice, check_flag
@@ -352,15 +352,9 @@ class Mix(nn.Module):
         self, labels: Tensor | None, partner_labels: Tensor | None, drawn: Drawn, second_source: bool
     ) -> tuple[Tensor, Tensor] | None:
         """The labels, and those that the partners' are taken from; None without labels."""
-        if partner_labels is not None and not second_source:
-            raise ArgumentValueError("partner_labels", "left out without partner_images", "a tensor")
+        check_partner_labels(labels, partner_labels, second_source, "a tensor")
         if labels is None:
-            if partner_labels is not None:
-                raise ArgumentValueError("partner_labels", "left out with labels=None", "a tensor")
             return None
-        if second_source and partner_labels is None:
-            expected = "given with partner_images; labels=None mixes the images alone"
-            raise ArgumentValueError("partner_labels", expected, None)
         count, arguments = len(drawn.partner), self.label_arguments
         own = check_labels("labels", labels, count, drawn.device, arguments)
         others = own
