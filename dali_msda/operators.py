@@ -45,6 +45,7 @@ from .steps import (
 from .validation import ArgumentValueError, check_flag, check_fraction
 
 
+@without_conversion
 def mix(
     images: DataNode | Sequence[DataNode],
     labels: DataNode | None,
@@ -270,6 +271,7 @@ def mix(
     return tuple(results) if len(results) > 1 else results[0]
 
 
+@without_conversion
 def blend(
     images: DataNode,
     labels: DataNode,
@@ -352,7 +354,6 @@ def blend(
     return tuple(results) if len(results) > 1 else results[0]
 
 
-@without_conversion
 def _mix(
     views: Sequence[DataNode],
     sources: Sequence[DataNode] | None,
@@ -377,7 +378,6 @@ def _mix(
     )
 
 
-@without_conversion
 def _results(
     views: Sequence[DataNode],
     sources: Sequence[DataNode] | None,
@@ -413,7 +413,6 @@ def _results(
     return results
 
 
-@without_conversion
 def _as_mask(mask: Any, device: str, layout: str) -> Separable | Dense:
     """A caller's mask in the form that :meth:`.backends.Backend.given_mask` takes."""
     expected = "a DALI node, two nodes (rows, columns), Separable or Dense"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,18 @@ from nvidia.dali.pipeline import DataNode, do_not_convert
 
 from dali_msda.backends import compiled_module
 
-from .records import Augmentation
+from .headers import check_and_measure, check_headers
+from .records import Augmentation, Execution
+from .scaled_decoding import central_window, decode_scaled
 
 # Sides of ImageNet's largest images: buffers of that size are allocated once, at the start. Otherwise they
 # would grow, and stall the GPU, in the middle of an epoch.
 _PREALLOCATE_WIDTH, _PREALLOCATE_HEIGHT = 5980, 6430
 _DEVICE_PADDING, _HOST_PADDING = 211_025_920, 140_544_512
+
+
+# Arguments of DALI's random crops besides area and aspect ratio.
+_ATTEMPTS = 10
 
 
 def decoder_arguments(device: str, hw_decoder_load: float) -> dict[str, Any]:
@@ -33,44 +40,156 @@ def decoder_arguments(device: str, hw_decoder_load: float) -> dict[str, Any]:
     }
 
 
-@do_not_convert  # does not depend on values of samples
 def decode_and_crop(
-    encoded: DataNode, augmentation: Augmentation, size: int, device: str, hw_decoder_load: float
+    encoded: DataNode,
+    augmentation: Augmentation,
+    size: int,
+    device: str,
+    execution: Execution,
+    *,
+    scaled: bool = False,
 ) -> DataNode:
-    """Decode images, mirror some of them, and cut a square out of each.
+    """Check headers, decode images, mirror some of them, and cut a square out of each.
 
     Parameters
     ----------
     encoded : DataNode
-        Files whose headers have been checked.
+        Whole files.
     augmentation : Augmentation
     size : int
         Side of the result in pixels.
     device : {"cpu", "gpu"}
-    hw_decoder_load : float
-        See :class:`.records.Execution`.
+    execution : Execution
+    scaled : bool
+        Whether to decode large JPEGs at a smaller scale (:mod:`.scaled_decoding`). The pipeline then needs
+        ``enable_conditionals=True``. Draws do not change.
 
     Returns
     -------
     DataNode
         uint8 [size, size, 3], layout HWC, on `device`.
     """
-    decoder = decoder_arguments(device, hw_decoder_load)
+    decoder = decoder_arguments(device, execution.hw_decoder_load)
+    if scaled and augmentation.crop_padding is None:
+        return _choose(*_scaled_random_crop(encoded, augmentation, size, device, decoder))
+    return _random_crop(encoded, augmentation, size, device, decoder)
+
+
+def decode_and_resize(
+    encoded: DataNode, shorter: int, size: int, device: str, execution: Execution, *, scaled: bool = False
+) -> DataNode:
+    """Check headers, decode images, and resize the shorter side.
+
+    Parameters
+    ----------
+    encoded, device, execution, scaled
+        As in :func:`decode_and_crop`.
+    shorter : int
+        Length of the shorter side in pixels.
+    size : int
+        Side of the central square that is used.
+
+    Returns
+    -------
+    DataNode
+        uint8 HxWx3, layout HWC, on `device`: the resized image, or its central square.
+    """
+    decoder = decoder_arguments(device, execution.hw_decoder_load)
+    if scaled:
+        return _choose(*_scaled_resize(encoded, shorter, size, device, decoder))
+    return _resize_shorter(encoded, shorter, decoder)
+
+
+# Nothing below depends on values of samples, except the choice itself.
+def _choose(taken: DataNode, images: DataNode, usual: Callable[[], DataNode]) -> DataNode:
+    """`images` where `taken` (bool scalar), and the result of `usual` for the other samples."""
+    if taken:  # noqa: SIM108 (DALI's conditionals are statements)
+        chosen = images
+    else:
+        chosen = usual()
+    return chosen
+
+
+_Choice = tuple[DataNode, DataNode, Callable[[], DataNode]]
+
+
+@do_not_convert
+def _random_crop(
+    encoded: DataNode, augmentation: Augmentation, size: int, device: str, decoder: dict[str, Any]
+) -> DataNode:
+    encoded = check_headers(encoded)
     padding = augmentation.crop_padding
     if padding is None:
-        images = fn.decoders.image_random_crop(
-            encoded,
-            **decoder,
-            random_area=list(augmentation.crop_area),
-            random_aspect_ratio=list(augmentation.crop_aspect_ratio),
-            num_attempts=10,
-        )
+        images = fn.decoders.image_random_crop(encoded, **decoder, **_crop_arguments(augmentation))
     else:
         images = fn.decoders.image(encoded, **decoder)
-    mirrored = fn.random.coin_flip(probability=augmentation.mirror_probability, shape=[1], dtype=types.INT32)
+    mirrored = _draw_mirrored(augmentation)
     if padding is None:
         return _resize_to_square(images, mirrored, size, device)
     return _padded_crop(images, mirrored, size, padding)
+
+
+@do_not_convert
+def _scaled_random_crop(
+    encoded: DataNode, augmentation: Augmentation, size: int, device: str, decoder: dict[str, Any]
+) -> _Choice:
+    encoded, shape = check_and_measure(encoded)
+    # The same seed, and so the same windows, as those of the decoder with a random crop (tested).
+    start, extent = fn.random_crop_generator(shape, **_crop_arguments(augmentation))
+    mirrored = _draw_mirrored(augmentation)
+    window = fn.cast(fn.cat(start, extent), dtype=types.FLOAT64)
+    images, taken = decode_scaled(encoded, shape, window, mirrored, size=size, clip=True)
+
+    @do_not_convert
+    def usual() -> DataNode:
+        cropped = fn.decoders.image_slice(encoded, start, extent, axis_names="HW", **decoder)
+        return _resize_to_square(cropped, mirrored, size, device)
+
+    return taken, images.gpu() if device == "gpu" else images, usual
+
+
+@do_not_convert
+def _scaled_resize(
+    encoded: DataNode, shorter: int, size: int, device: str, decoder: dict[str, Any]
+) -> _Choice:
+    encoded, shape = check_and_measure(encoded)
+    never = types.Constant(np.zeros(1, np.int32), device="cpu")
+    window = central_window(shape, shorter, size)
+    images, taken = decode_scaled(encoded, shape, window, never, size=size, clip=False)
+
+    @do_not_convert
+    def usual() -> DataNode:
+        return _decode_and_resize_shorter(encoded, shorter, decoder)
+
+    return taken, images.gpu() if device == "gpu" else images, usual
+
+
+@do_not_convert
+def _resize_shorter(encoded: DataNode, shorter: int, decoder: dict[str, Any]) -> DataNode:
+    return _decode_and_resize_shorter(check_headers(encoded), shorter, decoder)
+
+
+def _decode_and_resize_shorter(encoded: DataNode, shorter: int, decoder: dict[str, Any]) -> DataNode:
+    return fn.resize(
+        fn.decoders.image(encoded, **decoder),
+        size=[shorter, shorter],
+        mode="not_smaller",
+        interp_type=types.INTERP_LINEAR,
+        antialias=True,
+    )
+
+
+def _crop_arguments(augmentation: Augmentation) -> dict[str, Any]:
+    return {
+        "random_area": list(augmentation.crop_area),
+        "random_aspect_ratio": list(augmentation.crop_aspect_ratio),
+        "num_attempts": _ATTEMPTS,
+    }
+
+
+def _draw_mirrored(augmentation: Augmentation) -> DataNode:
+    probability = augmentation.mirror_probability
+    return fn.random.coin_flip(probability=probability, shape=[1], dtype=types.INT32)
 
 
 def _resize_to_square(images: DataNode, mirrored: DataNode, size: int, device: str) -> DataNode:

@@ -18,19 +18,24 @@ from dali_msda.backends import compiled_module
 STOPPED_BY = "`nvidia.dali.fn.reshape`"
 
 
-@do_not_convert  # does not depend on values of samples
 def check_headers(encoded: DataNode) -> DataNode:
     """Return encoded images (uint8 1-D, CPU) without a copy; stop the pipeline if one must not be decoded.
 
     Without Numba some get through: samples of types that DALI does not know, and damaged JPEG 2000.
     """
+    return check_and_measure(encoded)[0]
+
+
+@do_not_convert  # does not depend on values of samples
+def check_and_measure(encoded: DataNode) -> tuple[DataNode, DataNode]:
+    """The same, and the shapes of the upright images: int64 [3], CPU."""
     compiled = compiled_module("headers")
     if compiled is not None:
         encoded = _stop(encoded, compiled.length_if_safe(encoded))
     shape = fn.peek_image_shape(encoded, image_type=types.ANY_DATA)  # 0 channels: unknown type
     if compiled is not None:
-        return _stop(encoded, compiled.length_if_plausible(shape))
-    return _stop(encoded, -math.min(fn.reductions.min(shape, axes=[0], keep_dims=True), 1))
+        return _stop(encoded, compiled.length_if_plausible(shape)), shape
+    return _stop(encoded, -math.min(fn.reductions.min(shape, axes=[0], keep_dims=True), 1)), shape
 
 
 def _stop(encoded: DataNode, length: DataNode) -> DataNode:

@@ -11,7 +11,7 @@ import os
 from typing import Any
 
 from nvidia.dali import fn, pipeline_def, types
-from nvidia.dali.pipeline import DataNode, Pipeline
+from nvidia.dali.pipeline import DataNode, Pipeline, do_not_convert
 
 import dali_msda as msda
 from dali_msda import Mixing
@@ -29,10 +29,10 @@ from dali_msda.validation import (
 
 from .augment import augment
 from .constants import MEAN, STD
-from .crops import decode_and_crop, decoder_arguments
+from .crops import decode_and_crop, decode_and_resize
 from .datasets import list_source
-from .headers import check_headers
 from .records import Augmentation, Execution, Output, Shard
+from .scaled_decoding import is_on
 from .shuffling import pipeline_seed
 from .sources import Order, Source
 
@@ -124,14 +124,14 @@ def train_pipeline(
         )
     order = Order(size=len(source), batch_size=batch_size, shuffle=True, seed=seed, shard=shard)
     fused = output.dtype == "float32"  # the library normalises to float32
+    scaled = augmentation.crop_padding is None and is_on(execution.scaled_decoding, device)
+    read = do_not_convert(source.read)
 
-    # auto_aug needs conditionals; without it they would only cost time.
-    @pipeline_def(enable_conditionals=augmentation.auto_augment != "none")
+    # These two need conditionals; otherwise they would only cost time.
+    @pipeline_def(enable_conditionals=scaled or augmentation.auto_augment != "none")
     def pipeline() -> tuple[DataNode, ...]:
-        encoded, labels, *kept = source.read(order, report_stand_ins=report_stand_ins)
-        images = decode_and_crop(
-            check_headers(encoded), augmentation, output.image_size, device, execution.hw_decoder_load
-        )
+        encoded, labels, *kept = read(order, report_stand_ins=report_stand_ins)
+        images = decode_and_crop(encoded, augmentation, output.image_size, device, execution, scaled=scaled)
         images = augment(images, augmentation)
         images, targets, *params = msda.mix(
             images,
@@ -206,20 +206,14 @@ def val_pipeline(
     source = _to_source(data_dir, "val", shard, report_stand_ins)
     order = Order(size=len(source), batch_size=batch_size, shuffle=False, shard=shard)
 
-    @pipeline_def
+    scaled = is_on(execution.scaled_decoding, device)
+    read, to_integers = do_not_convert(source.read), do_not_convert(cast_labels)
+
+    @pipeline_def(enable_conditionals=scaled)
     def pipeline() -> tuple[DataNode, ...]:
-        encoded, labels, *kept = source.read(order, report_stand_ins=report_stand_ins)
-        images = fn.decoders.image(
-            check_headers(encoded), **decoder_arguments(device, execution.hw_decoder_load)
-        )
-        images = fn.resize(
-            images,
-            size=[shorter, shorter],
-            mode="not_smaller",
-            interp_type=types.INTERP_LINEAR,
-            antialias=True,
-        )
-        labels = fn.reshape(cast_labels(labels, types.INT64), shape=[])
+        encoded, labels, *kept = read(order, report_stand_ins=report_stand_ins)
+        images = decode_and_resize(encoded, shorter, size, device, execution, scaled=scaled)
+        labels = fn.reshape(to_integers(labels, types.INT64), shape=[])
         images = normalize(images, output, crop=size)
         return images, labels.gpu() if device == "gpu" else labels, *kept
 

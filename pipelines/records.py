@@ -24,6 +24,7 @@ from .constants import MAGNITUDE_BINS, MOST_OPERATIONS
 AutoAugment = Literal["none", "rand", "trivial"]
 Layout = Literal["CHW", "HWC"]
 FloatType = Literal["float32", "float16"]
+ScaledDecoding = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,11 +157,17 @@ class Execution:
     prefetch_queue_depth: int | None = None
     """Number of prefetched batches. None: 3 on a GPU (docs/gpu.md has measurements), 2 on the CPU."""
 
+    scaled_decoding: ScaledDecoding = "auto"
+    """Decode JPEGs at 1/2, 1/4 or 1/8 of their size, on the CPU, if the part that is used stays at least as
+    large as the output (:mod:`.scaled_decoding`). "auto": in CPU pipelines, if simplejpeg and Numba are
+    installed."""
+
     def __post_init__(self) -> None:
         check_integer("device_id", self.device_id, 0)
         check_fraction("hw_decoder_load", self.hw_decoder_load)
         if self.prefetch_queue_depth is not None:
             check_integer("prefetch_queue_depth", self.prefetch_queue_depth, 1)
+        check_choice("scaled_decoding", self.scaled_decoding, get_args(ScaledDecoding))
 
     def prefetched_on(self, device: str) -> int:
         """Number of prefetched batches on "cpu" or "gpu"."""

@@ -33,7 +33,7 @@ _MOST_LEVELS, _MOST_TILES, _MOST_BITS = 32, 65535, 16
 
 
 @numba.njit
-def _read_big_endian(data: Any, at: int, count: int) -> Any:
+def read_big_endian(data: Any, at: int, count: int) -> Any:
     """An unsigned integer of `count` bytes; -1 if the data ends too early."""
     if at < 0 or at + count > data.size:
         return -1
@@ -44,10 +44,10 @@ def _read_big_endian(data: Any, at: int, count: int) -> Any:
 
 
 @numba.njit
-def _read_number(data: Any, at: int, count: int, little: bool) -> Any:
+def read_number(data: Any, at: int, count: int, little: bool) -> Any:
     """The same in either byte order; also -1 for 8 bytes too large to be an offset in any file."""
     if not little:
-        return max(_read_big_endian(data, at, count), -1)
+        return max(read_big_endian(data, at, count), -1)
     if at < 0 or at + count > data.size:
         return -1
     value = np.int64(0)
@@ -61,9 +61,9 @@ def _is_safe_jpeg(data: Any) -> Any:
     """Whether DALI has a type for the samples of a JPEG: at most 16 bits."""
     at = 2
     while True:
-        marker, length = _read_big_endian(data, at, 2), _read_big_endian(data, at + 2, 2)
+        marker, length = read_big_endian(data, at, 2), read_big_endian(data, at + 2, 2)
         frame = _START_OF_FRAME <= marker < _START_OF_FRAME + 16 and marker not in _NOT_FRAMES
-        if frame and _read_big_endian(data, at + 4, 1) > _MOST_BITS:
+        if frame and read_big_endian(data, at + 4, 1) > _MOST_BITS:
             return False  # in any frame: if there are several, the parser uses the last
         if marker == _START_OF_SCAN or marker < 0 or length < 0:
             return True
@@ -75,25 +75,25 @@ def _is_safe_tiff(data: Any) -> Any:
     """Whether DALI has a type for the samples of a TIFF: at most 16 bits, or 32-bit floating point."""
     little, big = data[0] == ord("I"), data[2] == 43 or data[3] == 43
     place, entry = (8, 20) if big else (4, 12)
-    at = _read_number(data, 8 if big else 4, place, little)
-    count = _read_number(data, at, 8 if big else 2, little)
+    at = read_number(data, 8 if big else 4, place, little)
+    count = read_number(data, at, 8 if big else 2, little)
     if at < 0 or count < 0:
         return False
     first, bits, form = at + (8 if big else 2), 1, 1
     for i in range(min(count, (data.size - first) // entry)):
         start = first + i * entry
-        tag, kind = _read_number(data, start, 2, little), _read_number(data, start + 2, 2, little)
+        tag, kind = read_number(data, start, 2, little), read_number(data, start + 2, 2, little)
         if tag != _BITS_PER_SAMPLE and tag != _SAMPLE_FORMAT:
             continue
-        values = _read_number(data, start + 4, place, little)
+        values = read_number(data, start + 4, place, little)
         size = 4 if kind == 4 else 2
         value = start + 4 + place
         if values * size > place:
-            value = _read_number(data, value, place, little)
+            value = read_number(data, value, place, little)
         if tag == _BITS_PER_SAMPLE:
-            bits = _read_number(data, value, size, little)
+            bits = read_number(data, value, size, little)
         else:
-            form = _read_number(data, value, size, little)
+            form = read_number(data, value, size, little)
     return bits == 32 if form == _FLOATING_POINT else bits <= _MOST_BITS
 
 
@@ -104,10 +104,10 @@ def _find_code_stream(data: Any) -> Any:
         return 0
     at = 0
     while True:
-        length, kind = _read_big_endian(data, at, 4), _read_big_endian(data, at + 4, 4)
+        length, kind = read_big_endian(data, at, 4), read_big_endian(data, at + 4, 4)
         content = 8
         if length == _LARGE_BOX:
-            length, content = _read_big_endian(data, at + 8, 8), 16
+            length, content = read_big_endian(data, at + 8, 8), 16
         if kind == _CODE_STREAM:
             return at + content
         if length < content or at + length >= data.size:
@@ -118,11 +118,11 @@ def _find_code_stream(data: Any) -> Any:
 @numba.njit
 def _has_valid_sizes(data: Any, at: int, length: int) -> Any:
     """Whether the SIZ segment at `at` describes a non-empty image with non-empty tiles."""
-    right, bottom = _read_big_endian(data, at + 6, 4), _read_big_endian(data, at + 10, 4)
-    left, top = _read_big_endian(data, at + 14, 4), _read_big_endian(data, at + 18, 4)
-    width, height = _read_big_endian(data, at + 22, 4), _read_big_endian(data, at + 26, 4)
-    tile_left, tile_top = _read_big_endian(data, at + 30, 4), _read_big_endian(data, at + 34, 4)
-    components = _read_big_endian(data, at + 38, 2)
+    right, bottom = read_big_endian(data, at + 6, 4), read_big_endian(data, at + 10, 4)
+    left, top = read_big_endian(data, at + 14, 4), read_big_endian(data, at + 18, 4)
+    width, height = read_big_endian(data, at + 22, 4), read_big_endian(data, at + 26, 4)
+    tile_left, tile_top = read_big_endian(data, at + 30, 4), read_big_endian(data, at + 34, 4)
+    components = read_big_endian(data, at + 38, 2)
     if components < 1 or length != 38 + 3 * components or at + 2 + length > data.size:
         return False
     if right <= left or bottom <= top or width < 1 or height < 1:
@@ -142,7 +142,7 @@ def _has_valid_sizes(data: Any, at: int, length: int) -> Any:
 @numba.njit
 def _has_valid_coding(data: Any, at: int, length: int) -> Any:
     """Whether the COD segment at `at` has values that the standard allows."""
-    style, order, layers = data[at + 4], data[at + 5], _read_big_endian(data, at + 6, 2)
+    style, order, layers = data[at + 4], data[at + 5], read_big_endian(data, at + 6, 2)
     levels, width, height = data[at + 9], data[at + 10], data[at + 11]
     precincts = levels + 1 if style & 1 else 0
     if style > 7 or order > 4 or layers < 1 or data[at + 8] > 1 or levels > _MOST_LEVELS:
@@ -156,12 +156,12 @@ def _has_valid_coding(data: Any, at: int, length: int) -> Any:
 def _is_safe_jpeg_2000(data: Any) -> Any:
     """Whether the main header is complete and has values that the standard allows."""
     at = _find_code_stream(data)
-    if at < 0 or _read_big_endian(data, at + 2, 2) != _SIZ:
+    if at < 0 or read_big_endian(data, at + 2, 2) != _SIZ:
         return False
     at += 2
     coding = quantisation = False
     while True:
-        marker, length = _read_big_endian(data, at, 2), _read_big_endian(data, at + 2, 2)
+        marker, length = read_big_endian(data, at, 2), read_big_endian(data, at + 2, 2)
         if marker == _SOT:
             return coding and quantisation and length == 10 and at + 12 <= data.size
         if marker < _FIRST_OF_HEADER or marker > _LAST_OF_HEADER or length < 2 or at + 2 + length > data.size:

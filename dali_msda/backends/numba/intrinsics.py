@@ -13,7 +13,7 @@ from numba.core import types as numba_types
 from numba.extending import intrinsic
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-__all__ = ["address_as_void_pointer", "call_run", "to_fixed_tuple"]
+__all__ = ["address_as_void_pointer", "call_decoder", "call_run", "to_fixed_tuple"]
 
 
 def _address_as_void_pointer(context: Any, address: Any) -> tuple[Any, Callable[..., Any]]:
@@ -56,3 +56,20 @@ def _call_run(
 
 # Compiled code calls it without the context.
 call_run: Any = intrinsic(_call_run)
+
+
+def _call_decoder(
+    context: Any, function: Any, encoded: Any, length: Any, pixels: Any, height: Any, width: Any, strict: Any
+) -> tuple[Any, Callable[..., Any]]:
+    """Call a C function of six int64 by its address; it returns an int64."""
+    integer = ir.IntType(64)
+    kind = ir.FunctionType(integer, [integer] * 6)
+
+    def generate(target: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
+
+    return numba_types.int64(*[numba_types.int64] * 7), generate
+
+
+# Compiled code calls it without the context.
+call_decoder: Any = intrinsic(_call_decoder)

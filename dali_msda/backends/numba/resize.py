@@ -55,19 +55,19 @@ def _taps(source: int, target: int, mirror: bool) -> Any:
 
 # As in the mixing kernels, Numba vectorises loops over slices from 0.
 @numba.njit
-def _scale(out: Any, row: Any, weight: Any) -> None:
+def scale_row(out: Any, row: Any, weight: Any) -> None:
     for i in range(out.size):
         out[i] = weight * np.float32(row[i])
 
 
 @numba.njit
-def _add(out: Any, row: Any, weight: Any) -> None:
+def add_row(out: Any, row: Any, weight: Any) -> None:
     for i in range(out.size):
         out[i] += weight * np.float32(row[i])
 
 
 @numba.njit
-def _blend_pixels(out: Any, row: Any, first: Any, count: Any, weights: Any) -> None:
+def blend_pixels(out: Any, row: Any, first: Any, count: Any, weights: Any) -> None:
     """Resample a row of pixels to another length, both float32."""
     at = _U(0)
     for x in range(_U(first.size)):
@@ -84,7 +84,7 @@ def _blend_pixels(out: Any, row: Any, first: Any, count: Any, weights: Any) -> N
 
 
 @numba.njit
-def _round(out: Any, row: Any) -> None:
+def round_row(out: Any, row: Any) -> None:
     for i in range(out.size):
         out[i] = np.uint8(row[i] + _HALF)
 
@@ -109,12 +109,12 @@ def resize_image(resized: Any, image: Any, mirror: bool) -> None:
     blended, row = np.empty(length, np.float32), np.empty(stride, np.float32)
     for y in range(height):
         start = int(top[y]) * length
-        _scale(blended, source[start : start + length], row_weights[y, 0])
+        scale_row(blended, source[start : start + length], row_weights[y, 0])
         for k in range(1, int(rows[y])):
             start += length
-            _add(blended, source[start : start + length], row_weights[y, k])
-        _blend_pixels(row, blended, first, count, weights)
-        _round(target[y * stride : (y + 1) * stride], row)
+            add_row(blended, source[start : start + length], row_weights[y, k])
+        blend_pixels(row, blended, first, count, weights)
+        round_row(target[y * stride : (y + 1) * stride], row)
 
 
 def _build_resize(version: int) -> Callable[..., None]:
