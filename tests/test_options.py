@@ -20,6 +20,8 @@ from tests.trainer_process import Trainer
 from tests.training_runs import SMALL, status, without_clock
 from training.checkpoints import pack, unpack
 from training.config import DEMO, Config, resolve
+from training.distributed import Processes
+from training.hardware import choose_decoding
 from training.methods import mixing_of
 from training.mix_schedule import MixSchedule
 from training.optimization import Optimization
@@ -142,7 +144,7 @@ def test_names_are_those_of_before() -> None:
     new |= {"val_labels", "allow_empty_classes", "from_config", "aux_loss_weight", "val_resize_size"}
     new |= {"optimizer", "optimizer_betas", "optimizer_eps", "ema_warmup", "crop_padding", "lr_milestones"}
     new |= {f"mix_{name}" for name in ("beta", "gamma", "eta", "levels", "neighbor_size")}
-    new |= {"mix_transport_size", "mix_transport_cost"}
+    new |= {"mix_transport_size", "mix_transport_cost", "scaled_decoding"}
     assert now.keys() - FLAT.keys() == new
     assert [option.name for option in options()] == list(now)
 
@@ -154,12 +156,13 @@ def test_settings_of_before_are_the_same_run(method: str) -> None:
     before = FLAT | {"mix": method, "mix_alpha": alpha, "mix_ratio": ratio}
 
     def resumed(*given: str) -> None:
-        now = settings(
-            resolve(parse(["--mix", method, "--device", "cpu", "--amp", "none", *given], Config()))
-        )
+        config = resolve(parse(["--mix", method, "--device", "cpu", "--amp", "none", *given], Config()))
+        now = settings(choose_decoding(config, Processes(), before))
         check_same(saved_settings(before), now, free=("workers",), may_grow=())
 
     resumed()
+    with pytest.raises(ValueError, match=r"scaled_decoding off in the checkpoint, on here"):
+        resumed("--scaled-decoding", "on")
     with pytest.raises(ValueError, match=r"mix_granularity sample in the checkpoint, batch here"):
         resumed("--mix-granularity", "batch")
     if alpha is not None:
@@ -184,9 +187,11 @@ def test_an_alpha_without_use_is_not_compared() -> None:
 def test_a_checkpoint_of_before_is_resumed(trainer: Trainer, photos: Path, tmp_path: Path) -> None:
     """In the middle of an epoch, with only the flat names; the run ends as if it had never stopped."""
     command = ["--data", photos, *SMALL, "--mix", "stochastic", "--output"]
-    assert trainer.run(*command, tmp_path / "whole", model="restless").statuses == [0]
+    whole = ["--scaled-decoding", "off"]  # as all runs of before
+    assert trainer.run(*command, tmp_path / "whole", *whole, model="restless").statuses == [0]
     plan = {"event": "step", "number": 2, "do": [int(signal.SIGTERM)]}
-    assert trainer.run(*command, tmp_path / "run", model="restless", plan=plan).statuses == [128 + 15]
+    stopped = trainer.run(*command, tmp_path / "run", *whole, model="restless", plan=plan)
+    assert stopped.statuses == [128 + 15]
     for path in (tmp_path / "run" / "checkpoints").iterdir():
         saved = unpack(path.read_bytes())
         settings = saved["run"]["settings"]

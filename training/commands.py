@@ -17,7 +17,7 @@ from .config import Config, complain
 from .demo import data_folder
 from .distributed import Processes, has_lost_another, lost
 from .evaluation import evaluate
-from .hardware import autocast, choose_hardware, start_device
+from .hardware import autocast, choose_decoding, choose_hardware, start_device
 from .inputs import Listing, left_out_line, list_dataset
 from .loaders import Loaders
 from .model import build_model
@@ -35,6 +35,7 @@ def evaluate_only(config: Config, processes: Processes, listing: Listing | None)
     """Evaluate ``--init-weights`` on val/ and print the result."""
     config = choose_hardware(config, processes)
     device = start_device(config, processes)
+    config = choose_decoding(config, processes, None)
     listing = listing or list_dataset(config, data_folder(config, processes), processes)
     if line := left_out_line(listing):
         processes.say(line)

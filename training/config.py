@@ -22,7 +22,7 @@ from typing import Any, Literal
 from dali_msda.mixing import Mixing
 from dali_msda.processors import read_text, usable_processors
 from dali_msda.validation import ArgumentError, check_integer, check_type
-from pipelines.records import Augmentation, Output
+from pipelines.records import Augmentation, Output, ScaledDecoding
 
 from .architectures import AUXILIARY, full_name
 from .limits import batch_bytes, most_workers, require_memory
@@ -188,6 +188,10 @@ class Config:
 
     amp: Literal["auto", "none", "bf16", "fp16"] = "auto"
     """Mixed precision; auto uses bf16 if the hardware has instructions for it."""
+
+    scaled_decoding: ScaledDecoding = "auto"
+    """Decode JPEGs at 1/2, 1/4 or 1/8 of their size, on the CPU, if the part that is used stays at least as
+    large as the network's input. auto: on in runs on the CPU, if simplejpeg and Numba are installed."""
 
     compile: bool = False
     """Compile the model (torch.compile; needs a C compiler)."""

@@ -1,14 +1,19 @@
-"""The device and precision of a run, as PyTorch finds them."""
+"""The device, precision and decoder of a run, as PyTorch and DALI find them."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 
-from .config import Config, check_device, cpu_precision, require
+from pipelines.records import ScaledDecoding
+from pipelines.scaled_decoding import is_on
+
+from .config import Config, as_options, check_device, cpu_precision, require
 from .distributed import Processes
+from .options import saved_settings
 from .random_states import choose_algorithms
 
 
@@ -36,6 +41,33 @@ def choose_hardware(config: Config, processes: Processes) -> Config:
         )
     check_device(config)
     return config
+
+
+def choose_decoding(config: Config, processes: Processes, saved: Mapping[str, Any] | None) -> Config:
+    """Replace ``--scaled-decoding auto``; the device must have been chosen.
+
+    Parameters
+    ----------
+    config : Config
+    processes : Processes
+        The main one decides for all.
+    saved : mapping or None
+        The settings in the checkpoint to resume; the run continues as it began.
+
+    Raises
+    ------
+    ValueError
+        "on", and something that it needs is missing.
+    """
+    if saved is not None and config.scaled_decoding == "auto":
+        return dataclasses.replace(config, scaled_decoding=saved_settings(saved)["scaled_decoding"])
+
+    def choose() -> ScaledDecoding:
+        with as_options():
+            on = is_on(config.scaled_decoding, "gpu" if config.device == "cuda" else "cpu")
+        return "on" if on else "off"
+
+    return dataclasses.replace(config, scaled_decoding=processes.from_main(choose))
 
 
 def autocast(config: Config, device: torch.device) -> torch.autocast:

@@ -48,7 +48,7 @@ class Loaders:
         self._quarantine = quarantine
         self._where = where
         self._shard = Shard(index=processes.rank, count=processes.size)
-        self._execution = Execution(device_id=processes.local_rank)
+        self._execution = Execution(device_id=processes.local_rank, scaled_decoding=config.scaled_decoding)
         # Images per forward pass.
         self._batch_size = config.batch_size // processes.size // config.accumulate
         self._common: dict[str, Any] = {

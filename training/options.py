@@ -163,7 +163,7 @@ def saved_settings(saved: Mapping[str, Any]) -> dict[str, Any]:
     unused = {"mix_alpha": None} if method == "none" else {}
     # Earlier versions trained without auxiliary heads.
     without_heads = {"aux_loss_weight": 0.0} if saved.get("arch") in AUXILIARY else {}
-    return settings(default) | without_heads | dict(saved) | unused
+    return settings(default) | without_heads | {"scaled_decoding": "off"} | dict(saved) | unused
 
 
 def _build(default: Config, values: Mapping[str, Any]) -> Config:

@@ -15,7 +15,7 @@ from .classes import map_classes
 from .config import Config, complain
 from .demo import choose_size, data_folder
 from .distributed import Processes
-from .hardware import choose_hardware, start_device
+from .hardware import choose_decoding, choose_hardware, start_device
 from .inputs import Listing, list_dataset
 from .learner import Learner, create_model, create_schedule
 from .loaders import Loaders
@@ -95,6 +95,7 @@ def _train(
     # The checkpoint to resume, if any. Every part gets its state back when it is registered.
     start = processes.from_main(lambda: find_start(config.resume, config.output, _new_folder(config), claim))
     state = RunState(processes, start.content())
+    config = choose_decoding(config, processes, state.saved and state.saved["run"]["settings"])
     config, minutes = choose_size(config, processes, images, state.saved) if fit else (config, 0.0)
     state.register("run", replace(identity, config=config))
     progress = state.register("progress", Progress())
