@@ -21,6 +21,8 @@ _UINT8_BY_DEFAULT = {
 _ALWAYS = {("File", 1): types.INT32, ("BatchPermutation", 0): types.INT32}
 _FLOAT_BY_DEFAULT = {"CropMirrorNormalize", "Normalize", "OneHot"}
 _INT32_BY_DEFAULT = {"CoinFlip"}
+# What DALI makes of an `if`: schemas of the operators that divide a batch and join it.
+_SPLIT, _MERGE = "_conditional__Split", "_conditional__Merge"
 # Of arithmetic with a float: the widest one of what goes in.
 _ARITHMETIC = ("add(", "sub(", "mul(", "div(")
 # Operators whose output has the type of their first input unless `dtype` is given.
@@ -62,13 +64,19 @@ def static_dtype(node: Any) -> types.DALIDataType | None:
         name = type(operator).__name__
         if (name, index) in _ALWAYS:
             return _ALWAYS[name, index]
+        inputs = getattr(source, "inputs", None) or []
+        kind = operator.schema.Name()
+        if kind == _SPLIT:
+            node = inputs[0]
+            continue
+        if kind == _MERGE:
+            found = {static_dtype(each) for each in inputs[:2]}  # the third is the condition
+            return found.pop() if len(found) == 1 else None
         if index != 0:
             return None
         arguments = {**getattr(operator, "_init_args", {}), **getattr(operator, "_call_args", {})}
         if name == "_ArithmeticGenericOp":
-            return _of_arithmetic(
-                str(arguments.get("expression_desc")), getattr(source, "inputs", None) or []
-            )
+            return _of_arithmetic(str(arguments.get("expression_desc")), inputs)
         declared = arguments.get("dtype", getattr(operator, "_dtype", None))
         if isinstance(declared, types.DALIDataType):
             return declared
@@ -81,7 +89,6 @@ def static_dtype(node: Any) -> types.DALIDataType | None:
             return types.FLOAT
         if name in _INT32_BY_DEFAULT:
             return types.INT32
-        inputs = getattr(source, "inputs", None)
         node = inputs[0] if inputs else None
     return None
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nvidia.dali import Pipeline, fn, types
+from nvidia.dali import Pipeline, fn, pipeline_def, types
+from nvidia.dali.pipeline import do_not_convert
 from PIL import Image
 
 from dali_msda.dtypes import static_dtype
@@ -75,3 +76,23 @@ def test_seen_type_is_the_type(name: str) -> None:
 def test_unseen_type_is_not_guessed(name: str) -> None:
     with Pipeline(2, 1, None):
         assert static_dtype(NOT_SEEN[name]()) is None
+
+
+@pytest.mark.parametrize(("other", "expected"), [(photo, types.UINT8), (NOT_SEEN["external"], None)])
+def test_type_behind_an_if(other: Callable[[], Any], expected: types.DALIDataType | None) -> None:
+    """It is that of both branches, if both are seen."""
+    found = []
+
+    @pipeline_def(enable_conditionals=True, batch_size=2, num_threads=1, device_id=None)
+    def pipeline() -> Any:
+        images, others = do_not_convert(photo)(), do_not_convert(other)()
+        if fn.random.coin_flip(dtype=types.BOOL):  # noqa: SIM108
+            images = fn.flip(images)
+        else:
+            images = fn.flip(others)
+        found.append(static_dtype(images))
+        return images
+
+    (images,) = pipeline().run()
+    assert images.dtype == types.UINT8
+    assert found == [expected]
