@@ -25,7 +25,8 @@ test: env ## run the tests (ARGS are pytest's options)
 
 bounds: env ## run the kernels' tests with bounds checks (NUMBA_BOUNDSCHECK)
 	NUMBA_BOUNDSCHECK=1 $(ENV_PYTHON) -m pytest $(PARALLEL) -W error::pytest.PytestUnraisableExceptionWarning \
-		tests/test_kernel.py tests/test_entry_points.py tests/test_properties.py tests/test_masks.py tests/test_headers.py
+		tests/test_kernel.py tests/test_entry_points.py tests/test_properties.py tests/test_masks.py tests/test_headers.py \
+		tests/test_scaled_geometry.py
 
 # If it is killed, its folder stays among the system's temporary files.
 day: env ## run every stage of the GPU day, small and on the CPU (benchmarks/gpu_day)

@@ -31,6 +31,8 @@ class Header(NamedTuple):
         1 to 8, of EXIF.
     rows : int
         Height in pixels of a row of interleaved blocks.
+    context : int
+        How many such rows below a pixel its colour may depend on.
     """
 
     frame: np.int64
@@ -38,12 +40,13 @@ class Header(NamedTuple):
     width: np.int64
     orientation: np.int64
     rows: np.int64
+    context: np.int64
 
 
 @numba.njit
 def _none() -> Any:
     zero = np.int64(0)
-    return Header(zero, zero, zero, zero, zero)
+    return Header(zero, zero, zero, zero, zero, zero)
 
 
 @numba.njit
@@ -73,11 +76,29 @@ def _read_orientation(data: Any, at: int, end: int) -> Any:
 
 
 @numba.njit
+def _read_sampling(data: Any, at: int, components: int) -> Any:
+    """`Header.rows` and `Header.context`; sampling factors are every third byte from `at`."""
+    if components == 1:
+        return np.int64(8), np.int64(0)  # not interleaved, whatever its sampling
+    across = down = np.int64(0)
+    for component in range(components):
+        sampling = np.int64(data[at + 3 * component])
+        across, down = max(across, sampling >> 4), max(down, sampling & 15)
+    context = np.int64(0)
+    for component in range(components):
+        sampling = np.int64(data[at + 3 * component])
+        # Scaled decoding leaves colours to be interpolated between rows (as in 4:4:0), or only within them.
+        if (sampling & 15) * across < (sampling >> 4) * down:
+            context = np.int64(1)
+    return 8 * down, context
+
+
+@numba.njit
 def read_header(data: Any) -> Any:
     """Read the header of a plain JPEG.
 
     Plain is one sequential frame of 8 bits with one scan of one component (grey) or three, in a file without
-    anything that programs could understand differently: two orientations, or a damaged EXIF segment.
+    anything that programs could understand differently: two EXIF segments, or a damaged one.
 
     Parameters
     ----------
@@ -91,8 +112,8 @@ def read_header(data: Any) -> Any:
     """
     if data.size < 4 or data[0] != 0xFF or data[1] != 0xD8:
         return _none()
-    frame, orientation = np.int64(0), np.int64(0)
-    height = width = rows = components = np.int64(0)
+    frame = orientation = height = width = rows = context = components = np.int64(0)
+    has_exif = False
     at = np.int64(2)
     while True:
         marker, length = read_big_endian(data, at, 2), read_big_endian(data, at + 2, 2)
@@ -113,20 +134,16 @@ def read_header(data: Any) -> Any:
             if (components != 1 and components != 3) or length != 8 + 3 * components:
                 return _none()
             frame, height, width = at, read_big_endian(data, at + 5, 2), read_big_endian(data, at + 7, 2)
-            sampling = np.int64(0)
-            for component in range(components):
-                sampling = max(sampling, np.int64(data[at + 11 + 3 * component]) & 15)
-            # The only component of a scan is not interleaved, whatever its sampling.
-            rows = 8 * sampling if components > 1 else np.int64(8)
+            rows, context = _read_sampling(data, at + 11, components)
         if marker == _EXIF_SEGMENT and length >= 8 and read_big_endian(data, at + 4, 4) == _EXIF:
-            found = _read_orientation(data, at + 10, at + 2 + length)
-            if found < 0 or (found and orientation):
+            orientation = _read_orientation(data, at + 10, at + 2 + length)
+            if orientation < 0 or has_exif or read_big_endian(data, at + 8, 2) != 0:
                 return _none()
-            orientation = found
+            has_exif = True
         at += 2 + length
     if not frame or not height or not width or not rows:
         return _none()
-    return Header(frame, height, width, max(orientation, np.int64(1)), rows)
+    return Header(frame, height, width, max(orientation, np.int64(1)), rows, context)
 
 
 @numba.njit

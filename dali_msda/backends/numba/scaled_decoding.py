@@ -190,7 +190,7 @@ def decode_window(
         used = np.int64(0)
         for i in range(resized.shape[0]):
             used = max(used, np.int64(row_taps[0][i] + row_taps[1][i]))
-        height = min(height, -(-used * scale // header.rows) * header.rows)
+        height = min(height, (-(-used * scale // header.rows) + header.context) * header.rows)
     scaled_height, scaled_width = -(-height // scale), -(-header.width // scale)
     if scaled_height * scaled_width > _LARGEST:
         return False
