@@ -20,7 +20,7 @@ from .compat import CompiledOperator
 from .compiled import RUN, SETUP, compiled, data_of, integers, shape1, shape3
 from .intrinsics import call_decoder
 from .jpeg import ends_properly, lowered, read_header
-from .resize import add_row, blend_pixels, round_row, scale_row
+from .resize import SPARE, add_row, blend_pixels, equal_taps, round_row, scale_row
 
 _CHANNELS = 3
 # A scaled image of more pixels is left to DALI, which decodes only the window.
@@ -122,18 +122,19 @@ def _resample(resized: Any, image: Any, rows: Any, columns: Any, transposed: boo
     begin, end = first[0], first[0] + count[0]
     for i in range(size):
         begin, end = min(begin, first[i]), max(end, first[i] + count[i])
-    first = first - begin
+    first, weights = equal_taps(first - begin, count, weights, np.int64(end - begin))
     offset, length, stride = int(begin) * _CHANNELS, int(end - begin) * _CHANNELS, image.shape[1] * _CHANNELS
     source = image.reshape(-1)
-    blended, row = np.empty(length, np.float32), np.empty(size * _CHANNELS, np.float32)
+    blended = np.empty(length + SPARE, np.float32)
+    row = np.empty(size * _CHANNELS + SPARE, np.float32)
     rounded = np.empty(size * _CHANNELS, np.uint8)
     for y in range(size):
         start = int(top[y]) * stride + offset
-        scale_row(blended, source[start : start + length], row_weights[y, 0])
+        scale_row(blended[:length], source[start : start + length], row_weights[y, 0])
         for k in range(1, int(heights[y])):
             start += stride
-            add_row(blended, source[start : start + length], row_weights[y, k])
-        blend_pixels(row, blended, first, count, weights)
+            add_row(blended[:length], source[start : start + length], row_weights[y, k])
+        blend_pixels(row, blended, first, weights)
         if transposed:
             round_row(rounded, row)
             for x in range(size):
