@@ -13,7 +13,7 @@ from dali_msda.backends import compiled_module
 
 from .headers import check_and_measure, check_headers
 from .records import Augmentation, Execution
-from .scaled_decoding import central_window, decode_scaled
+from .scaled_decoding import central_window, decode_scaled, join_window
 
 # Sides of ImageNet's largest images: buffers of that size are allocated once, at the start. Otherwise they
 # would grow, and stall the GPU, in the middle of an epoch.
@@ -137,7 +137,7 @@ def _scaled_random_crop(
     # The same seed, and so the same windows, as those of the decoder with a random crop (tested).
     start, extent = fn.random_crop_generator(shape, **_crop_arguments(augmentation))
     mirrored = _draw_mirrored(augmentation)
-    window = fn.cast(fn.cat(start, extent), dtype=types.FLOAT64)
+    window = join_window(start, extent)
     images, taken = decode_scaled(encoded, shape, window, mirrored, size=size, clip=True)
 
     @do_not_convert

@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 import numpy as np
-from nvidia.dali import fn, types
+from nvidia.dali import fn
 from nvidia.dali.pipeline import DataNode
 
 from dali_msda.backends import compiled_module
@@ -130,12 +130,18 @@ def decode_scaled(
     images, taken = _compiled().decode_windows(
         encoded, shape, window, mirrored, size=size, clip=clip, **_make_decoder().addresses
     )
-    return images, fn.cast(fn.reshape(taken, shape=[]), dtype=types.BOOL)
+    return images, fn.reshape(taken, shape=[])
 
 
 def central_window(shape: DataNode, shorter: int, size: int) -> DataNode:
     """The part of an image that becomes the central square of `size` once the shorter side is `shorter`."""
     window: DataNode = _compiled().central_windows(shape, shorter, size)
+    return window
+
+
+def join_window(start: DataNode, extent: DataNode) -> DataNode:
+    """The window of a random crop: float64 [4], CPU: top, left, height and width."""
+    window: DataNode = _compiled().windows(start, extent)
     return window
 
 

@@ -182,8 +182,8 @@ def test_cpu_pipelines_use_no_gpu(coded: Path) -> None:
         assert pipeline.device_id is None
         assert {instance._op.device for instance in operators(pipeline._graph_out)} == {"cpu"}
         assert problems(pipeline._graph_out, "cpu") == []
-    # Headers (two), decoding at a smaller scale, resize, masks, partners, images, labels.
-    assert count(training._graph_out, "NumbaFuncImpl", "cpu") == 8
+    # Headers (two), window, decoding at a smaller scale, resize, masks, partners, images, labels.
+    assert count(training._graph_out, "NumbaFuncImpl", "cpu") == 9
     assert problems(validation._graph_out, "cpu") == []
 
 

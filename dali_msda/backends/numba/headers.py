@@ -16,7 +16,7 @@ from nvidia.dali import types
 from nvidia.dali.pipeline import DataNode
 
 from .compat import CompiledOperator
-from .compiled import RUN, SETUP, compiled, data_of, integers, shape1
+from .compiled import RUN_BATCH, SETUP, compiled, data_of, integers, shape1
 
 # DALI's random crop squares a side in 32 bits, times the aspect ratio, and notices the overflow too late; and
 # running out of memory crashes it. The number of pixels is OpenCV's limit.
@@ -210,20 +210,23 @@ def is_plausible(shape: Any) -> Any:
     return within and channels > 0
 
 
+# For a whole batch: waking a thread for each sample takes longer than these checks.
 def _build_data_check(version: int) -> Callable[..., None]:
-    def run(out, out_shapes, out_ndims, outs, data, shapes, ndims, ins):  # type: ignore[no-untyped-def]
+    def run(out, out_shapes, out_ndims, outs, data, shapes, ndims, ins, samples):  # type: ignore[no-untyped-def]
         _source = version
-        encoded = carray(data_of(data, 0), shape1(shapes, 0), np.uint8)
-        carray(data_of(out, 0), 1, np.int32)[0] = -1 if is_safe(encoded) else 0
+        for sample in range(samples):
+            encoded = carray(data_of(data, sample), shape1(shapes, sample), np.uint8)
+            carray(data_of(out, sample), 1, np.int32)[0] = -1 if is_safe(encoded) else 0
 
     return run
 
 
 def _build_shape_check(version: int) -> Callable[..., None]:
-    def run(out, out_shapes, out_ndims, outs, data, shapes, ndims, ins):  # type: ignore[no-untyped-def]
+    def run(out, out_shapes, out_ndims, outs, data, shapes, ndims, ins, samples):  # type: ignore[no-untyped-def]
         _source = version
-        shape = carray(data_of(data, 0), shape1(shapes, 0), np.int64)
-        carray(data_of(out, 0), 1, np.int32)[0] = -1 if is_plausible(shape) else 0
+        for sample in range(samples):
+            shape = carray(data_of(data, sample), shape1(shapes, sample), np.int64)
+            carray(data_of(out, sample), 1, np.int32)[0] = -1 if is_plausible(shape) else 0
 
     return run
 
@@ -262,12 +265,13 @@ def _make_length(
     build: Callable[[int], Callable[..., None]], given: DataNode, dtype: types.DALIDataType
 ) -> DataNode:
     operator = CompiledOperator(
-        run_fn=compiled(build, RUN),
+        run_fn=compiled(build, RUN_BATCH),
         setup_fn=compiled(_build_shapes, SETUP),
         out_types=[types.INT32],
         outs_ndim=[1],
         in_types=[dtype],
         ins_ndim=[1],
+        batch_processing=True,
     )
     length: DataNode = operator(given)
     return length

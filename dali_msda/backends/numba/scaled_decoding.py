@@ -17,7 +17,7 @@ from nvidia.dali import fn, types
 from nvidia.dali.pipeline import DataNode
 
 from .compat import CompiledOperator
-from .compiled import RUN, SETUP, compiled, data_of, integers, shape1, shape3
+from .compiled import RUN, RUN_BATCH, SETUP, compiled, data_of, integers, shape1, shape3
 from .intrinsics import call_decoder
 from .jpeg import ends_properly, lowered, read_header
 from .resize import SPARE, add_row, blend_pixels, equal_taps, round_row, scale_row
@@ -228,7 +228,7 @@ def _build_decoding(version: int) -> Callable[..., None]:
                 carray(data_of(data, 3), 1, np.int32)[0] != 0,
                 decoder,
             )
-        carray(data_of(out, 1), 1, np.int32)[0] = taken
+        carray(data_of(out, 1), 1, np.bool_)[0] = taken
 
     return run
 
@@ -255,13 +255,25 @@ def place_central_window(window: Any, shape: Any, shorter: int, size: int) -> No
         window[2 + axis] = size * per_pixel
 
 
-def _build_windows(version: int) -> Callable[..., None]:
-    def run(out, out_shapes, out_ndims, outs, data, shapes, ndims, ins):  # type: ignore[no-untyped-def]
+# For a whole batch: waking a thread for each sample takes longer than this.
+def _build_central_windows(version: int) -> Callable[..., None]:
+    def run(out, out_shapes, out_ndims, outs, data, shapes, ndims, ins, samples):  # type: ignore[no-untyped-def]
         _source = version
-        sizes = carray(data_of(data, 1), 2, np.int32)
-        place_central_window(
-            carray(data_of(out, 0), 4, np.float64), carray(data_of(data, 0), 3, np.int64), sizes[0], sizes[1]
-        )
+        sizes = carray(data_of(data, samples), 2, np.int32)
+        for sample in range(samples):
+            window = carray(data_of(out, sample), 4, np.float64)
+            place_central_window(window, carray(data_of(data, sample), 3, np.int64), sizes[0], sizes[1])
+
+    return run
+
+
+def _build_windows(version: int) -> Callable[..., None]:
+    def run(out, out_shapes, out_ndims, outs, data, shapes, ndims, ins, samples):  # type: ignore[no-untyped-def]
+        _source = version
+        for sample in range(samples):
+            window = carray(data_of(out, sample), 4, np.float64)
+            window[:2] = carray(data_of(data, sample), 2, np.int32)
+            window[2:] = carray(data_of(data, samples + sample), 2, np.int32)
 
     return run
 
@@ -273,6 +285,21 @@ def _build_window_shapes(version: int) -> Callable[..., None]:
             integers(integers(out_shapes, samples)[sample], 1)[0] = 4
 
     return setup
+
+
+def windows(start: DataNode, extent: DataNode) -> DataNode:
+    """Join the outputs of ``fn.random_crop_generator`` (int32 [2], CPU) to windows: float64 [4], CPU."""
+    operator = CompiledOperator(
+        run_fn=compiled(_build_windows, RUN_BATCH),
+        setup_fn=compiled(_build_window_shapes, SETUP),
+        out_types=[types.FLOAT64],
+        outs_ndim=[1],
+        in_types=[types.INT32, types.INT32],
+        ins_ndim=[1, 1],
+        batch_processing=True,
+    )
+    window: DataNode = operator(start, extent)
+    return window
 
 
 def central_windows(shape: DataNode, shorter: int, size: int) -> DataNode:
@@ -289,12 +316,13 @@ def central_windows(shape: DataNode, shorter: int, size: int) -> DataNode:
         float64 [4], CPU.
     """
     operator = CompiledOperator(
-        run_fn=compiled(_build_windows, RUN),
+        run_fn=compiled(_build_central_windows, RUN_BATCH),
         setup_fn=compiled(_build_window_shapes, SETUP),
         out_types=[types.FLOAT64],
         outs_ndim=[1],
         in_types=[types.INT64, types.INT32],
         ins_ndim=[1, 1],
+        batch_processing=True,
     )
     window: DataNode = operator(shape, types.Constant(np.array([shorter, size], np.int32), device="cpu"))
     return window
@@ -346,14 +374,14 @@ def decode_windows(
     Returns
     -------
     images : DataNode
-        uint8 [size, size, 3], layout HWC, CPU; undefined where `taken` is 0.
+        uint8 [size, size, 3], layout HWC, CPU; undefined where `taken` is False.
     taken : DataNode
-        int32 [1], CPU: whether the image was decoded. If not, it is one for DALI's decoder.
+        bool [1], CPU: whether the image was decoded. If not, it is one for DALI's decoder.
     """
     operator = CompiledOperator(
         run_fn=compiled(_build_decoding, RUN),
         setup_fn=compiled(_build_shapes, SETUP),
-        out_types=[types.UINT8, types.INT32],
+        out_types=[types.UINT8, types.BOOL],
         outs_ndim=[3, 1],
         in_types=[types.UINT8, types.INT64, types.FLOAT64, types.INT32, types.UINT8, types.UINT8],
         ins_ndim=[1, 1, 1, 1, 1, 2],
