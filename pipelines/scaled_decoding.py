@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import functools
+import threading
 import time
 from typing import Any
 
@@ -41,7 +42,7 @@ class _Decoder:
     """
 
     def __init__(self) -> None:
-        self._running = 0  # calls; changed only under Python's lock
+        self._running: set[int] = set()  # the threads in a call
         self._closed = np.zeros(1, np.int64)
         self._function = _FUNCTION(self._decode)  # must live as long as any pipeline
         atexit.register(self._close)
@@ -55,7 +56,7 @@ class _Decoder:
         }
 
     def _decode(self, encoded: int, size: int, pixels: int, height: int, width: int, strict: int) -> int:
-        self._running += 1
+        self._running.add(threading.get_ident())
         try:
             image = simplejpeg.decode_jpeg(
                 _view(encoded, size, _READ),
@@ -67,7 +68,7 @@ class _Decoder:
         except (ValueError, RuntimeError, MemoryError):
             return 0  # DALI's decoder says what is wrong
         finally:
-            self._running -= 1
+            self._running.discard(threading.get_ident())
         return int(image.shape == (height, width, 3))
 
     def _close(self) -> None:

@@ -25,6 +25,9 @@ from .resize import SPARE, add_row, blend_pixels, equal_taps, round_row, scale_r
 _CHANNELS = 3
 # A scaled image of more pixels is left to DALI, which decodes only the window.
 _LARGEST = 1 << 24
+# DALI's threads begin with the samples whose first output is largest. Here that output has no other use, and its
+# length is that of the file in steps: if the longest decoding began last, the other threads would wait for it.
+_BYTES_PER_STEP = 4096
 
 
 class Window(NamedTuple):
@@ -220,7 +223,7 @@ def _build_decoding(version: int) -> Callable[..., None]:
         taken = False
         if integers(closed, 1)[0] == 0:
             taken = decode_window(
-                carray(data_of(out, 0), shape3(out_shapes, 0), np.uint8),
+                carray(data_of(out, 1), shape3(out_shapes, 1), np.uint8),
                 carray(data_of(data, 0), shape1(shapes, 0), np.uint8),
                 carray(data_of(data, 1), 3, np.int64),
                 carray(data_of(data, 2), 4, np.float64),
@@ -228,7 +231,7 @@ def _build_decoding(version: int) -> Callable[..., None]:
                 carray(data_of(data, 3), 1, np.int32)[0] != 0,
                 decoder,
             )
-        carray(data_of(out, 1), 1, np.bool_)[0] = taken
+        carray(data_of(out, 2), 1, np.bool_)[0] = taken
 
     return run
 
@@ -332,10 +335,13 @@ def _build_shapes(version: int) -> Callable[..., None]:
     def setup(out_shapes, out_ndims, outs, shapes, ndims, ins, samples):  # type: ignore[no-untyped-def]
         _source = version
         for sample in range(samples):
-            sides = integers(integers(out_shapes, samples)[sample], 3)
-            sides[:2] = integers(integers(shapes, 6 * samples)[5 * samples + sample], 2)
+            of_outputs, of_inputs = integers(out_shapes, 3 * samples), integers(shapes, 6 * samples)
+            size = integers(of_inputs[sample], 1)[0]
+            integers(of_outputs[sample], 1)[0] = size // _BYTES_PER_STEP + 1
+            sides = integers(of_outputs[samples + sample], 3)
+            sides[:2] = integers(of_inputs[5 * samples + sample], 2)
             sides[2] = _CHANNELS
-            integers(integers(out_shapes, 2 * samples)[samples + sample], 1)[0] = 1
+            integers(of_outputs[2 * samples + sample], 1)[0] = 1
 
     return setup
 
@@ -381,13 +387,13 @@ def decode_windows(
     operator = CompiledOperator(
         run_fn=compiled(_build_decoding, RUN),
         setup_fn=compiled(_build_shapes, SETUP),
-        out_types=[types.UINT8, types.BOOL],
-        outs_ndim=[3, 1],
+        out_types=[types.UINT8, types.UINT8, types.BOOL],
+        outs_ndim=[1, 3, 1],
         in_types=[types.UINT8, types.INT64, types.FLOAT64, types.INT32, types.UINT8, types.UINT8],
         ins_ndim=[1, 1, 1, 1, 1, 2],
     )
     # DALI has no constants of 64 bits.
     settings = types.Constant(np.array([decoder, closed, clip], np.int64).view(np.uint8), device="cpu")
     canvas = types.Constant(np.zeros((size, size), np.uint8), device="cpu")
-    images, taken = operator(encoded, shape, window, mirrored, settings, canvas)
+    _, images, taken = operator(encoded, shape, window, mirrored, settings, canvas)
     return fn.reshape(images, layout="HWC"), taken
