@@ -11,9 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import signal
-import tempfile
-import traceback
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -22,6 +19,7 @@ import numpy as np
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.pipeline import DataNode, Pipeline
 
+from ._workers import Work, answer, drain
 from .formats import detect_format, explain_decoder_bug
 from .headers import STOPPED_BY, check_headers
 
@@ -33,6 +31,8 @@ DIGEST_BYTES = 16
 UNSURE = -1
 # How the reason begins for a file that could not be read.
 UNREADABLE = "cannot be read: "
+# When more files than this, and this share of all, cannot be read, the storage is probably the cause.
+_MAX_UNREADABLE, _MAX_UNREADABLE_SHARE = 10, 0.01
 # The arguments of the decoder in the training and validation pipelines, on the CPU.
 DECODER: dict[str, Any] = {"output_type": types.RGB, "device": "cpu"}
 
@@ -85,34 +85,15 @@ Item = str | Read
 _Outcome = tuple[tuple[int, ...] | None, str]
 
 
-class Fault(NamedTuple):
-    """The traceback of a fault in this code, as opposed to a bad file."""
-
-    traceback: str
-
-
 def serve(connection: Connection) -> None:
-    """Answer lists of :data:`Item` with lists of :class:`Result`, until the other end is closed.
+    """Answer lists of :data:`Item` with lists of :class:`Result`, until the other end is closed."""
+    answer(connection, prepare_decoding)
 
-    The first message, None, means that the process is ready; if it dies later, a file was the cause.
-    """
-    # A terminal sends Ctrl-C, and Slurm SIGTERM, to all processes; the parent process decides when to stop.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+
+def prepare_decoding() -> Work:
+    """Prepare to answer lists of :data:`Item` with lists of :class:`Result`."""
     decoder = _Decoder()
-    connection.send(None)
-    try:
-        with tempfile.TemporaryFile() as log:
-            os.dup2(log.fileno(), 2)
-            while True:
-                items: list[Item] = connection.recv()
-                try:
-                    answer: list[Result] | Fault = _check_files(items, decoder, log.fileno())
-                except Exception:
-                    answer = Fault(traceback.format_exc())
-                connection.send(answer)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return  # the parent process closed the pipe or ended
+    return lambda items, log: _check_files(items, decoder, log)
 
 
 class _Undecodable(Exception):
@@ -181,11 +162,11 @@ def _decode(decoder: _Decoder, group: list[tuple[int, np.ndarray]], log: int) ->
     try:
         shapes = decoder([content for _, content in group])
     except _Undecodable as error:
-        messages = _drain(log) or str(error)
+        messages = drain(log) or str(error)
         if len(group) == 1:
             return [(None, messages)]
     else:
-        messages = _drain(log)
+        messages = drain(log)
         if not messages or len(group) == 1:
             return [(shape, messages) for shape in shapes]
     # The messages do not say which file they are about.
@@ -213,12 +194,24 @@ def unreadable(name: str, error: OSError) -> Read:
     return Read(name, b"", Result(UNSURE, UNSURE, "", f"{UNREADABLE}{error.strerror or error}"))
 
 
-def _drain(log: int) -> str:
-    """Return and clear what was written to standard error since the last call."""
-    text = os.pread(log, 1 << 16, 0).decode(errors="replace")
-    os.ftruncate(log, 0)
-    os.lseek(log, 0, os.SEEK_SET)
-    return text
+def require_readable(errors: Sequence[str], done: int, what: str) -> None:
+    """Raise OSError if so many files cannot be read that the storage must be the cause.
+
+    Parameters
+    ----------
+    errors : sequence of str
+        The path and the reason for each file that cannot be used.
+    done : int
+        Number of files so far.
+    what : str
+        What the same command resumes.
+    """
+    unreadable = [error for error in errors if f" {UNREADABLE}" in error]
+    if len(unreadable) > _MAX_UNREADABLE and len(unreadable) >= _MAX_UNREADABLE_SHARE * done:
+        raise OSError(
+            f"{len(unreadable)} files could not be read, probably because of the storage; the first:"
+            f" {unreadable[0]}. The same command resumes {what} when the storage is back"
+        )
 
 
 def _complete_result(

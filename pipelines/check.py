@@ -16,17 +16,13 @@ if interrupted (130 for Ctrl-C). It stays 0 for warnings and for duplicates with
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Annotated, Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import nvidia.dali
@@ -36,8 +32,10 @@ from tqdm import tqdm
 from dali_msda import require_dali
 from dali_msda.processors import usable_processors
 
-from ._decoding import BATCH, UNREADABLE, UNSURE, Result
+from ._decoding import BATCH, UNSURE, Result, require_readable
 from ._findings import Split, find_splits, make_report, report_lines
+from ._journal import Journal
+from ._workers import catch_signals
 from .examine import decode
 from .files import expand_home, write_whole
 from .names import json_text, shown
@@ -46,8 +44,6 @@ from .screen import keep_printing
 require_dali()
 
 _STATE_VERSION = 1
-# When more files than this, and this share of all, cannot be read, the storage is probably the cause.
-_MAX_UNREADABLE, _MAX_UNREADABLE_SHARE = 10, 0.01
 
 
 @dataclass(frozen=True)
@@ -92,29 +88,21 @@ class _State:
             "dali": nvidia.dali.__version__,
             "folder": shown(folder.resolve()),
         }
-        self._file: IO[bytes] = path.open("a+b")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
-            raise ValueError(
-                f"--output must not be in use; got {shown(path)}, which another check is writing"
-            ) from None
+        self._journal = Journal(path, "--output", "another check")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self._journal.close()
 
     def load(self, splits: list[Split]) -> None:
         """Store earlier results in the splits, for files that have not changed since."""
-        self._file.seek(0)
-        header = self._parse(self._file.readline())
+        records = self._journal.read()
+        header = next(records, None)
         if header is None or {**header, "folder": ""} != {**self._header, "folder": ""}:
             # Empty, or from another version of DALI, which may decode other files.
-            self._cut(0)
-            self._write([self._header])
+            self._journal.start(self._header)
             return
         if header["folder"] != self._header["folder"]:
             raise ValueError(
@@ -125,12 +113,7 @@ class _State:
             split.name: (split, {split.shown(position): position for position in range(len(split.files))})
             for split in splits
         }
-        end = self._file.tell()
-        for line in self._file:
-            record = self._parse(line)
-            if record is None:
-                break  # the check was killed while it wrote this line
-            end += len(line)
+        for record in records:
             split, known = positions[record["split"]]
             position = known.get(record["file"])
             if position is None:
@@ -143,7 +126,6 @@ class _State:
                 continue
             error, warnings = record.get("error"), tuple(record.get("warnings", ()))
             split.store(position, Result(UNSURE, UNSURE, record["digest"], error, warnings))
-        self._cut(end)
 
     def append(self, split: Split, positions: list[int], results: list[Result]) -> None:
         """Write results to the file, then store them in the split."""
@@ -151,28 +133,9 @@ class _State:
         for position, result in zip(positions, results, strict=True):
             record = {"split": split.name, "file": split.shown(position), **result._asdict()}
             records.append({key: value for key, value in record.items() if value not in (None, ())})
-        self._write(records)
+        self._journal.append(records)
         for position, result in zip(positions, results, strict=True):
             split.store(position, result)
-
-    def _write(self, records: list[dict[str, Any]]) -> None:
-        self._file.write(b"".join(json_text(record).encode() + b"\n" for record in records))
-        self._file.flush()
-
-    def _cut(self, end: int) -> None:
-        self._file.truncate(end)
-        self._file.seek(0, os.SEEK_END)
-
-    @staticmethod
-    def _parse(line: bytes) -> dict[str, Any] | None:
-        """The record, or None for an incomplete line."""
-        if not line.endswith(b"\n"):
-            return None
-        try:
-            record = json.loads(line)
-        except ValueError:
-            return None
-        return record if isinstance(record, dict) else None
 
 
 def _remaining_batches(splits: list[Split]) -> Iterator[tuple[Split, list[int]]]:
@@ -183,46 +146,8 @@ def _remaining_batches(splits: list[Split]) -> Iterator[tuple[Split, list[int]]]
             yield split, remaining[start : start + BATCH].tolist()
 
 
-@contextmanager
-def _catch_signals() -> Iterator[tuple[threading.Event, list[int]]]:
-    """An event set by SIGINT and SIGTERM, and the signals received; a second signal acts as usual."""
-    stop, received = threading.Event(), list[int]()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def request_stop(number: int, _: object) -> None:
-        received.append(number)
-        stop.set()
-        restore()
-
-    for number in before:
-        signal.signal(number, request_stop)
-    try:
-        yield stop, received
-    finally:
-        restore()
-
-
 def _count_done(splits: list[Split]) -> int:
     return sum(int(split.done.sum()) for split in splits)
-
-
-def _require_readable(splits: list[Split]) -> None:
-    """Raise OSError if so many files cannot be read that the storage must be the cause."""
-    unreadable = [
-        f"{split.root / split.files[position]} {error}"
-        for split in splits
-        for position, error in split.errors.items()
-        if error.startswith(UNREADABLE)
-    ]
-    if len(unreadable) > _MAX_UNREADABLE and len(unreadable) >= _MAX_UNREADABLE_SHARE * _count_done(splits):
-        raise OSError(
-            f"{len(unreadable)} files could not be read, probably because of the storage; the first:"
-            f" {unreadable[0]}. The same command resumes the check when the storage is back"
-        )
 
 
 # -- Command ---------------------------------------------------------------------------------------------
@@ -246,7 +171,7 @@ def check(options: Options) -> int:
         raise ValueError(f"--output must be a folder; got the file {shown(output)}")
     output.mkdir(parents=True, exist_ok=True)
     total = sum(len(split.files) for split in splits)
-    with _State(output / "state.jsonl", options.folder) as state, _catch_signals() as (stop, received):
+    with _State(output / "state.jsonl", options.folder) as state, catch_signals() as (stop, received):
         state.load(splits)
         known = _count_done(splits)
         if known:
@@ -263,7 +188,12 @@ def check(options: Options) -> int:
             f"Interrupted: {_count_done(splits)} of {total} files done; the same command resumes the check."
         )
         return 128 + received[0]
-    _require_readable(splits)
+    errors = [
+        f"{split.root / split.files[position]} {error}"
+        for split in splits
+        for position, error in split.errors.items()
+    ]
+    require_readable(errors, _count_done(splits), "the check")
     report = make_report(splits, options.folder, allow_empty_classes=options.allow_empty_classes)
     listed = [split for split in splits if split.records is None]
     for split in listed:

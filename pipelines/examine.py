@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
-from ._decoding import (
-    BATCH,
-    UNSURE,
-    Fault,
-    Item,
-    Read,
-    Result,
-    clean_message,
-    read_content,
-    serve,
-    unreadable,
-)
+from ._decoding import BATCH, UNSURE, Item, Read, Result, clean_message, read_content, serve, unreadable
+from ._workers import Failure, run
 from .files import is_gone
 from .sources import Source
 
@@ -41,50 +26,6 @@ class Items(Protocol):
 
 
 _Items = TypeVar("_Items", bound=Items)
-
-
-class _Failure(NamedTuple):
-    """Why a process gave no answer, and whether the file is certain to be the cause."""
-
-    reason: str
-    certain: bool = True
-
-
-class _Worker(Generic[_Items]):
-    """A decoding process and its current batch.
-
-    Not a pool of the standard library: when one of its processes dies, a pool breaks or hangs, and does not
-    say which batch was lost.
-    """
-
-    def __init__(self) -> None:
-        # A fresh interpreter: a fork would copy DALI's locks without the threads that hold them.
-        context = multiprocessing.get_context("spawn")
-        self.connection: Connection
-        self.connection, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(target=serve, args=(theirs,), daemon=True)
-        self.process.start()
-        theirs.close()  # so that the pipe closes when the process dies
-        self.ready = False
-        self.batch: tuple[_Items, list[int]] | None = None
-        self.deadline = 0.0
-
-    def give(self, batch: tuple[_Items, list[int]], timeout: float) -> None:
-        """Send a batch."""
-        items, positions = batch
-        message = [items.item(position) for position in positions]
-        self.batch = batch
-        self.deadline = time.monotonic() + timeout
-        try:
-            self.connection.send(message)
-        except ConnectionError:
-            return  # the process has died; the next read from the pipe shows it
-
-    def end(self) -> None:
-        """Kill the process."""
-        self.process.kill()
-        self.process.join()
-        self.connection.close()
 
 
 class _Samples:
@@ -152,78 +93,14 @@ def _cut(samples: _Samples, positions: Sequence[int]) -> Iterator[tuple[_Samples
 def decode(
     batches: Iterator[tuple[_Items, list[int]]], count: int, timeout: float, stop: threading.Event
 ) -> Iterator[tuple[_Items, list[int], list[Result]]]:
-    """Decode batches in `count` processes, and yield results as they are completed.
-
-    A batch has at most ``BATCH`` positions. It is taken from `batches` when a process is idle: with one
-    process, the caller has all earlier results by then. After `stop` is set, current batches are finished
-    and no others start.
-    """
-    # When a process dies, the files of its batch are retried one by one to find the cause.
-    retries: deque[tuple[_Items, list[int]]] = deque()
-    exhausted = count == 0  # without processes there is nothing to decode
-    workers: list[_Worker[_Items]] = [_Worker() for _ in range(count)]
-    try:
-        while True:
-            for worker in workers:
-                if stop.is_set() or not worker.ready or worker.batch is not None:
-                    continue
-                if retries:
-                    worker.give(retries.popleft(), timeout)
-                elif not exhausted:
-                    upcoming = next(batches, None)
-                    exhausted = upcoming is None
-                    if upcoming is not None:
-                        worker.give(upcoming, timeout)
-            working = [worker for worker in workers if worker.batch is not None]
-            if not working and (stop.is_set() or (not retries and exhausted)):
-                return
-            busy = working if stop.is_set() else [w for w in workers if w.batch is not None or not w.ready]
-            # With a timeout, to check `stop` and the deadlines.
-            answering = set(wait([worker.connection for worker in busy], timeout=0.2))
-            for worker in busy:
-                failure: _Failure | None = None
-                if worker.connection in answering:
-                    try:
-                        answer = worker.connection.recv()
-                    except (EOFError, ConnectionResetError):
-                        worker.process.join()
-                        failure = _explain_exit(worker.process.exitcode)
-                elif worker.batch is not None and time.monotonic() > worker.deadline:
-                    failure = _Failure(f"not decoded within {timeout:g} s", certain=False)
-                else:
-                    continue
-                batch, worker.batch = worker.batch, None
-                if failure:
-                    worker.end()
-                    if batch is None:
-                        raise RuntimeError(f"a decoding process did not start: {failure.reason}")
-                    workers[workers.index(worker)] = _Worker()
-                    items, positions = batch
-                    if len(positions) == 1:
-                        yield items, positions, [_failed_result(items.item(positions[0]), failure)]
-                    else:
-                        retries.extend((items, [position]) for position in positions)
-                elif isinstance(answer, Fault):
-                    raise RuntimeError(f"a decoding process failed:\n{answer.traceback}")
-                elif batch is None:
-                    worker.ready = True
-                else:
-                    yield *batch, answer
-    finally:
-        for worker in workers:
-            worker.end()
+    """Decode batches of at most ``BATCH`` images in `count` processes; see :func:`._workers.run`."""
+    for items, positions, answer in run(batches, count, timeout, stop, serve):
+        if isinstance(answer, Failure):
+            answer = [_failed_result(items.item(positions[0]), answer)]
+        yield items, positions, answer
 
 
-def _explain_exit(exit_code: int | None) -> _Failure:
-    if exit_code is None or exit_code >= 0:
-        return _Failure(f"the decoder ended the process (exit status {exit_code})")
-    name = signal.Signals(-exit_code).name
-    if -exit_code == signal.SIGKILL:
-        return _Failure(f"the decoding process was killed ({name}), perhaps out of memory", certain=False)
-    return _Failure(f"the decoder crashed its process ({name})")
-
-
-def _failed_result(item: Item, failure: _Failure) -> Result:
+def _failed_result(item: Item, failure: Failure) -> Result:
     if isinstance(item, Read):
         return item.result._replace(error=failure.reason)
     try:

@@ -1,4 +1,4 @@
-"""Replacements for the decoding process of the check, each with a different fault; they decode nothing."""
+"""Replacements for the decoding process of the check and the packer; they decode nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def dies_at_start(_: Connection) -> None:
 
 def has_a_bug(connection: Connection) -> None:
     """Reports a fault of its own for the first batch."""
-    from pipelines._decoding import Fault
+    from pipelines._workers import Fault
 
     connection.send(None)
     connection.recv()
@@ -54,3 +54,28 @@ def begins_and_waits(connection: Connection) -> None:
     time.sleep(0.5)
     connection.send([Result(0, 0, "", None) for _ in paths])
     connection.recv()
+
+
+def copies_some(connection: Connection) -> None:
+    """Packs by copying; hangs on files named slow, and is killed by those named large or fatal."""
+    from pipelines._packing import Packed
+
+    connection.send(None)
+    while True:
+        try:
+            tasks = connection.recv()
+        except EOFError:
+            return
+        for task in tasks:
+            if "slow" in task.source:
+                time.sleep(600)
+            if "large" in task.source:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if "fatal" in task.source:
+                os.kill(os.getpid(), signal.SIGFPE)
+        results = []
+        for task in tasks:
+            content, status = Path(task.source).read_bytes(), os.stat(task.source)
+            Path(task.target).write_bytes(content)
+            results.append(Packed(status.st_size, status.st_mtime_ns, len(content), False))
+        connection.send(results)

@@ -27,7 +27,7 @@ ROOT = Path(check.__file__).resolve().parent.parent
 
 INTERRUPTED_CHECK = """
 import os, signal, sys
-from pipelines import check, examine
+from pipelines import _workers, check
 
 append, remaining = check._State.append, int(sys.argv[2])
 def append_and_stop(self, split, positions, results):
@@ -39,11 +39,11 @@ def append_and_stop(self, split, positions, results):
         # To all processes, as terminals and Slurm do.
         os.kill(os.getpid(), number) if number == signal.SIGKILL else os.killpg(0, number)
 check._State.append = append_and_stop
-worker = examine._Worker.__init__
-def print_worker(self):
-    worker(self)
+worker = _workers.Worker.__init__
+def print_worker(self, program):
+    worker(self, program)
     print("worker", self.process.pid, flush=True)
-examine._Worker.__init__ = print_worker
+_workers.Worker.__init__ = print_worker
 if __name__ == "__main__":
     sys.exit(check.main(sys.argv[3:]))
 """
