@@ -25,6 +25,7 @@ _PACKAGES = (
     "kornia",
     "ffcv",
     "pillow",
+    "simplejpeg",
 )
 
 

@@ -29,7 +29,7 @@ from .storage import Patience
 
 LOG = "log.txt"
 
-_PACKAGES = ("torch", "torchvision", "timm", *DALI_PACKAGES, "numba", "numpy")
+_PACKAGES = ("torch", "torchvision", "timm", *DALI_PACKAGES, "numba", "numpy", "simplejpeg")
 
 
 class Claim:

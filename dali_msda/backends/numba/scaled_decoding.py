@@ -25,8 +25,8 @@ from .resize import SPARE, add_row, blend_pixels, equal_taps, round_row, scale_r
 _CHANNELS = 3
 # A scaled image of more pixels is left to DALI, which decodes only the window.
 _LARGEST = 1 << 24
-# DALI's threads begin with the samples whose first output is largest. Here that output has no other use, and its
-# length is that of the file in steps: if the longest decoding began last, the other threads would wait for it.
+# DALI's threads begin with the samples whose first output is largest. Here that output has no other use. Its
+# length is the file's, in steps: if the longest decoding began last, the other threads would wait for it.
 _BYTES_PER_STEP = 4096
 
 
