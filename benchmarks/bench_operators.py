@@ -17,9 +17,8 @@ import tyro
 from nvidia.dali import Pipeline, fn, types
 
 import dali_msda as msda
-from benchmarks.bench_loader import prepare_images
 from benchmarks.common import save, spread
-from benchmarks.loaders import Settings as Loading
+from benchmarks.photos import prepare_images
 from benchmarks.tables import show
 from dali_msda.backends.numba.resize import resize_mirrored
 from dali_msda.processors import usable_processors
@@ -40,8 +39,8 @@ class Settings:
     data: Path
     """Folder of class folders with JPEGs."""
 
-    longest_side: int | None = 500
-    """Shrink larger images to this first."""
+    source_size: str = "500"
+    """Size of the JPEGs, see benchmarks.bench_loader."""
 
     mix: str = "hmix"
     """Mixing method."""
@@ -98,8 +97,13 @@ def main() -> None:
     settings = tyro.cli(Settings, description=__doc__)
     seconds: dict[str, dict[str, list[float]]] = {stage: {"wall": [], "cpu": []} for stage in STAGES}
     with tempfile.TemporaryDirectory() as temporary:
-        loading = Loading(settings.data, longest_side=settings.longest_side, batch_size=settings.batch_size)
-        folder = list_images(prepare_images(loading, Path(temporary)))
+        images = prepare_images(
+            settings.data,
+            Path(temporary),
+            batch_size=settings.batch_size,
+            source_size=settings.source_size,
+        )
+        folder = list_images(images)
         pipelines = {stage: build(folder, stage, settings) for stage in STAGES}
         for number in range(settings.rounds + 1):
             for stage, pipeline in pipelines.items():

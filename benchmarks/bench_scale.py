@@ -16,11 +16,12 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks.bench_loader import measure, prepare_images
+from benchmarks.bench_loader import measure
 from benchmarks.bench_mix import contenders as mixers
 from benchmarks.bench_mix import in_turns
 from benchmarks.common import Record, save, spread
 from benchmarks.loaders import Settings as Loading
+from benchmarks.photos import prepare_images
 from benchmarks.tables import show
 
 _LOADER = "dali-hmix"
@@ -33,8 +34,8 @@ class Settings:
     data: Path
     """Folder of class folders with JPEGs."""
 
-    longest_side: int | None = 500
-    """Shrink larger images to this first."""
+    source_size: str = "500"
+    """Size of the JPEGs, see benchmarks.bench_loader."""
 
     batch_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)
     """Images per batch."""
@@ -51,9 +52,11 @@ class Settings:
 
 def _measure_loaders(settings: Settings) -> list[Record]:
     with tempfile.TemporaryDirectory() as folder:
-        common = Loading(settings.data, longest_side=settings.longest_side, images=settings.images)
-        data = prepare_images(dataclasses.replace(common, batch_size=max(settings.batch_sizes)), Path(folder))
-        common = dataclasses.replace(common, data=data)
+        largest = max(settings.batch_sizes)
+        data = prepare_images(
+            settings.data, Path(folder), batch_size=largest, source_size=settings.source_size
+        )
+        common = Loading(data=data, images=settings.images)
         one = dataclasses.replace(common, cores=1, workers=1)
         by_batch = [dataclasses.replace(common, batch_size=size) for size in settings.batch_sizes]
         turns = {"cores": [one, common], "batch_size": by_batch}

@@ -3,7 +3,7 @@
 A results file has a header (benchmark, date, command, commit and whether there were uncommitted changes,
 machine, settings) and a list of records. A record is a dict of fields: what was measured (``"loader": "dali",
 "mix": "hmix", "batch_size": 64``) and its figures (``"images_per_s": {"median": ..., "q1": ..., "q3": ...,
-"rounds": ...}``). Names of figures end with the unit.
+"rounds": ...}``). Names of figures end with the unit. :mod:`.schema` has the exact form.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from benchmarks.schema import check_content
 from dali_msda.methods import TABLE
 from pipelines.files import write_whole
 from training.machine import describe_code, describe_command, describe_machine
@@ -46,6 +47,11 @@ def save(
 
     Only the last part of paths in the settings and on the command line is written, because results are
     published.
+
+    Raises
+    ------
+    ValueError
+        The content does not have the form of :mod:`.schema`.
     """
     now = datetime.now().astimezone()
     content = {
@@ -59,10 +65,12 @@ def save(
         },
         "results": list(records),
     }
+    text = json.dumps(content, indent=2) + "\n"
+    check_content(json.loads(text))
     folder.mkdir(parents=True, exist_ok=True)
     while (path := folder / f"{now:%Y-%m-%d-%H%M%S}-{name}.json").exists():
         now += timedelta(seconds=1)
-    write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
+    write_whole(path, text.encode())
     return path
 
 

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks import gpu_tables, study_tables, tables
+from benchmarks import gpu_tables, loader_tables, study_tables, tables
 from benchmarks.common import Content, load
 from benchmarks.tables import show
 from pipelines.files import write_whole
 
-TABLES = tables.TABLES | gpu_tables.TABLES | study_tables.TABLES
+TABLES = tables.TABLES | loader_tables.TABLES | gpu_tables.TABLES | study_tables.TABLES
 ROOT = Path(__file__).resolve().parent.parent
 
 _START = re.compile(r"^<!-- table: ", re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Draws the picture of docs/performance.md from the results that its tables link.
+"""Draws the pictures of docs/performance.md from the results that its tables link.
 
 python -m benchmarks.plot
 """
@@ -14,10 +14,13 @@ from matplotlib import pyplot as plt
 
 from benchmarks.common import Record, load, select
 from benchmarks.documents import ROOT, linked_results
+from benchmarks.loader_tables import source_title
+from benchmarks.photos import parse_size
 from benchmarks.tables import is_ours, title
 from pipelines.files import replace_whole
 
 DOCUMENT, PICTURE = ROOT / "docs" / "performance.md", ROOT / "docs" / "performance.png"
+SIZES_PICTURE = ROOT / "docs" / "image-sizes.png"
 OURS, PEERS = "#2a6f97", "#b8b8b8"
 
 
@@ -39,8 +42,65 @@ def bars(axes: Any, records: list[Record], field: str, label: str, unit: float =
     axes.margins(x=0.18)
 
 
+def lines(axes: Any, records: list[Record]) -> None:
+    """Draw images/s over the longest side of the images, with quartiles; a line for each loader."""
+    sides = {}
+    for record in records:
+        if sizes := parse_size(record["source_size"]):
+            sides[record["source_size"]] = max(sizes)
+    peers = iter(f"C{number}" for number in range(1, 10))
+    records = [record for record in records if record["source_size"] in sides]
+    for name in dict.fromkeys(title(record) for record in records):
+        found = sorted(
+            (record for record in records if title(record) == name), key=lambda it: sides[it["source_size"]]
+        )
+        spreads = [record["images_per_s"] for record in found]
+        low, medians, high = ([spread[key] for spread in spreads] for key in ("q1", "median", "q3"))
+        ours = is_ours(found[0])
+        axes.errorbar(
+            [sides[record["source_size"]] for record in found],
+            medians,
+            yerr=[
+                [median - end for median, end in zip(medians, low, strict=True)],
+                [end - median for median, end in zip(medians, high, strict=True)],
+            ],
+            color=OURS if ours else next(peers),
+            lw=2.5 if ours else 1.2,
+            marker="o" if ours else ".",
+            elinewidth=0.8,
+            label=name,
+        )
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xticks(list(sides.values()), [source_title(size) for size in sides], minor=False)
+    axes.set_xticks([], minor=True)
+    axes.set_ylabel("images/s")
+    axes.grid(axis="y", which="both", lw=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = axes.get_legend_handles_labels()
+    last = [handle.lines[0].get_ydata()[-1] for handle in handles]
+    order = sorted(range(len(labels)), key=lambda number: -last[number])
+    axes.legend(
+        [handles[number] for number in order],
+        [labels[number] for number in order],
+        loc="center left",
+        bbox_to_anchor=(1.0, 0.5),
+        frameon=False,
+    )
+
+
+def draw_sizes() -> None:
+    """Draw docs/image-sizes.png."""
+    contents = [load(path) for path in linked_results(DOCUMENT, "loader_sizes")]
+    figure, axes = plt.subplots(figsize=(9, 4.8), layout="constrained")
+    lines(axes, [record for content in contents for record in content["results"]])
+    axes.set_title("Training loaders over the size of the JPEGs, two cores: higher is better")
+    replace_whole(SIZES_PICTURE, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
+    print(f"wrote {SIZES_PICTURE}")
+
+
 def main() -> None:
-    """Draw docs/performance.png."""
+    """Draw docs/performance.png and docs/image-sizes.png."""
     loaders = load(linked_results(DOCUMENT, "loader")[0])["results"]
     mixers = select(load(linked_results(DOCUMENT, "mix_short")[0])["results"], batch_size=64, cores=1)
     # The faster of two modes.
@@ -57,6 +117,7 @@ def main() -> None:
     right.set_title("Mixing 64 images of 224 x 224, one core: lower is better")
     replace_whole(PICTURE, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
     print(f"wrote {PICTURE}")
+    draw_sizes()
 
 
 if __name__ == "__main__":

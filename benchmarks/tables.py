@@ -21,12 +21,18 @@ LIBRARIES = {
     "dali-msda-torch": "this project on tensors",
     "dali-then-msda": "DALI, then this project on tensors",
     "dali-dynamic": "this project in dynamic mode",
+    "dali-unscaled": "this project, JPEGs decoded at full size",
     "dali-plain": "DALI without this project",
+    "dali-decoder": "DALI's decoder alone",
     "dali-then-torch": "DALI, then PyTorch",
     "ffcv": "FFCV",
+    "litdata": "LitData",
+    "spdl": "SPDL",
+    "turboloader": "TurboLoader",
     "numpy": "NumPy",
     "torch": "PyTorch",
 }
+_OURS = ("dali", "dali-unscaled", "dali-msda", "dali-msda-torch")
 _OPERATORS = {
     "read": "reading files",
     "decode": "decoding the crop",
@@ -67,10 +73,11 @@ def title(record: Record) -> str:
 
 def is_ours(record: Record) -> bool:
     """Whether the contender is this project."""
-    return record.get("loader") == "dali" or record.get("library") in ("dali-msda", "dali-msda-torch")
+    return record.get("loader", record.get("library")) in _OURS
 
 
-def _bold(record: Record) -> str:
+def bold(record: Record) -> str:
+    """The title, in bold if it is this project."""
     return f"**{title(record)}**" if is_ours(record) else title(record)
 
 
@@ -96,7 +103,7 @@ def loader(content: Content) -> Rows:
     header = ["loader", "images/s (quartiles)", f"ratio to {title(records[0])}", "peak MiB", "first batch, s"]
     return [header] + [
         [
-            _bold(record),
+            bold(record),
             rate(record["images_per_s"]),
             f"{record['images_per_s']['median'] / base:.2f}",
             f"{record['peak_MiB']:.0f}",
@@ -141,7 +148,7 @@ def mix(content: Content, places: Sequence[tuple[int, int | None]] | None = None
         header += [f"{batch_size} images, {where}, ms", "times the copy"]
         copies.append(only(records, mix="copy", dtype="uint8", batch_size=batch_size, cores=cores))
     rows = [header]
-    contenders = {_bold(record): (record["library"], record["mix"], record["dtype"]) for record in records}
+    contenders = {bold(record): (record["library"], record["mix"], record["dtype"]) for record in records}
     for name, (library, method, dtype) in contenders.items():
         cells = [name]
         for (batch_size, cores), copy in zip(places, copies, strict=True):
@@ -173,7 +180,7 @@ def mix_tensors(content: Content) -> Rows:
             ours = select(records, library="dali-msda-torch", **here)
             ratio = _times(seconds / ours[0]["seconds"]["median"]) if ours else ""
             cells += [_digits(1e3 * seconds), ratio]
-        rows.append([_bold(found[0]), *cells])
+        rows.append([bold(found[0]), *cells])
     return rows
 
 

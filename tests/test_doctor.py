@@ -422,4 +422,4 @@ def test_every_default_of_workers_respects_the_quota(monkeypatch: pytest.MonkeyP
     assert resolve(Config(device="cpu")).workers == 2
     assert resolve(Config(device="cpu"), Ranks(size=2, local_size=2)).workers == 1
     assert Options(Path("anywhere")).workers == 2
-    assert Loading(Path("anywhere")).workers == 2
+    assert Loading(data=Path("anywhere")).workers == 2

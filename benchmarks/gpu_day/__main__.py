@@ -26,7 +26,6 @@ from typing import Any
 
 import tyro
 
-from benchmarks.bench_loader import prepare_images
 from benchmarks.common import Content
 from benchmarks.documents import ROOT
 from benchmarks.gpu_day import docs
@@ -35,7 +34,7 @@ from benchmarks.gpu_day.device import facts
 from benchmarks.gpu_day.page import write
 from benchmarks.gpu_day.stage import MISSING_STATUS, Device, Job
 from benchmarks.gpu_day.stages import STAGES, Stage
-from benchmarks.loaders import Settings as Loading
+from benchmarks.photos import prepare_images
 from pipelines.demo_data import make_demo_dataset
 from training.machine import describe_code, describe_machine
 
@@ -203,9 +202,7 @@ class Day:
         folder = self._scratch / "linked"
         if not (folder / "val").exists():
             shutil.rmtree(folder, ignore_errors=True)
-            made = prepare_images(
-                Loading(data=images / "train", batch_size=8 if settings.quick else 256), folder
-            )
+            made = prepare_images(images / "train", folder, batch_size=8 if settings.quick else 256)
             made.rename(folder / "train")
             (folder / "val").symlink_to(images / "val")
         return folder
