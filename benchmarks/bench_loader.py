@@ -130,7 +130,7 @@ def _children_peak() -> int:
     return total
 
 
-class _Server:
+class Server:
     """A loader's process group, which runs during its turns only."""
 
     def __init__(self, name: str, settings: Settings) -> None:
@@ -141,6 +141,8 @@ class _Server:
         )
         self._process.start()
         theirs.close()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
         self.first_batch_s: float = self._answer()
         self._signal(signal.SIGSTOP)
 
@@ -172,9 +174,8 @@ class _Server:
             ) from None
 
     def _signal(self, number: signal.Signals) -> None:
-        assert self._process.pid is not None
         try:
-            os.killpg(self._process.pid, number)
+            os.killpg(self.pid, number)
         except ProcessLookupError:  # it has ended, which _answer reports
             return
 
@@ -182,10 +183,10 @@ class _Server:
 def measure(turns: Sequence[tuple[str, Settings]], rounds: int) -> list[Record]:
     """Images per second of every contender with its settings, in turns."""
     every = contenders()
-    servers: list[tuple[_Server, Record, Settings]] = []
+    servers: list[tuple[Server, Record, Settings]] = []
     try:
         for name, settings in turns:
-            server = _Server(name, settings)
+            server = Server(name, settings)
             record: Record = {
                 "loader": every[name].loader,
                 "mix": every[name].mix,
