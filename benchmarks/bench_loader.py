@@ -225,7 +225,7 @@ def _compare(comparison: Comparison, source_size: str) -> list[Record]:
             photos=comparison.photos,
             batches=comparison.epoch_batches,
         )
-        settings = Settings(data=data, **shared)
+        settings = Settings(data=data, scratch=Path(folder), **shared)
         about = {"source_size": source_size, "kB_per_file": mean_size(data) / 1000}
         records = measure([(name, settings) for name in comparison.loaders], comparison.rounds)
     return [record | about for record in records]

@@ -51,6 +51,9 @@ class Settings(Options):
     data: Path
     """Folder of class folders with JPEGs."""
 
+    scratch: Path | None = None
+    """Where loaders may pack the data set. Default: the folder of temporary files."""
+
 
 class Contender(NamedTuple):
     """A loader with a mixing method."""

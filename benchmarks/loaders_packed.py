@@ -77,7 +77,7 @@ def ffcv(mix: str) -> Callable[[Settings], Batches]:
         if mix == "mixup":
             labels += [MixupToOneHot(classes)]
 
-        with tempfile.TemporaryDirectory(prefix="ffcv-") as folder:
+        with tempfile.TemporaryDirectory(prefix="ffcv-", dir=settings.scratch) as folder:
             beton = f"{folder}/train.beton"
             fields = {"image": KeptJPEGField(write_mode="jpg", jpeg_quality=100), "label": IntField()}
             DatasetWriter(beton, fields, num_workers=settings.workers).from_indexed_dataset(samples)
@@ -133,7 +133,7 @@ def turboloader(mix: str) -> Callable[[Settings], Batches]:
             "cutmix": v2.CutMix(num_classes=classes),
         }[mix]
         device = settings.torch_device
-        with tempfile.TemporaryDirectory(prefix="turboloader-") as folder:
+        with tempfile.TemporaryDirectory(prefix="turboloader-", dir=settings.scratch) as folder:
             tar = f"{folder}/train.tar"
             with tarfile.open(tar, "w", dereference=True) as archive:
                 for file in listed.files:
@@ -193,7 +193,7 @@ def litdata(settings: Settings) -> Batches:
         ]
     )
     device = settings.torch_device
-    with tempfile.TemporaryDirectory(prefix="litdata-") as folder:
+    with tempfile.TemporaryDirectory(prefix="litdata-", dir=settings.scratch) as folder:
         optimize(
             fn=_litdata_sample,
             inputs=samples,
