@@ -43,14 +43,17 @@ def memory(content: Content) -> Rows:
     return rows
 
 
-def memory_growth(content: Content) -> Rows:
-    """Resident memory at the end of each epoch."""
-    records = select(content["results"], measure="growth")
-    epochs = range(1, 1 + len(records[0]["epochs_MiB"]))
-    rows = [["scaled decoding", *(f"epoch {epoch}, MiB" for epoch in epochs), "growth per epoch, MiB"]]
-    for record in records:
-        values = [f"{value:.0f}" for value in record["epochs_MiB"]]
-        rows.append([record["scaled_decoding"], *values, f"{record['growth_MiB_per_epoch']:.2f}"])
+def memory_growth(*contents: Content) -> Rows:
+    """Resident memory at the ends of epochs, and its slope."""
+    rows = [
+        ["JPEGs", "scaled decoding", "epochs", "MiB after the first and the last", "growth per epoch, MiB"]
+    ]
+    for content in contents:
+        for record in select(content["results"], measure="growth"):
+            ends = record["epochs_MiB"]
+            row = [source_title(record["source_size"]), record["scaled_decoding"], str(len(ends))]
+            row += [f"{ends[0]:.0f}, {ends[-1]:.0f}", f"{record['growth_MiB_per_epoch']:.1f}"]
+            rows.append(row)
     return rows
 
 

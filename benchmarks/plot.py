@@ -11,6 +11,7 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import LogLocator, NullLocator
 
 from benchmarks.common import Record, load, select
 from benchmarks.documents import ROOT, linked_results
@@ -74,8 +75,11 @@ def lines(axes: Any, records: list[Record]) -> None:
     axes.set_yscale("log")
     axes.set_xticks(list(sides.values()), [source_title(size) for size in sides], minor=False)
     axes.set_xticks([], minor=True)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:.0f}")
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.set_ylabel("images/s")
-    axes.grid(axis="y", which="both", lw=0.3)
+    axes.grid(axis="y", lw=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     handles, labels = axes.get_legend_handles_labels()
     last = [handle.lines[0].get_ydata()[-1] for handle in handles]

@@ -160,10 +160,11 @@ def test_tables_of_memory() -> None:
     peaks = [
         setting | {"scaled_decoding": way, "peak_MiB": peak} for way, peak in (("off", 1500), ("on", 900))
     ]
-    growth = {"measure": "growth", "scaled_decoding": "on", "epochs_MiB": [900.4, 901]}
-    content = {"results": [*peaks, growth | {"growth_MiB_per_epoch": 0.6}]}
+    growth: Record = {"measure": "growth", "source_size": "500", "scaled_decoding": "on"}
+    growth |= {"epochs_MiB": [900.4, 901], "growth_MiB_per_epoch": 0.6}
+    content = {"results": [*peaks, growth]}
     assert loader_tables.memory(content)[1] == ["2", "16", "1500", "900"]
-    assert loader_tables.memory_growth(content)[1] == ["on", "900", "901", "0.60"]
+    assert loader_tables.memory_growth(content)[1] == ["500 pixels", "on", "2", "900, 901", "0.6"]
 
 
 def test_memory_is_measured(images: Path) -> None:
