@@ -250,12 +250,13 @@ def place_central_window(window: Any, shape: Any, shorter: int, size: int) -> No
     size : int
         Side of the square.
     """
-    scale = shorter / min(shape[0], shape[1])
+    shortest = min(shape[0], shape[1])
     for axis in range(2):
-        resized = max(math.floor(shape[axis] * scale + 0.5), 1)
-        per_pixel = shape[axis] / resized
-        window[axis] = math.floor((resized - size) / 2 + 0.5) * per_pixel
-        window[2 + axis] = size * per_pixel
+        resized = math.floor(shape[axis] * shorter / shortest + 0.5)
+        start = math.floor((resized - size) / 2 + 0.5)
+        # Where DALI rounds the longer side, it keeps the scale, and the centre.
+        window[axis] = shape[axis] / 2 + (start - resized / 2) * shortest / shorter
+        window[2 + axis] = size * shortest / shorter
 
 
 # For a whole batch: waking a thread for each sample takes longer than this.
