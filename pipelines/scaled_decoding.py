@@ -44,8 +44,10 @@ class _Decoder:
     def __init__(self) -> None:
         self._running: set[int] = set()  # the threads in a call
         self._closed = np.zeros(1, np.int64)
-        self._function = _FUNCTION(self._decode)  # must live as long as any pipeline
+        self._function = _FUNCTION(self._decode)
         atexit.register(self._close)
+        # At exit Python frees what modules have, and DALI's threads may still run then.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
 
     @property
     def addresses(self) -> dict[str, int]:

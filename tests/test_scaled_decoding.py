@@ -20,6 +20,7 @@ from pipelines.folders import list_images
 from pipelines.imagenet import train_pipeline, val_pipeline
 from pipelines.records import Augmentation, Execution, Output, Shard
 from pipelines.scaled_decoding import is_on
+from tests.damage import kinds
 from tests.devices import array
 from tests.graph_check import operators, problems
 from tests.image_sets import pixels, train, val
@@ -254,3 +255,67 @@ def test_graph_on_a_gpu(folder: Path) -> None:
 def decoders(outputs: Any) -> list[tuple[str, str]]:
     found = [(instance._op.schema.Name(), instance._op.device) for instance in operators(outputs)]
     return [(name, device) for name, device in found if name.startswith("decoders")]
+
+
+def outcome(make: Any, content: bytes, mode: str) -> np.ndarray | None:
+    """The image, None if DALI refuses the file."""
+    changes: dict[str, Any] = {"num_classes": 1} if make is train else {}
+    try:
+        ((images, _),) = batches(make, memory_class()(("a",), [(content, 0)]), mode, batch_size=1, **changes)
+    except RuntimeError:
+        return None
+    return images
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")  # in compiled code
+@pytest.mark.parametrize("make", [train, val])
+def test_damaged_files(make: Any) -> None:
+    """What DALI's decoder refuses is refused, and what it accepts is accepted: nearly the same pixels."""
+    refused = 0
+    for kind in kinds():
+        if kind.outcome == "kills" or (make is train and "strip" in kind.name):
+            continue
+        on, off = (outcome(make, kind.data, mode) for mode in ("on", "off"))
+        assert (on is None) == (off is None), kind.name
+        refused += on is None
+        if on is not None and off is not None:
+            assert np.abs(on - off).mean() < 5, kind.name
+    assert refused > 30
+
+
+def photo(side: int, seed: int) -> np.ndarray:
+    """Noise with the spectrum of photos: amplitudes fall as 1 / frequency; colours are weaker than grey."""
+    rng = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None])
+    frequency[0, 0] = 1
+    planes = [np.fft.irfft2(np.fft.rfft2(rng.normal(size=(side, side))) / frequency) for _ in range(3)]
+    y, blue, red = (plane / plane.std() for plane in planes)
+    y, blue, red = 128 + 50 * y, 15 * blue, 15 * red
+    image = np.stack([y + 1.402 * red, y - 0.344 * blue - 0.714 * red, y + 1.772 * blue], -1)
+    return image.clip(0, 255).astype(np.uint8)
+
+
+# Measured, in dB, by side of the image in sides of the output, for each sampling. At exactly 2, 4 and 8 there
+# is nothing to resize: the image is sharper than a resize makes it.
+TIMES = (2, 3, 4, 6, 8, 12)
+QUALITY = {
+    "444": (29.0, 37.4, 31.2, 40.0, 32.7, 40.4),
+    "422": (29.1, 35.6, 30.4, 36.6, 31.0, 37.8),
+    "420": (28.7, 37.7, 30.9, 40.3, 32.6, 40.6),
+    "440": (29.0, 35.6, 30.4, 36.7, 31.0, 37.6),
+    "411": (27.7, 32.6, 28.3, 32.9, 28.9, 33.3),
+    "Gray": (29.1, 37.3, 31.4, 39.9, 32.7, 40.4),
+}
+
+
+@pytest.mark.parametrize("sampling", QUALITY)
+def test_quality(sampling: str, calls: list[tuple[int, int]]) -> None:
+    """PSNR of photo-like images against those decoded at full size and resized."""
+    files = [sampled(photo(2 * SIZE * times, seed), sampling) for times in TIMES for seed in range(3)]
+    source = memory_class()(("a",), [(file, 0) for file in files])
+    changes = {"image_size": 2 * SIZE, "resize_size": 2 * SIZE, "batch_size": len(files)}
+    (on, _), (off, _) = (batches(val, source, mode, **changes)[0] for mode in ("on", "off"))
+    assert len(calls) == len(files)
+    errors = ((on - off) ** 2).reshape(len(TIMES), -1).mean(1)
+    found = 10 * np.log10(255**2 / errors)
+    assert (found > np.array(QUALITY[sampling]) - 0.5).all(), found

@@ -250,7 +250,7 @@ def place_central_window(window: Any, shape: Any, shorter: int, size: int) -> No
     size : int
         Side of the square.
     """
-    shortest = min(shape[0], shape[1])
+    shortest = max(min(shape[0], shape[1]), 1)  # 0 in damaged headers, which are refused elsewhere
     for axis in range(2):
         resized = math.floor(shape[axis] * shorter / shortest + 0.5)
         start = math.floor((resized - size) / 2 + 0.5)
