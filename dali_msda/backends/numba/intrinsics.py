@@ -15,7 +15,7 @@ from numba.core import types as numba_types
 from numba.extending import intrinsic
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-__all__ = ["add_products", "address_as_void_pointer", "call_decoder", "call_run", "to_fixed_tuple"]
+__all__ = ["address_as_void_pointer", "blend_row", "call_decoder", "call_run", "to_fixed_tuple"]
 
 
 def _address_as_void_pointer(context: Any, address: Any) -> tuple[Any, Callable[..., Any]]:
@@ -77,56 +77,69 @@ def _call_decoder(
 call_decoder: Any = intrinsic(_call_decoder)
 
 
-_LANES = 4
+_LANES, _PIXEL = 4, 3
 _UNROLLED = (2, 3, 4)  # numbers of products without a loop, which takes longer than they do
 
 
-def _add_products(
-    context: Any, out: Any, at: Any, row: Any, start: Any, step: Any, weights: Any, first: Any, count: Any
+def _blend_row(
+    context: Any, out: Any, row: Any, first: Any, weights: Any, count: Any
 ) -> tuple[Any, Callable[..., Any]]:
-    """Write ``out[at + i] = sum of weights[first + k] * row[start + step * k + i] for k < count``, i < 4.
+    """Write ``out[3 * x + c] = sum of weights[x * count + k] * row[3 * (first[x] + k) + c] for k < count``.
 
-    All arrays are float32 and contiguous, all integers uint64; nothing is checked. Products are added in the
-    order of k, each rounded, four sums at a time: Numba does not vectorise across the elements of a pixel.
+    All arrays are contiguous, float32 and uint64 (`first`), `count` is uint64; nothing is checked. Products
+    are added in the order of k, each rounded. Four elements are read and written at a time, so one more than
+    the pixels have: Numba does not vectorise across the elements of a pixel.
     """
     integer, lanes = ir.IntType(64), ir.VectorType(ir.FloatType(), _LANES)
-    nothing = ir.Constant(lanes, ir.Undefined)
+    # Sums begin with 0: without it, LLVM takes slower instructions on some processors.
+    nothing, zeros = ir.Constant(lanes, ir.Undefined), ir.Constant(lanes, [0.0] * _LANES)
     first_lane = ir.Constant(ir.VectorType(ir.IntType(32), _LANES), [0] * _LANES)
 
     def generate(target: Any, builder: Any, signature: Any, values: Any) -> Any:
-        def place(which: int, index: Any) -> Any:
-            array = target.make_array(signature.args[which])(target, builder, values[which])
-            return builder.gep(array.data, [index])
+        arrays = zip(signature.args[:-1], values, strict=False)
+        out, row, first, weights = (target.make_array(kind)(target, builder, one) for kind, one in arrays)
+        count, end = values[-1], builder.append_basic_block()
 
-        def product(k: Any) -> Any:
-            weight = builder.load(place(5, builder.add(values[6], k)))
+        def pixels(array: Any, index: Any) -> Any:
+            place = builder.gep(array.data, [builder.mul(index, integer(_PIXEL))])
+            return builder.bitcast(place, lanes.as_pointer())
+
+        def product(x: Any, k: Any) -> Any:
+            source = builder.load(builder.gep(first.data, [x]))
+            elements = builder.load(pixels(row, builder.add(source, k)), align=4)
+            weight = builder.load(builder.gep(weights.data, [builder.add(builder.mul(x, count), k)]))
             weight = builder.insert_element(nothing, weight, ir.IntType(32)(0))
-            weight = builder.shuffle_vector(weight, nothing, first_lane)
-            source = place(2, builder.add(values[3], builder.mul(values[4], k)))
-            elements = builder.load(builder.bitcast(source, lanes.as_pointer()), align=4)
-            return builder.fmul(weight, elements)
+            return builder.fmul(elements, builder.shuffle_vector(weight, nothing, first_lane))
 
-        def finish(total: Any) -> None:
-            builder.store(total, builder.bitcast(place(0, values[1]), lanes.as_pointer()), align=4)
+        def add_some(x: Any) -> Any:
+            total: Any = cgutils.alloca_once_value(builder, zeros)  # type: ignore[no-untyped-call]
+            with cgutils.for_range(builder, count, intp=integer) as loop:
+                builder.store(builder.fadd(builder.load(total), product(x, loop.index)), total)
+            return builder.load(total)
+
+        def add(number: int) -> Callable[[Any], Any]:
+            return lambda x: functools.reduce(
+                builder.fadd, [product(x, integer(k)) for k in range(number)], zeros
+            )
+
+        def write(block: Any, total: Callable[[Any], Any]) -> None:
+            builder.position_at_end(block)
+            with cgutils.for_range(builder, first.nitems, intp=integer) as loop:
+                builder.store(total(loop.index), pixels(out, loop.index), align=4)
             builder.branch(end)
 
-        count, end, any_count = values[7], builder.append_basic_block(), builder.append_basic_block()
-        switch = builder.switch(count, any_count)
-        for usual in _UNROLLED:
-            switch.add_case(integer(usual), block := builder.append_basic_block())
-            builder.position_at_end(block)
-            finish(functools.reduce(builder.fadd, [product(integer(k)) for k in range(usual)]))
-        builder.position_at_end(any_count)
-        total: Any = cgutils.alloca_once_value(builder, product(integer(0)))  # type: ignore[no-untyped-call]
-        with cgutils.for_range(builder, count, start=integer(1), intp=integer) as loop:
-            builder.store(builder.fadd(builder.load(total), product(loop.index)), total)
-        finish(builder.load(total))
+        others = builder.append_basic_block()
+        switch = builder.switch(count, others)
+        for number in _UNROLLED:
+            block = builder.append_basic_block()
+            switch.add_case(integer(number), block)
+            write(block, add(number))
+        write(others, add_some)
         builder.position_at_end(end)
         return target.get_dummy_value()
 
-    index = numba_types.uint64
-    return numba_types.none(out, index, row, index, index, weights, index, index), generate
+    return numba_types.none(out, row, first, weights, numba_types.uint64), generate
 
 
 # Compiled code calls it without the context.
-add_products: Any = intrinsic(_add_products)
+blend_row: Any = intrinsic(_blend_row)

@@ -18,15 +18,13 @@ from nvidia.dali.pipeline import DataNode
 
 from .compat import CompiledOperator
 from .compiled import RUN, SETUP, compiled, data_of, integers, shape1, shape3
-from .intrinsics import add_products
+from .intrinsics import blend_row
 
 _CHANNELS = 3
 _HALF = np.float32(0.5)
 # Elements that follow a row of float32 pixels: four are read and written at a time.
-SPARE = 1
-# Unsigned indices need no test for being negative, which took half of the time of the loop over pixels.
+SPARE = np.uint64(1)
 _U = np.uint64
-_U3 = _U(3)
 
 
 @numba.njit
@@ -56,56 +54,49 @@ def _taps(source: int, target: int, mirror: bool) -> Any:
     return first, count, weights
 
 
-# As in the mixing kernels, Numba vectorises loops over slices from 0.
+# As in the mixing kernels, Numba vectorises loops over unsigned indices. Slices would cost a count of
+# references in every row.
 @numba.njit
-def scale_row(out: Any, row: Any, weight: Any) -> None:
-    for i in range(out.size):
-        out[i] = weight * np.float32(row[i])
+def blend_rows(
+    out: Any, source: Any, start: Any, stride: Any, length: Any, weights: Any, y: Any, count: Any
+) -> None:
+    """Blend `count` rows, `length` elements of each, into `out` (float32), with the weights of target row `y`.
 
-
-@numba.njit
-def add_row(out: Any, row: Any, weight: Any) -> None:
-    for i in range(out.size):
-        out[i] += weight * np.float32(row[i])
+    The first row begins at `start` in `source` (uint8), each of the others `stride` later. Integers are uint64.
+    """
+    weight = weights[y, 0]
+    for i in range(length):
+        out[i] = weight * np.float32(source[start + i])
+    for k in range(_U(1), count):
+        start += stride
+        weight = weights[y, k]
+        for i in range(length):
+            out[i] += weight * np.float32(source[start + i])
 
 
 @numba.njit
 def equal_taps(first: Any, count: Any, weights: Any, source: int) -> Any:
     """The taps of a row of `source` pixels, as many for each target pixel: weights of 0 do not change sums.
 
-    Returns the first source pixels, and the weights as an array of [target, taps].
+    Returns the first source pixels, the weights, one pixel's after the other's, and their number per pixel.
     """
     taps = np.int64(0)
     for x in range(first.size):
         taps = max(taps, np.int64(count[x]))
-    begin, padded = np.empty(first.size, np.uint64), np.zeros((first.size, taps), np.float32)
+    begin, padded = np.empty(first.size, np.uint64), np.zeros(first.size * taps, np.float32)
     for x in range(first.size):
         low = min(np.int64(first[x]), source - taps)
         begin[x] = low
         for j in range(np.int64(count[x])):
-            padded[x, np.int64(first[x]) - low + j] = weights[x, j]
-    return begin, padded
+            padded[x * taps + np.int64(first[x]) - low + j] = weights[x, j]
+    return begin, padded, _U(taps)
 
 
 @numba.njit
-def blend_pixels(out: Any, row: Any, first: Any, weights: Any) -> None:
-    """Resample a row of pixels to another length, with taps from :func:`equal_taps`.
-
-    Both are float32, with :data:`SPARE` elements after the last pixel.
-    """
-    taps, flat = _U(weights.shape[1]), weights.reshape(-1)
-    at = tap = _U(0)
-    for x in range(_U(first.size)):
-        # The fourth element is the next pixel's, which replaces it.
-        add_products(out, at, row, first[x] * _U3, _U3, flat, tap, taps)
-        at += _U3
-        tap += taps
-
-
-@numba.njit
-def round_row(out: Any, row: Any) -> None:
-    for i in range(out.size):
-        out[i] = np.uint8(row[i] + _HALF)
+def round_row(out: Any, start: Any, length: Any, row: Any) -> None:
+    """Round `length` elements of a row to nearest, and write them from `start` in `out` (both uint64)."""
+    for i in range(length):
+        out[start + i] = np.uint8(row[i] + _HALF)
 
 
 @numba.njit
@@ -122,18 +113,14 @@ def resize_image(resized: Any, image: Any, mirror: bool) -> None:
     """
     height, width = resized.shape[0], resized.shape[1]
     top, rows, row_weights = _taps(image.shape[0], height, False)
-    first, weights = equal_taps(*_taps(image.shape[1], width, mirror), image.shape[1])
+    first, weights, taps = equal_taps(*_taps(image.shape[1], width, mirror), image.shape[1])
     source, target = image.reshape(-1), resized.reshape(-1)
-    length, stride = image.shape[1] * _CHANNELS, width * _CHANNELS
+    length, stride = _U(image.shape[1] * _CHANNELS), _U(width * _CHANNELS)
     blended, row = np.empty(length + SPARE, np.float32), np.empty(stride + SPARE, np.float32)
-    for y in range(height):
-        start = int(top[y]) * length
-        scale_row(blended[:length], source[start : start + length], row_weights[y, 0])
-        for k in range(1, int(rows[y])):
-            start += length
-            add_row(blended[:length], source[start : start + length], row_weights[y, k])
-        blend_pixels(row, blended, first, weights)
-        round_row(target[y * stride : (y + 1) * stride], row)
+    for y in range(_U(height)):
+        blend_rows(blended, source, top[y] * length, length, length, row_weights, y, rows[y])
+        blend_row(row, blended, first, weights, taps)
+        round_row(target, y * stride, stride, row)
 
 
 def _build_resize(version: int) -> Callable[..., None]:

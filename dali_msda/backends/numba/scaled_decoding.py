@@ -18,11 +18,12 @@ from nvidia.dali.pipeline import DataNode
 
 from .compat import CompiledOperator
 from .compiled import RUN, RUN_BATCH, SETUP, compiled, data_of, integers, shape1, shape3
-from .intrinsics import call_decoder
+from .intrinsics import blend_row, call_decoder
 from .jpeg import ends_properly, lowered, read_header
-from .resize import SPARE, add_row, blend_pixels, equal_taps, round_row, scale_row
+from .resize import SPARE, blend_rows, equal_taps, round_row
 
 _CHANNELS = 3
+_U = np.uint64
 # A scaled image of more pixels is left to DALI, which decodes only the window.
 _LARGEST = 1 << 24
 # DALI's threads begin with the samples whose first output is largest. Here that output has no other use. Its
@@ -125,26 +126,22 @@ def _resample(resized: Any, image: Any, rows: Any, columns: Any, transposed: boo
     begin, end = first[0], first[0] + count[0]
     for i in range(size):
         begin, end = min(begin, first[i]), max(end, first[i] + count[i])
-    first, weights = equal_taps(first - begin, count, weights, np.int64(end - begin))
-    offset, length, stride = int(begin) * _CHANNELS, int(end - begin) * _CHANNELS, image.shape[1] * _CHANNELS
-    source = image.reshape(-1)
-    blended = np.empty(length + SPARE, np.float32)
-    row = np.empty(size * _CHANNELS + SPARE, np.float32)
-    rounded = np.empty(size * _CHANNELS, np.uint8)
-    for y in range(size):
-        start = int(top[y]) * stride + offset
-        scale_row(blended[:length], source[start : start + length], row_weights[y, 0])
-        for k in range(1, int(heights[y])):
-            start += stride
-            add_row(blended[:length], source[start : start + length], row_weights[y, k])
-        blend_pixels(row, blended, first, weights)
+    first, weights, taps = equal_taps(first - begin, count, weights, np.int64(end - begin))
+    offset, length = begin * _U(_CHANNELS), (end - begin) * _U(_CHANNELS)
+    stride, width = _U(image.shape[1] * _CHANNELS), _U(size * _CHANNELS)
+    source, target = image.reshape(-1), resized.reshape(-1)
+    blended, row = np.empty(length + SPARE, np.float32), np.empty(width + SPARE, np.float32)
+    rounded = np.empty(width, np.uint8)
+    for y in range(_U(size)):
+        blend_rows(blended, source, top[y] * stride + offset, stride, length, row_weights, y, heights[y])
+        blend_row(row, blended, first, weights, taps)
         if transposed:
-            round_row(rounded, row)
+            round_row(rounded, _U(0), width, row)
             for x in range(size):
                 for channel in range(_CHANNELS):
                     resized[x, y, channel] = rounded[_CHANNELS * x + channel]
         else:
-            round_row(resized[y].reshape(-1), row)
+            round_row(target, y * width, width, row)
 
 
 @numba.njit
