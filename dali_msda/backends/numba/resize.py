@@ -60,9 +60,10 @@ def _taps(source: int, target: int, mirror: bool) -> Any:
 def blend_rows(
     out: Any, source: Any, start: Any, stride: Any, length: Any, weights: Any, y: Any, count: Any
 ) -> None:
-    """Blend `count` rows, `length` elements of each, into `out` (float32), with the weights of target row `y`.
+    """Blend `length` elements of each of `count` rows into `out` (float32), with the weights of row `y`.
 
-    The first row begins at `start` in `source` (uint8), each of the others `stride` later. Integers are uint64.
+    The first row begins at `start` in `source` (uint8), each of the others `stride` later. All numbers are
+    uint64.
     """
     weight = weights[y, 0]
     for i in range(length):
