@@ -23,6 +23,7 @@ from .formulas import chosen, compiled_formula, fingerprint
 from .intrinsics import to_fixed_tuple
 
 _ONE, _ZERO, _INFINITY = np.float32(1.0), np.float32(0.0), np.float32(np.inf)
+_BELOW_HALF = np.nextafter(np.float32(0.5), _ZERO)
 _LETTER_C, _LETTER_H = ord("C"), ord("H")
 _U = np.uint64
 _U1, _U2, _U3 = _U(1), _U(2), _U(3)
@@ -181,9 +182,8 @@ def _overload_to_element_type(value: Any, own: Any, partner: Any) -> Callable[[A
         element = np.uint8 if own == numba.types.uint8 else np.uint16
 
         def to_element_type(value: Any, own: Any, partner: Any) -> Any:
-            # The fraction is exact; adding 0.5 first would round twice.
-            whole = np.int32(value)
-            return element(whole + (value - np.float32(whole) >= np.float32(0.5)))
+            # 0.5 would be too much for the float below 0.5: their sum is rounded to 1.
+            return element(np.int32(value + _BELOW_HALF))
 
     elif own == numba.types.int16:
 
@@ -429,30 +429,24 @@ def mix_normalized(
     length = width * channels
     a, b = own.reshape(-1), partner.reshape(-1)
     columns, line = np.empty(length, np.float32), np.empty(length, own.dtype)
-    mean, scale = np.empty(length, np.float32), np.empty(length, np.float32)
-    for i in range(length):
-        mean[i], scale[i] = norm[0, i % channels], norm[1, i % channels]
-    base, is_box, first, last = _ZERO, False, 0, 0
+    if channels_first:
+        mean, scale = norm[0], norm[1]
+    else:
+        mean, scale = np.empty(length, np.float32), np.empty(length, np.float32)
+        for i in range(length):
+            mean[i], scale[i] = norm[0, i % channels], norm[1, i % channels]
     if weights.ndim == 1:
-        base = weights[0]
         _repeat_clipped(columns, weights[2 + height :], channels, -_INFINITY, _INFINITY)
-        is_box, first, last = _find_box(columns)
     total = 0.0
     for y in range(height):
         start = y * length
         if weights.ndim == 2:
             total += _repeat_clipped(columns, weights[y], channels, _ZERO, _ONE)
             _blend_line(line, a, b, _U(0), _U(start), _ZERO, _ONE, columns)
-        elif is_box:
-            row = weights[2 + y]
-            own_line, partner_line = a[start : start + length], b[start : start + length]
-            _blend_span(line, own_line, partner_line, _U(0), _U(length), base)
-            if row != _ZERO and first < last:
-                _blend_span(line, own_line, partner_line, _U(first), _U(last), base + row)
         else:
-            _blend_line(line, a, b, _U(0), _U(start), base, weights[2 + y], columns)
+            _blend_line(line, a, b, _U(0), _U(start), weights[0], weights[2 + y], columns)
         if channels_first:
-            _normalize_planes(out, _U(y * width), _U(height * width), line, norm[0], norm[1])
+            _normalize_planes(out, _U(y * width), _U(height * width), line, mean, scale)
         else:
             _normalize_pixels(out, _U(start), line, mean, scale)
     if weights.ndim == 2:
