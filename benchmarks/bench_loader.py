@@ -31,7 +31,7 @@ import tyro
 
 from benchmarks import loader_tables, tables
 from benchmarks.common import Record, save, spread
-from benchmarks.loaders import Options, Settings, contenders
+from benchmarks.loaders import PEERS, Options, Settings, contenders
 from benchmarks.photos import ORIGINAL, mean_size, parse_size, prepare_images
 from benchmarks.tables import show
 from dali_msda.methods import TABLE
@@ -262,7 +262,7 @@ def main() -> None:
     records = [
         record for source_size in comparison.source_sizes for record in _compare(comparison, source_size)
     ]
-    path = save("bench_loader", vars(comparison), records)
+    path = save("bench_loader", vars(comparison), records, packages=PEERS)
     name = "loader" if len(comparison.source_sizes) == 1 else "loader_sizes"
     print(f"{show(name, path, tables=tables.TABLES | loader_tables.TABLES)}\nwrote {path}")
 

@@ -42,11 +42,12 @@ def save(
     folder: Path = Path("benchmarks/results"),
     *,
     calculated: bool = False,
+    packages: Sequence[str] = (),
 ) -> Path:
     """Write a header and the records to ``folder/DATE-name.json``, never over an older file.
 
     Only the last part of paths in the settings and on the command line is written, because results are
-    published.
+    published. The versions of `packages` are written beside the usual ones.
 
     Raises
     ------
@@ -59,7 +60,7 @@ def save(
         **describe_command(f"benchmarks.{name}", now),
         **describe_code(),
         "calculated": calculated,
-        "machine": describe_machine(),
+        "machine": describe_machine(packages),
         "settings": {
             key: value.name if isinstance(value, Path) else value for key, value in settings.items()
         },

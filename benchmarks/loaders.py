@@ -6,7 +6,11 @@ from benchmarks import loaders_dali, loaders_packed, loaders_torch
 from benchmarks.loader_settings import Batches, Contender, Options, Settings
 from dali_msda.methods import TABLE
 
-__all__ = ["Batches", "Contender", "Options", "Settings", "contenders"]
+__all__ = ["PEERS", "Batches", "Contender", "Options", "Settings", "contenders"]
+
+PEERS = ("turboloader", "spdl-io", "litdata")
+"""Peers whose versions only results of loaders need."""
+
 
 _MIXES = [mix for mix in TABLE if mix != "none"]
 _PEERS_MIXES = ("none", "mixup", "cutmix")
