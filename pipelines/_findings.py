@@ -13,7 +13,7 @@ import nvidia.dali
 
 from ._decoding import DIGEST_BYTES, Item, Result, read_content
 from .cifar import CifarRecords, Version, find_cifar, list_cifar
-from .folders import find_images
+from .folders import ImageFolder, find_images
 from .listing import describe
 from .names import normalize_unicode, shown
 
@@ -69,6 +69,14 @@ class Split:
     def shown(self, position: int) -> str:
         """The path of a file below the folder, for messages."""
         return shown(self.files[position])
+
+    def images(self) -> ImageFolder | None:
+        """The files that decode, as a source; None for CIFAR's records."""
+        if self.records is not None:
+            return None
+        fine = self.usable()
+        files, labels = [self.files[position] for position in fine], [self.labels[p] for p in fine]
+        return ImageFolder(self.root, tuple(self.classes), files, labels)
 
     def usable(self) -> np.ndarray:
         """Positions of the files that decode."""

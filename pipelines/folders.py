@@ -15,11 +15,16 @@ from .aliases import utf8_path
 from .listing import STRAY_IMAGE, Tree, describe, list_classes, list_tree
 from .names import match_classes, shown
 from .shuffling import READER, training_order
-from .sources import Order, find_substitutes
+from .sources import Order, Source, find_substitutes
 from .val_labels import ACCEPTED, list_labelled
 
 if TYPE_CHECKING:
     from nvidia.dali.pipeline import DataNode
+
+
+def has_class_folders(source: Source) -> bool:
+    """Whether a source reads class folders, one file per image."""
+    return isinstance(source, ImageFolder)
 
 
 @dataclass(frozen=True)

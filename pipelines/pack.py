@@ -41,6 +41,7 @@ from ._workers import Failure, catch_signals, run
 from .files import expand_home, write_whole
 from .names import json_text, shown
 from .screen import keep_printing
+from .shrinking import QUALITY
 
 require_dali()
 
@@ -65,7 +66,7 @@ class Options:
     max_side: int = 512
     """Longer side of the images, in pixels, at most."""
 
-    quality: int = 90
+    quality: int = QUALITY
     """JPEG quality, 1 to 100."""
 
     workers: int = field(default_factory=usable_processors)

@@ -9,6 +9,7 @@ from PIL import Image, ImageChops, JpegImagePlugin, UnidentifiedImageError
 
 from .formats import detect_format
 
+QUALITY = 90  # of JPEG, where none is given
 # Pillow's names of the formats that DALI reads; without JPEG 2000: at 16 bits Pillow turns some white pixels
 # black.
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")

@@ -11,7 +11,9 @@ import numpy as np
 from torch import Tensor
 
 from pipelines.checkpoints import OTHER_OPERATORS, transfer_states
+from pipelines.folders import has_class_folders
 from pipelines.imagenet import train_pipeline, val_pipeline
+from pipelines.large_images import LargeImages, find_large_images
 from pipelines.loader import DALILoader
 from pipelines.records import Execution, Output, Shard
 from pipelines.sources import Order, Source
@@ -49,6 +51,7 @@ class Loaders:
         self._where = where
         self._shard = Shard(index=processes.rank, count=processes.size)
         self._execution = Execution(device_id=processes.local_rank, scaled_decoding=config.scaled_decoding)
+        self._output = Output(image_size=config.image_size, layout="HWC")
         # Images per forward pass.
         self._batch_size = config.batch_size // processes.size // config.accumulate
         self._common: dict[str, Any] = {
@@ -70,7 +73,7 @@ class Loaders:
             num_classes=len(images.classes),
             seed=config.seed,
             augmentation=config.augmentation,
-            output=Output(image_size=config.image_size, layout="HWC"),
+            output=self._output,
             enable_checkpointing=True,
             report_stand_ins=True,
             **self._common | options,
@@ -161,6 +164,25 @@ class Loaders:
         pipeline.build()
         mixed, targets, _, masks = (np.array(output.as_cpu().as_array()) for output in pipeline.run())
         return mixed, targets, masks
+
+    def find_large_images(self, images: Source) -> LargeImages | None:
+        """Find out whether the training images are much larger than needed, by a short measurement.
+
+        None as well if they cannot be packed.
+        """
+        if not has_class_folders(images):
+            return None
+        config = self._config
+        return find_large_images(
+            images,
+            num_threads=self._common["num_threads"],
+            batch_size=self._batch_size,
+            device=self._common["device"],
+            augmentation=config.augmentation,
+            output=self._output,
+            execution=self._execution,
+            largest_size=config.val_image_size or 0,
+        )
 
 
 class Timed:

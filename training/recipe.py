@@ -118,6 +118,9 @@ def _train(
     )
     quarantine.hold()
     loaders = Loaders(config, processes, quarantine, lambda: progress.position | {"rank": processes.rank})
+    large = None
+    if start.source is None:  # a resumed run has said it, and its images should stay the same
+        large = processes.from_main(lambda: loaders.find_large_images(images["train"]))
     train_loader = state.register("loader", loaders.train(images["train"]), per_rank=True)
     val_loader = processes.together(lambda: loaders.val(images["val"]))
     progress.plan(config, processes.together(lambda: len(train_loader)))
@@ -144,7 +147,7 @@ def _train(
     )
     processes.from_main(partial(run.open_output, start, loaders))
     processes.together(quarantine.release)
-    run.announce(images, minutes)
+    run.announce(images, minutes, large)
     seed_all(config.seed, processes.rank)  # for dropout and the like
     state.register("random", RandomStates(device), per_rank=True)
     del start, state.saved  # the checkpoint, as large as all trained state

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pipelines.large_images import LargeImages
 from pipelines.names import shown
 
 from .bad_files import BadFileError, GuardedLoader, PipelineError
@@ -114,8 +115,10 @@ class Run:
             about["before"] = [*before.pop("before", []), before]
         self.output.save_json(RECORD, about)
 
-    def announce(self, images: Listing, minutes: float) -> None:
-        """Print what is trained, on which images, and the expected time if it was measured."""
+    def announce(self, images: Listing, minutes: float, large: LargeImages | None) -> None:
+        """Print what is trained, on which images, the expected time if it was measured, and a way to load
+        images faster if they are large.
+        """
         config, train, val = self.config, images["train"], images["val"]
         self.processes.say(
             f"{config.arch} on {len(train)} training and {len(val)} validation images"
@@ -128,6 +131,8 @@ class Run:
         )
         if line := left_out_line(images):
             self.processes.say(line)
+        if large is not None and config.data is not None:
+            self.processes.say("\n".join(large.lines(config.data)))
 
     def progress_bar(self) -> tqdm[Any]:
         """A progress bar of the steps, shown by the main process."""
