@@ -4,7 +4,8 @@
 
 Each file is derived from its number. Files that crash a process are written to a folder, and the exit status
 is 1. tests/test_headers.py tries the first few. "whole" and "crop" are the pipelines of validation and
-training; "examine" is the decoder of the check, which the trainer also uses to find bad files.
+training, "full size" is that of training without scaled decoding; "examine" is the decoder of the check,
+which the trainer also uses to find bad files.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pipelines.records import Execution, Output
 from tests.damage import encode
 from tests.sources import memory_class
 
-PATHS = ("whole", "crop", "examine")
+PATHS = ("whole", "crop", "full size", "examine")
 BATCH = 32  # more than four images per thread, so that headers are read in several threads
 _THREADS = 2
 _MODES = {
@@ -88,7 +89,9 @@ def _make_pipeline(path: str, source: Any) -> Pipeline:
         "batch_size": BATCH,
         "num_threads": _THREADS,
         "output": Output(image_size=8),
-        "execution": Execution(prefetch_queue_depth=1),
+        "execution": Execution(
+            prefetch_queue_depth=1, scaled_decoding="off" if path == "full size" else "auto"
+        ),
     }
     if path == "whole":
         pipeline = val_pipeline(source, **common)
@@ -156,7 +159,7 @@ def main() -> int:
     parser.add_argument("--files", type=int, default=20000)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("fuzzing"))
-    parser.add_argument("--one", choices=PATHS[:2], help=argparse.SUPPRESS)
+    parser.add_argument("--one", choices=PATHS[:3], help=argparse.SUPPRESS)
     options = parser.parse_args()
     numbers = range(options.first, options.first + options.files)
     if options.one:

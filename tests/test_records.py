@@ -132,6 +132,18 @@ BAD: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     (Execution, {"hw_decoder_load": 2}, ValueError, "hw_decoder_load must be in [0, 1]; got 2"),
     (Execution, {"prefetch_queue_depth": 0}, ValueError, "prefetch_queue_depth must be at least 1; got 0"),
     (
+        Execution,
+        {"scaled_decoding": "always"},
+        ValueError,
+        "scaled_decoding must be one of 'auto', 'on', 'off'; got 'always'",
+    ),
+    (
+        Execution,
+        {"scaled_decoding": True},
+        ValueError,
+        "scaled_decoding must be one of 'auto', 'on', 'off'; got True",
+    ),
+    (
         MixSchedule,
         {"ramp_epochs": -1.0},
         ValueError,
