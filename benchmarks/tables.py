@@ -254,6 +254,41 @@ def start(content: Content) -> Rows:
     return rows
 
 
+def pack(*contents: Content) -> Rows:
+    """What packing gains and loses; a column for each data set."""
+    rows = [
+        [""],
+        ["kB per image"],
+        ["kB per image, packed"],
+        ["images/s of the packer, with its start"],
+        ["PSNR of crops, dB"],
+        ["images/s in training: originals, usual decoder"],
+        ["images/s in training: originals"],
+        ["images/s in training: packed"],
+    ]
+    for content in contents:
+        records, settings = content["results"], content["settings"]
+        kilobytes = [
+            only(records, figure="size", images=images)["kilobytes_per_image"]
+            for images in ("original", "packed")
+        ]
+        psnr = only(records, figure="psnr")["db"]
+        speeds = [
+            only(records, figure="training", images=images, scaled_decoding=scaled)["images_per_s"]["median"]
+            for images, scaled in (("original", "off"), ("original", "auto"), ("packed", "auto"))
+        ]
+        cells = [
+            settings["data"],
+            *(f"{each:.0f}" for each in kilobytes),
+            f"{only(records, figure='packing')['images_per_s']:.0f}",
+            f"{psnr['median']:.1f} ({psnr['q1']:.1f} to {psnr['q3']:.1f})",
+            *(f"{each:.0f}" for each in speeds),
+        ]
+        for row, cell in zip(rows, cells, strict=True):
+            row.append(cell)
+    return rows
+
+
 def soak(*contents: Content) -> Rows:
     """What happened to runs, how often, and what came of it; a column for each file."""
     columns = [_soaked(content) for content in contents]
@@ -457,6 +492,7 @@ TABLES: dict[str, Callable[..., Rows]] = {
     "scale_mix": scale_mix,
     "train": train,
     "start": start,
+    "pack": pack,
     "soak": soak,
     "compare": compare,
     "blend": blend,

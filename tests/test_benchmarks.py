@@ -8,11 +8,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from benchmarks import compare, documents
+from benchmarks import bench_pack, compare, documents
 from benchmarks.common import Record, load, only, save, select, spread
 from benchmarks.tables import TABLES
 from pipelines.demo_data import make_demo_dataset
+from tests.image_sets import photo
 from tests.trainer_process import ROOT
 from training.machine import describe_code, describe_command
 
@@ -87,7 +89,40 @@ def test_documents_agree_with_their_results() -> None:
 def test_every_table_is_in_a_document() -> None:
     """Except those that a benchmark only prints."""
     text = "".join(path.read_text() for path in documents.documents())
-    assert {name for name in documents.TABLES if f"<!-- table: {name} " not in text} == {"mix", "compare"}
+    printed = {name for name in documents.TABLES if f"<!-- table: {name} " not in text}
+    assert printed == {"mix", "compare", "pack"}
+
+
+def test_packing_and_its_table(tmp_path: Path) -> None:
+    """Sizes and PSNR of photos that were packed."""
+    source, target = tmp_path / "set", tmp_path / "packed"
+    for folder, side in ((source, 400), (target, 200)):
+        (folder / "a").mkdir(parents=True)
+        for seed in range(2):
+            image = Image.fromarray(photo(300, 400, seed)).resize((side, side * 3 // 4))
+            image.save(folder / "a" / f"{seed}.jpg", quality=98)
+    settings = bench_pack.Settings(source, workers=1, batch_size=2, batches=1, rounds=2, crops=2)
+    psnr = bench_pack.measure_psnr(settings, source, target)
+    assert psnr["db"]["rounds"] == 4
+    assert 20 < psnr["db"]["median"] < 45
+    records = [
+        *({"figure": "size", "images": name, "kilobytes_per_image": 9.6} for name in ("original", "packed")),
+        {"figure": "packing", "images_per_s": 30.4},
+        psnr,
+        *(
+            {
+                "figure": "training",
+                "images": name,
+                "scaled_decoding": scaled,
+                "images_per_s": {"median": 70.0},
+            }
+            for name, scaled in (("original", "off"), ("original", "auto"), ("packed", "auto"))
+        ),
+    ]
+    rows = TABLES["pack"]({"settings": {"data": "set"}, "results": records})
+    assert [row[1] for row in rows[:4]] == ["set", "10", "10", "30"]
+    assert rows[4][1].startswith(f"{psnr['db']['median']:.1f} (")
+    assert [row[1] for row in rows[5:]] == ["70"] * 3
 
 
 def document(folder: Path, line: str = "<!-- table: soak soak.json -->") -> Path:
