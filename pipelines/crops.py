@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from nvidia.dali import fn, math, types
@@ -13,7 +13,7 @@ from dali_msda.backends import compiled_module
 
 from .headers import check_and_measure, check_headers
 from .records import Augmentation, Execution
-from .scaled_decoding import central_window, decode_scaled, join_window
+from .scaled_decoding import central_window, crop_window, decode_scaled
 
 # Sides of ImageNet's largest images: buffers of that size are allocated once, at the start. Otherwise they
 # would grow, and stall the GPU, in the middle of an epoch.
@@ -71,7 +71,7 @@ def decode_and_crop(
     """
     decoder = decoder_arguments(device, execution.hw_decoder_load)
     if scaled and augmentation.crop_padding is None:
-        return _choose(*_scaled_random_crop(encoded, augmentation, size, device, decoder))
+        return _choose(_scaled_random_crop(encoded, augmentation, size, device, decoder))
     return _random_crop(encoded, augmentation, size, device, decoder)
 
 
@@ -96,21 +96,42 @@ def decode_and_resize(
     """
     decoder = decoder_arguments(device, execution.hw_decoder_load)
     if scaled:
-        return _choose(*_scaled_resize(encoded, shorter, size, device, decoder))
+        return _choose(_scaled_resize(encoded, shorter, size, device, decoder))
     return _resize_shorter(encoded, shorter, decoder)
 
 
 # Nothing below depends on values of samples, except the choice itself.
-def _choose(taken: DataNode, images: DataNode, usual: Callable[[], DataNode]) -> DataNode:
-    """`images` where `taken` (bool scalar), and the result of `usual` for the other samples."""
+class _Ways(NamedTuple):
+    """Two ways to decode, and for which samples the first may be tried."""
+
+    smaller: DataNode
+    """bool scalar, CPU."""
+    scaled: Callable[[], tuple[DataNode, DataNode]]
+    """Makes the images, and whether each was decoded: bool scalar, CPU."""
+    usual: Callable[[], DataNode]
+    nothing: tuple[DataNode, DataNode]
+    """In place of the result of `scaled`."""
+
+
+def _choose(ways: _Ways) -> DataNode:
+    if ways.smaller:
+        images, taken = ways.scaled()
+    else:
+        images, taken = ways.nothing
     if taken:  # noqa: SIM108 (DALI's conditionals are statements)
         chosen = images
     else:
-        chosen = usual()
+        chosen = ways.usual()
     return chosen
 
 
-_Choice = tuple[DataNode, DataNode, Callable[[], DataNode]]
+def _nothing(device: str) -> tuple[DataNode, DataNode]:
+    pixel = fn.reshape(types.Constant(np.zeros((1, 1, 3), np.uint8), device="cpu"), layout="HWC")
+    return _on(device, pixel), fn.constant(idata=[0], dtype=types.BOOL, shape=[])
+
+
+def _on(device: str, images: DataNode) -> DataNode:
+    return images.gpu() if device == "gpu" else images
 
 
 @do_not_convert
@@ -132,36 +153,42 @@ def _random_crop(
 @do_not_convert
 def _scaled_random_crop(
     encoded: DataNode, augmentation: Augmentation, size: int, device: str, decoder: dict[str, Any]
-) -> _Choice:
+) -> _Ways:
     encoded, shape = check_and_measure(encoded)
     # The same seed, and so the same windows, as those of the decoder with a random crop (tested).
     start, extent = fn.random_crop_generator(shape, **_crop_arguments(augmentation))
     mirrored = _draw_mirrored(augmentation)
-    window = join_window(start, extent)
-    images, taken = decode_scaled(encoded, shape, window, mirrored, size=size, clip=True)
+    window, smaller = crop_window(start, extent, size)
+
+    @do_not_convert
+    def scaled() -> tuple[DataNode, DataNode]:
+        images, taken = decode_scaled(encoded, shape, window, mirrored, size=size, clip=True)
+        return _on(device, images), taken
 
     @do_not_convert
     def usual() -> DataNode:
         cropped = fn.decoders.image_slice(encoded, start, extent, axis_names="HW", **decoder)
         return _resize_to_square(cropped, mirrored, size, device)
 
-    return taken, images.gpu() if device == "gpu" else images, usual
+    return _Ways(smaller, scaled, usual, _nothing(device))
 
 
 @do_not_convert
-def _scaled_resize(
-    encoded: DataNode, shorter: int, size: int, device: str, decoder: dict[str, Any]
-) -> _Choice:
+def _scaled_resize(encoded: DataNode, shorter: int, size: int, device: str, decoder: dict[str, Any]) -> _Ways:
     encoded, shape = check_and_measure(encoded)
+    window, smaller = central_window(shape, shorter, size)
     never = types.Constant(np.zeros(1, np.int32), device="cpu")
-    window = central_window(shape, shorter, size)
-    images, taken = decode_scaled(encoded, shape, window, never, size=size, clip=False)
+
+    @do_not_convert
+    def scaled() -> tuple[DataNode, DataNode]:
+        images, taken = decode_scaled(encoded, shape, window, never, size=size, clip=False)
+        return _on(device, images), taken
 
     @do_not_convert
     def usual() -> DataNode:
         return _decode_and_resize_shorter(encoded, shorter, decoder)
 
-    return taken, images.gpu() if device == "gpu" else images, usual
+    return _Ways(smaller, scaled, usual, _nothing(device))
 
 
 @do_not_convert

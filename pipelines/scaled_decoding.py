@@ -136,16 +136,26 @@ def decode_scaled(
     return images, fn.reshape(taken, shape=[])
 
 
-def central_window(shape: DataNode, shorter: int, size: int) -> DataNode:
+def crop_window(start: DataNode, extent: DataNode, size: int) -> tuple[DataNode, DataNode]:
+    """The window of a random crop that becomes a square of `size`.
+
+    Returns
+    -------
+    window : DataNode
+        float64 [4], CPU: top, left, height and width in pixels.
+    smaller : DataNode
+        bool scalar, CPU: whether it is large enough to be decoded at a smaller scale.
+    """
+    return _scalar(*_compiled().crop_windows(start, extent, size))
+
+
+def central_window(shape: DataNode, shorter: int, size: int) -> tuple[DataNode, DataNode]:
     """The part of an image that becomes the central square of `size` once the shorter side is `shorter`."""
-    window: DataNode = _compiled().central_windows(shape, shorter, size)
-    return window
+    return _scalar(*_compiled().central_windows(shape, shorter, size))
 
 
-def join_window(start: DataNode, extent: DataNode) -> DataNode:
-    """The window of a random crop: float64 [4], CPU: top, left, height and width."""
-    window: DataNode = _compiled().windows(start, extent)
-    return window
+def _scalar(window: DataNode, smaller: DataNode) -> tuple[DataNode, DataNode]:
+    return window, fn.reshape(smaller, shape=[])
 
 
 def _compiled() -> Any:

@@ -257,6 +257,20 @@ def place_central_window(window: Any, shape: Any, shorter: int, size: int) -> No
 
 
 # For a whole batch: waking a thread for each sample takes longer than this.
+def _build_windows(version: int) -> Callable[..., None]:
+    def run(out, out_shapes, out_ndims, outs, data, shapes, ndims, ins, samples):  # type: ignore[no-untyped-def]
+        _source = version
+        size = carray(data_of(data, 2 * samples), 1, np.int32)[0]
+        for sample in range(samples):
+            window = carray(data_of(out, sample), 4, np.float64)
+            window[:2] = carray(data_of(data, sample), 2, np.int32)
+            window[2:] = carray(data_of(data, samples + sample), 2, np.int32)
+            smaller = carray(data_of(out, samples + sample), 1, np.bool_)
+            smaller[0] = _scale_of(window[2], window[3], size) > 1
+
+    return run
+
+
 def _build_central_windows(version: int) -> Callable[..., None]:
     def run(out, out_shapes, out_ndims, outs, data, shapes, ndims, ins, samples):  # type: ignore[no-untyped-def]
         _source = version
@@ -264,17 +278,8 @@ def _build_central_windows(version: int) -> Callable[..., None]:
         for sample in range(samples):
             window = carray(data_of(out, sample), 4, np.float64)
             place_central_window(window, carray(data_of(data, sample), 3, np.int64), sizes[0], sizes[1])
-
-    return run
-
-
-def _build_windows(version: int) -> Callable[..., None]:
-    def run(out, out_shapes, out_ndims, outs, data, shapes, ndims, ins, samples):  # type: ignore[no-untyped-def]
-        _source = version
-        for sample in range(samples):
-            window = carray(data_of(out, sample), 4, np.float64)
-            window[:2] = carray(data_of(data, sample), 2, np.int32)
-            window[2:] = carray(data_of(data, samples + sample), 2, np.int32)
+            smaller = carray(data_of(out, samples + sample), 1, np.bool_)
+            smaller[0] = _scale_of(window[2], window[3], sizes[1]) > 1
 
     return run
 
@@ -284,49 +289,57 @@ def _build_window_shapes(version: int) -> Callable[..., None]:
         _source = version
         for sample in range(samples):
             integers(integers(out_shapes, samples)[sample], 1)[0] = 4
+            integers(integers(out_shapes, 2 * samples)[samples + sample], 1)[0] = 1
 
     return setup
 
 
-def windows(start: DataNode, extent: DataNode) -> DataNode:
-    """Join the outputs of ``fn.random_crop_generator`` (int32 [2], CPU) to windows: float64 [4], CPU."""
-    operator = CompiledOperator(
-        run_fn=compiled(_build_windows, RUN_BATCH),
-        setup_fn=compiled(_build_window_shapes, SETUP),
-        out_types=[types.FLOAT64],
-        outs_ndim=[1],
-        in_types=[types.INT32, types.INT32],
-        ins_ndim=[1, 1],
-        batch_processing=True,
-    )
-    window: DataNode = operator(start, extent)
-    return window
+def crop_windows(start: DataNode, extent: DataNode, size: int) -> tuple[DataNode, DataNode]:
+    """Make the windows of random crops that become squares of `size`.
+
+    Parameters
+    ----------
+    start, extent : DataNode
+        int32 [2] from ``fn.random_crop_generator``, CPU.
+
+    Returns
+    -------
+    window : DataNode
+        float64 [4], CPU: top, left, height and width in pixels.
+    smaller : DataNode
+        bool [1], CPU: whether it is large enough to be decoded at a smaller scale.
+    """
+    return _windows(_build_windows, [start, extent], [types.INT32] * 2, [size])
 
 
-def central_windows(shape: DataNode, shorter: int, size: int) -> DataNode:
-    """Find the windows of central squares for a batch; see :func:`place_central_window`.
+def central_windows(shape: DataNode, shorter: int, size: int) -> tuple[DataNode, DataNode]:
+    """Make the windows of central squares (:func:`place_central_window`); returns the same.
 
     Parameters
     ----------
     shape : DataNode
         int64 [3], CPU.
-
-    Returns
-    -------
-    DataNode
-        float64 [4], CPU.
     """
+    return _windows(_build_central_windows, [shape], [types.INT64], [shorter, size])
+
+
+def _windows(
+    build: Callable[[int], Callable[..., None]],
+    inputs: list[DataNode],
+    kinds: list[types.DALIDataType],
+    sizes: list[int],
+) -> tuple[DataNode, DataNode]:
     operator = CompiledOperator(
-        run_fn=compiled(_build_central_windows, RUN_BATCH),
+        run_fn=compiled(build, RUN_BATCH),
         setup_fn=compiled(_build_window_shapes, SETUP),
-        out_types=[types.FLOAT64],
-        outs_ndim=[1],
-        in_types=[types.INT64, types.INT32],
-        ins_ndim=[1, 1],
+        out_types=[types.FLOAT64, types.BOOL],
+        outs_ndim=[1, 1],
+        in_types=[*kinds, types.INT32],
+        ins_ndim=[1] * (len(inputs) + 1),
         batch_processing=True,
     )
-    window: DataNode = operator(shape, types.Constant(np.array([shorter, size], np.int32), device="cpu"))
-    return window
+    window, smaller = operator(*inputs, types.Constant(np.array(sizes, np.int32), device="cpu"))
+    return window, smaller
 
 
 def _build_shapes(version: int) -> Callable[..., None]:
