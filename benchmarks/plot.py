@@ -67,6 +67,7 @@ def lines(axes: Any, records: list[Record]) -> None:
             ],
             color=OURS if ours else next(peers),
             lw=2.5 if ours else 1.2,
+            ls="--" if found[0]["loader"] == "dali-unscaled" else "-",
             marker="o" if ours else ".",
             elinewidth=0.8,
             label=name,

@@ -90,7 +90,7 @@ def test_every_table_is_in_a_document() -> None:
     """Except those that a benchmark only prints."""
     text = "".join(path.read_text() for path in documents.documents())
     printed = {name for name in documents.TABLES if f"<!-- table: {name} " not in text}
-    assert printed == {"mix", "compare", "pack"}
+    assert printed == {"mix", "compare"}
 
 
 def test_packing_and_its_table(tmp_path: Path) -> None:
