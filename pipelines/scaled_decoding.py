@@ -130,7 +130,7 @@ def decode_scaled(
     taken : DataNode
         bool scalar, CPU.
     """
-    images, taken = _compiled().decode_windows(
+    images, taken = _compiled("scaled_decoding").decode_windows(
         encoded, shape, window, mirrored, size=size, clip=clip, **_make_decoder().addresses
     )
     return images, fn.reshape(taken, shape=[])
@@ -146,17 +146,17 @@ def crop_window(start: DataNode, extent: DataNode, size: int) -> tuple[DataNode,
     smaller : DataNode
         bool scalar, CPU: whether it is large enough to be decoded at a smaller scale.
     """
-    return _scalar(*_compiled().crop_windows(start, extent, size))
+    return _scalar(*_compiled("windows").crop_windows(start, extent, size))
 
 
 def central_window(shape: DataNode, shorter: int, size: int) -> tuple[DataNode, DataNode]:
     """The part of an image that becomes the central square of `size` once the shorter side is `shorter`."""
-    return _scalar(*_compiled().central_windows(shape, shorter, size))
+    return _scalar(*_compiled("windows").central_windows(shape, shorter, size))
 
 
 def _scalar(window: DataNode, smaller: DataNode) -> tuple[DataNode, DataNode]:
     return window, fn.reshape(smaller, shape=[])
 
 
-def _compiled() -> Any:
-    return compiled_module("scaled_decoding")
+def _compiled(name: str) -> Any:
+    return compiled_module(name)
